@@ -23,6 +23,7 @@ from tests.support.command import command, dead_letters
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
+from tests.support.server_version import needs_server
 from tests.support.servers import nats_server
 
 ONE = """
@@ -188,6 +189,29 @@ async def test_redriven_copies_have_the_ids_of_the_original_attempt(tmp_path: Pa
         assert firsts == [str(one).rpartition(":")[0] for one in await p.ids("OUT")]
         assert all(first.startswith(f"ORDERS:{number}:") for number, first in enumerate(firsts, 1))
         assert await p.count("DEAD") == 0
+
+
+@needs_server(2, 12, lacks="partition of a subject as a whole")
+@pytest.mark.parametrize("way", [(), ("--to-source",)], ids=["through its route", "to its source"])
+async def test_letters_of_a_route_with_partitions_are_redriven(tmp_path: Path, way: tuple[str, ...]) -> None:
+    shared = 'filter = "orders.*"\npartitions = 2'
+    async with place(tmp_path) as p:
+        await p.create(OUT={"subjects": ["out.*"]}, ALSO={"subjects": ["also.*"]})
+        for number in range(3):
+            await p.streams.publish("orders.7", b"%d" % number)
+        await p.give_up(3, TWO, source=shared)
+        before = await p.streams.stream_messages("OUT")
+        assert [one.header("Router-Dead-Letter-Stream") for one in await p.streams.stream_messages("DEAD")] == [
+            "ORDERS-router"
+        ] * 3
+        done = await p.run(*way)
+        assert (done.returncode, done.stdout.partition(";")[0].strip()) == (0, "3 redriven, 0 failed"), done.stderr
+        assert await p.count("DEAD") == 0
+        assert await p.streams.stream_messages("OUT") == before, "these copies had been stored before"
+        if way:
+            assert await p.payloads("ORDERS") == [b"0", b"1", b"2"] * 2
+        else:
+            assert await p.payloads("ALSO") == [b"0", b"1", b"2"]
 
 
 async def test_the_router_stores_no_second_copy_of_a_redriven_message(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from router_trio.errors.reasons import UNMATCHED
 from router_trio.nats.link import NatsLink
 from router_trio.routing.rehearsal import Copy, Rehearsal
 from router_trio.settings import RouteSettings, SourceSettings
+from router_trio.settings.routes.sources.partitioned import derived_stream
 
 
 class FilteredOut(Kept):
@@ -44,14 +45,25 @@ class Origin:
         self.source: SourceSettings = route.source
         self.stream: str | None = route.source.kind.stream(route.source)
         """The stream that the route reads; None for a core subscription."""
+        consumer = route.source.kind.consumer(route.source)
+        self._derived: str | None = None
+        if consumer is not None and route.source.partitions is not None:
+            self._derived = derived_stream(*consumer)
         self._reserved = reserved
         self._streams = streams
         self._foreign = foreign
 
+    def stream_of(self, letter: Letter) -> str | None:
+        """Return the stream by which a dead letter of the route names its source.
+
+        That of a route with partitions may be the stream that has them, in place of the one that it is a copy of.
+        """
+        return self._derived if self._derived is not None and letter.stream == self._derived else self.stream
+
     async def check(self, letter: Letter) -> None:
         """Raise `Kept` if a dead letter can't be a message of the route, and `SourceError` if that can't be checked."""
         source = self.source
-        problem = None if self._foreign else foreign(letter, self.stream)
+        problem = None if self._foreign else foreign(letter, self.stream_of(letter))
         if problem is not None:
             raise Kept(f"it does not look like a dead letter of this route: {problem}; --foreign sends it anyway")
         taken = None
@@ -102,7 +114,7 @@ class ThroughRoute:
                 )
 
     async def _rehearse(self, letter: Letter) -> Sequence[Copy]:
-        result = await self._rehearsal.run(as_received(letter, self._origin.stream, self._stream))
+        result = await self._rehearsal.run(as_received(letter, self._origin.stream_of(letter), self._stream))
         if result.failed is not None:
             detail = excerpt(redact(result.failed.detail), 300)
             raise Kept(f"it fails in the route again: {result.failed.reason}{': ' if detail else ''}{detail}")
