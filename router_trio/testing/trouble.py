@@ -110,7 +110,7 @@ class Trouble:
         partitioned routes answers nothing, and announcements expire meanwhile.
         """
         if stream == MEMBERS:
-            self.elect_bucket(seconds)
+            self._bucket().leaderless_until = trio.current_time() + seconds
             return
         self._server.streams[stream].leaderless_until = trio.current_time() + seconds
         for consumer in self._consumers(stream):
@@ -131,10 +131,6 @@ class Trouble:
             raise KeyError(f"the stream {stream!r} copies no other")
         copying.stalled_until = trio.current_time() + seconds
         self._network.wake_links()
-
-    def elect_bucket(self, seconds: float) -> None:
-        """Leave the bucket of members of partitioned routes without a leader for `seconds`: see `elect`."""
-        self._bucket().leaderless_until = trio.current_time() + seconds
 
     def keep_members(self, keeps: bool = True) -> None:
         """Let the announcements of members never expire, so that routes refuse their bucket."""

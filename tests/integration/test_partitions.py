@@ -9,9 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import trio
 
-from tests.support.command import RunningCommand, running
+from tests.support.command import RunningCommand, over_its_links, running
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
@@ -171,3 +172,24 @@ async def test_a_process_that_joins_takes_its_share_within_five_seconds(server: 
         flow.stopped = True
         await flow.stored(5)
         await flow.assert_all_stored_once_in_order()
+
+
+@pytest.mark.nightly
+async def test_the_number_of_partitions_is_changed_under_processes_without_a_loss_or_a_repeat(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with group(server, tmp_path, 2) as (flow, processes):
+        config = tmp_path / "router.toml"
+        config.write_text(config.read_text().replace("partitions = 16", "partitions = 6"))
+        # A process that starts too early waits.
+        async with running("run", config, cwd=tmp_path) as early:
+            await early.has_logged("NATS_SUBSCRIBE_ERROR", reason="partitions_differ")
+            done = await over_its_links("partitions", "router.toml", "orders", "--change", "--apply", cwd=tmp_path)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.splitlines()[-1] == "done: 6 partitions of orders.*.*, by wildcard 1"
+            await eventually(lambda: len(early.logged("ROUTE_PARTITION_TAKEN")) == 6, 15)
+            for process in processes:
+                await process.has_logged("NATS_SUBSCRIBE_ERROR", reason="partitions_differ")
+            flow.stopped = True
+            await flow.stored(10)
+            await flow.assert_all_stored_once_in_order()
