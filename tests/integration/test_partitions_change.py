@@ -31,7 +31,7 @@ from router_trio.subjects.partitions import Partitioning
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.server_version import needs_server
-from tests.support.servers import nats_server
+from tests.support.servers import cluster, nats_server
 
 pytestmark = needs_server(2, 11, lacks="pausing consumers")
 
@@ -123,21 +123,32 @@ class Place:
 
 
 @asynccontextmanager
-async def place(tmp_path: Path, *, own: bool = False, **config: Any) -> AsyncIterator[Place]:
+async def servers(tmp_path: Path, count: int) -> AsyncIterator[str]:
+    """Yield the URL of a server, or of one of a cluster."""
+    if count == 1:
+        async with nats_server(tmp_path) as server:
+            yield server.url
+    else:
+        async with cluster(tmp_path, count) as group:
+            yield group.urls[0]
+
+
+@asynccontextmanager
+async def place(tmp_path: Path, *, own: bool = False, replicas: int = 1, **config: Any) -> AsyncIterator[Place]:
     """Yield a place with 4 partitions, which ORDERS has by its `own` transform, or a copy of it with this `config`."""
     partitions = partitions_of(4)
     ((source, destination),) = partitions.transforms
     transform = {"subject_transform": {"src": source, "dest": destination}} if own else {}
-    async with nats_server(tmp_path) as server, connect(server.url) as client:
+    async with servers(tmp_path, replicas) as url, connect(url) as client:
         streams = JetStream(client)
-        await streams.create_stream("ORDERS", [PATTERN], **transform)
+        await streams.create_stream("ORDERS", [PATTERN], num_replicas=replicas, **transform)
         if not own:
             info = stream_info(json.dumps(await streams.stream_info("ORDERS")).encode())
             copy = config_of("ORDERS-router", info, partitions) | config
             await streams.api("STREAM.CREATE.ORDERS-router", copy)
-        settings = Settings(connections={"main": {"servers": [server.url]}})
+        settings = Settings(connections={"main": {"servers": [url]}})
         async with open_links(settings, "test", ["main"]) as links:
-            at = Place(streams, links["main"], server.url, "ORDERS" if own else "ORDERS-router")
+            at = Place(streams, links["main"], url, "ORDERS" if own else "ORDERS-router")
             await at.create_durables(partitions)
             yield at
 
@@ -170,11 +181,13 @@ RETENTIONS = ("limits", "workqueue")
 
 
 @pytest.mark.parametrize("retention", RETENTIONS)
-@pytest.mark.parametrize("count", [7, 2])
+@pytest.mark.parametrize(
+    ("count", "replicas"), [(7, 1), (2, 1), pytest.param(7, 3, marks=[pytest.mark.nightly, pytest.mark.timeout(120)])]
+)
 async def test_nothing_is_lost_or_overtaken_while_messages_are_published(
-    tmp_path: Path, retention: str, count: int
+    tmp_path: Path, retention: str, count: int, replicas: int
 ) -> None:
-    async with place(tmp_path, retention=retention) as at:
+    async with place(tmp_path, retention=retention, replicas=replicas) as at:
         await at.publish(200)
         async with publishing(at):
             async with reading(at):
