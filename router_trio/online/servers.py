@@ -108,7 +108,7 @@ def declared_differs(facts: Facts, declared: Declared) -> Iterator[Found]:
     """Find a stream that is not as `[[streams]]` describes it."""
     info = facts.stream(declared.connection, declared.stream.name)
     for difference in () if info is None else declared.stream.config.differences(stream_config(info)):
-        key = difference.partition(" ")[0].replace("transform", "partitions")
+        key = difference.partition(" ")[0]
         text = f"{difference}; the router does not change the stream: edit it, or change the key"
         yield Found(WARNING, f"{declared.path}.{key}", f"stream {declared.stream.name!r}: {text}")
 

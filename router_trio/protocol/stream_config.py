@@ -41,7 +41,11 @@ class StreamConfig:
             if one.name in ("duplicate_window", "transform") and wanted is None:
                 continue
             if wanted != has:
-                yield one.name, _shown(one.name, wanted), _shown(one.name, has)
+                yield _KEYS.get(one.name, one.name), _shown(one.name, wanted), _shown(one.name, has)
+
+
+_KEYS = {"transform": "partitions"}
+"""The keys of a configuration whose names differ from those of the fields."""
 
 
 def _shown(name: str, value: object) -> str:

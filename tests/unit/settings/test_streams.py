@@ -107,6 +107,7 @@ def test_a_mistake_elsewhere_hides_no_problem_of_a_stream() -> None:
         ({"subjects": ("a",)}, ["subjects is [a] there and [a, b] here"]),
         ({"max_age": 60.0, "max_messages": 5}, ["max_age is 60s there and none here", "max_messages is 5 there"]),
         ({"allow_batched": True}, ["allow_batched is true there and false here"]),
+        ({"transform": ("a", "x.a")}, []),
     ],
 )
 def test_differences_from_the_existing_stream_are_named(found: dict[str, Any], differences: list[str]) -> None:
@@ -118,6 +119,10 @@ def test_differences_from_the_existing_stream_are_named(found: dict[str, Any], d
         window = StreamConfig("S", ("a", "b"), duplicate_window=60.0)
         assert window.differences(StreamConfig("S", ("a", "b"), duplicate_window=120.0)) == [
             "duplicate_window is 120s there and 60s here"
+        ]
+        partitions = StreamConfig("S", ("a", "b"), transform=(">", "{{partition(4)}}.>"))
+        assert partitions.differences(StreamConfig("S", ("a", "b"))) == [
+            "partitions is none there and > -> {{partition(4)}}.> here"
         ]
 
 

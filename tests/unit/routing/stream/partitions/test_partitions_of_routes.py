@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from router_trio import Message
+from router_trio.errors import ConfigurationError
 from router_trio.states import Partitions, RouteState
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing import FakeBroker
@@ -159,6 +161,54 @@ async def test_a_reload_that_changes_the_route_keeps_order_and_counts(autojump_c
         assert_all_in_order(broker, 200)
         assert shown(one.route).member == member
         await eventually(lambda: {len(shown(w.route).led) for w in (one, other)} == {PARTITIONS // 2})
+
+
+async def test_a_reload_with_other_partitions_is_refused_and_changes_nothing(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    async with processes(broker, 1) as (one,):
+        for changes in ({"partitions": 4}, {"partition_by": [2]}, {"filter": "orders.*.*.*"}):
+            with pytest.raises(ConfigurationError, match="router-trio partitions CONFIG route --change"):
+                await one.live.reload(one.configuration(route(**changes)))
+        publish(broker, 50)
+        await eventually(lambda: len(broker.messages("OUT")) == 50)
+        assert shown(one.route).count == PARTITIONS
+        # With another durable it is another route.
+        await one.live.reload(one.configuration(route(partitions=4, durable="other", deliver="new")))
+        await eventually(lambda: shown(one.route).count == 4)
+
+
+async def test_a_route_reads_a_stream_that_has_the_partitions_itself(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    broker.add_stream("OUT", ["out.>"])
+    entry = {"connection": "main", "name": "ORDERS", "subjects": ["orders.*.*"], "partitions": PARTITIONS}
+    streams = [entry | {"partition_by": [1]}]
+    async with AsyncExitStack() as stack:
+        worlds = [
+            await stack.enter_async_context(world([route()], brokers={"main": broker}, streams=streams))
+            for _ in range(2)
+        ]
+        await eventually(lambda: [len(shown(one.route).led) for one in worlds] == [PARTITIONS // 2] * 2)
+        publish(broker, 100)
+        await eventually(lambda: len(broker.messages("OUT")) == 100)
+        assert_all_in_order(broker, 100)
+        assert broker.messages("ORDERS")[0].subject.split(".")[1:] == ["orders", "0", "0"]
+        with pytest.raises(KeyError):
+            broker.messages("ORDERS-router")
+
+
+async def test_messages_that_are_copied_late_are_counted_as_behind(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    async with processes(broker, 1) as (one,):
+        publish(broker, 10)
+        await eventually(lambda: len(broker.messages("OUT")) == 10)
+        broker.trouble.stall_copying("ORDERS-router", 40.0)
+        publish(broker, 30, first=10)
+        await eventually(lambda: shown(one.route).uncopied == 30)
+        await eventually(lambda: "heard of it" in str(readiness(one.live, trio.current_time())), 60)
+        await eventually(lambda: len(broker.messages("OUT")) == 40, 60)
+        await eventually(lambda: shown(one.route).uncopied == 0)
+        await eventually(lambda: readiness(one.live, trio.current_time())[0] == 200)
+        assert_all_in_order(broker, 40)
 
 
 async def test_messages_in_hand_at_the_loss_of_a_link_are_stored_once_and_in_order(autojump_clock: MockClock) -> None:
