@@ -79,6 +79,40 @@ async def test_a_server_with_mistakes(tmp_path: Path, server: NatsServer) -> Non
         await streams.delete_stream("ORDERS")
 
 
+@needs_server(2, 12, lacks="partition of a subject as a whole")
+async def test_the_partitions_of_a_route(tmp_path: Path, server: NatsServer) -> None:
+    text = CONFIGURATION.format(url=server.url).replace('"orders.*" }', '"orders.*", partitions = 3 }')
+    (tmp_path / "router.toml").write_text(text)
+    here = "routes[0].from"
+    async with connect(server.url) as client:
+        streams = JetStream(client)
+        for name in ("orders", "copies"):
+            await streams.create_stream(name.upper(), [f"{name}.*"])
+        code, report = await online(tmp_path)
+        assert (code, named(report)) == (0, [("copied", "note", f"{here}.partitions")])
+        assert "does not exist; the router creates it" in report["findings"][0]["message"]
+        async with Router(Settings.load(tmp_path / "router.toml"), log=False).open() as live:
+            await eventually(lambda: live.routes[0].partitions is not None and len(live.routes[0].partitions.led) == 3)
+        code, report = await online(tmp_path)
+        assert (code, report["missing"]) == (0, [])
+        assert named(report) == [("copied", "note", f"{here}.partitions")]
+        await streams.delete_consumer("ORDERS-router", "router-1")
+        await streams.create_consumer("ORDERS-router", "router-1", filter_subject="1.orders.*")
+        (tmp_path / "router.toml").write_text(text.replace("partitions = 3", "partitions = 4"))
+        code, report = await online(tmp_path)
+        assert code == 78
+        assert sorted(named(report)) == [
+            ("copied", "note", f"{here}.partitions"),
+            ("durable_differs", "error", f"{here}.durable"),
+            ("partitions_differ", "error", f"{here}.partitions"),
+        ]
+        # With a transform of its own the stream needs no copy.
+        await streams.delete_stream("ORDERS-router")
+        transform = {"src": ">", "dest": "{{partition(4)}}.>"}
+        await streams.edit_stream("ORDERS", subject_transform=transform)
+        assert await online(tmp_path) == (0, {"findings": [], "missing": [], "unseen": report["unseen"]})
+
+
 async def test_nothing_is_published_or_changed(tmp_path: Path, server: NatsServer) -> None:
     (tmp_path / "router.toml").write_text(CONFIGURATION.format(url=server.url))
     async with connect(server.url) as client:

@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 
+from router_trio.errors import SourceError
+from router_trio.link import PartitionedSpec
 from router_trio.nats.jetstream import bounded_json
 from router_trio.nats.jetstream.api import stream_info
 from router_trio.nats.jetstream.sourced_stream import Partitioned, config_of, differs, partitioned
+from router_trio.nats.link import Dialer
+from router_trio.settings import ConnectionSettings
 from router_trio.subjects.partitions import Partitioning, without_token
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
+from tests.support.recorder import INBOX, Recorder
 from tests.support.server_version import needs_server
 from tests.support.servers import nats_server
 
@@ -95,7 +100,7 @@ async def test_a_stream_is_copied_in_order_with_the_partitions_in_front(tmp_path
             token, _, subject = message.subject.partition(".")
             assert int(token) == partitions.partition_of(subject)
         copy = await found(jetstream, "COPY")
-        assert copy == Partitioned(partitions, "ORDERS", sequence=601, lag=0)
+        assert copy == Partitioned(partitions, "ORDERS", sequence=601, lag=0, heard_at=copy.heard_at if copy else 0)
         assert differs("COPY", partitions, "ORDERS", copy) is None
         assert (await jetstream.stream_info("COPY"))["config"]["max_msgs"] == 5000
 
@@ -143,3 +148,31 @@ async def test_an_empty_copy_goes_on_where_it_was_after_a_crash_of_the_server(tm
             await eventually(one_more, 20)
             (message,) = await jetstream.stream_messages("COPY")
             assert (message.payload, message.sequence) == (b"next", 101)
+
+
+async def test_the_work_queue_of_an_elastic_group_is_refused_and_a_static_group_is_joined(tmp_path: Path) -> None:
+    """The configurations are those that `CreateElastic` and the documentation of Orbit make."""
+    partitions = Partitioning(4, (1,), ("orders.*",))
+    transforms = [{"src": source, "dest": destination} for source, destination in partitions.transforms]
+    async with nats_server(tmp_path) as server, connect(server.url) as client:
+        jetstream = JetStream(client)
+        await jetstream.create_stream("ORDERS", ["orders.*"])
+        elastic = {
+            "name": "ORDERS-group",
+            "retention": "workqueue",
+            "discard": "new",
+            "allow_direct": True,
+            "sources": [{"name": "ORDERS", "subject_transforms": transforms}],
+        }
+        await jetstream.api("STREAM.CREATE.ORDERS-group", elastic)
+        await jetstream.create_stream(
+            "STATIC", ["static.*"], subject_transform={"src": "", "dest": "{{partition(4)}}.>"}
+        )
+        settings = ConnectionSettings(servers=[server.url])
+        async with Dialer(settings, "main")(server.url, INBOX, Recorder()) as link:
+            wanted = PartitionedSpec("ORDERS", "ORDERS-group", partitions)
+            with pytest.raises(SourceError, match="elastic consumer group of Orbit") as caught:
+                await link.ensure_partitioned(wanted)
+            assert caught.value.reason == "partitions_differ"
+            joined = await link.ensure_partitioned(PartitionedSpec("STATIC", "STATIC-group", Partitioning(4)))
+            assert (joined.name, joined.source) == ("STATIC", "")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import trio
 
+from router_trio.errors import SourceError
+from router_trio.link import Group, PartitionedSpec, PartitionedStream
+from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream import bounded_json
-from router_trio.nats.jetstream.api import StreamInfo, stream_info
+from router_trio.nats.jetstream.api import Api, ApiError, StreamInfo, stream_info
 from router_trio.nats.jetstream.bounded_json import AnswerError
+from router_trio.nats.jetstream.members import members_of
 from router_trio.nats.jetstream.sourced_stream import (
     CHANGING,
     Changing,
@@ -18,9 +25,11 @@ from router_trio.nats.jetstream.sourced_stream import (
     config_of,
     copied_from,
     differs,
+    ensure_partitioned,
     partitioned,
     unsuitable,
 )
+from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol.headers import Headers, encode
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.partitions import Partitioning
@@ -204,3 +213,76 @@ def test_a_source_whose_messages_an_older_server_would_lose_is_refused() -> None
     assert unsuitable(info(retention="workqueue"), (2, 14)) is None
     assert unsuitable(info(retention="workqueue"), None) is None
     assert "2.14" in (unsuitable(info(retention="interest"), (2, 12)) or "")
+
+
+# --- on a link ---
+
+
+class Server:
+    """Answers the requests for streams, as `Lookups` does, and records the configurations of new ones."""
+
+    def __init__(self, **streams: bytes) -> None:
+        self._streams = streams
+        self.created: list[dict[str, Any]] = []
+
+    async def ask(self, request: str, body: bytes, read: Callable[[bytes], Any]) -> Any:
+        await trio.lowlevel.checkpoint()
+        what, _, name = request.rpartition(".")
+        if what == "STREAM.CREATE":
+            self.created.append(json.loads(body))
+            return read(answer(self.created[-1]))
+        if name not in self._streams:
+            raise ApiError(404, 10059, "stream not found")
+        return read(self._streams[name])
+
+
+def of_version(version: str) -> ServerInfo:
+    return ServerInfo(version=version)
+
+
+async def ensure(server: Server, version: str, partitioning: Partitioning = WANTED) -> PartitionedStream:
+    wanted = PartitionedSpec("ORDERS", "COPY", partitioning)
+    return await ensure_partitioned(cast(Lookups, server), wanted, of_version(version))
+
+
+@pytest.mark.parametrize(
+    ("version", "window"), [("2.12.1", 100_000_000), ("2.14.0", None), ("2.15.1", None), ("x", None)]
+)
+async def test_a_copy_has_the_shortest_duplicate_window_that_its_server_allows(
+    version: str, window: int | None
+) -> None:
+    server = Server(ORDERS=answer({"subjects": ["orders.>"]}))
+    assert (await ensure(server, version)).created
+    (config,) = server.created
+    assert config.get("duplicate_window") == window
+
+
+@pytest.mark.parametrize(
+    ("version", "retention", "by", "words"),
+    [
+        ("2.11.9", "limits", (), "can't compute the partition of an entire subject (2.12 or later)"),
+        ("2.12.1", "workqueue", (1,), "has workqueue retention, which nats-server copies without a loss from 2.14 on"),
+    ],
+)
+async def test_a_server_that_is_too_old_for_a_copy_is_refused(
+    version: str, retention: str, by: tuple[int, ...], words: str
+) -> None:
+    server = Server(ORDERS=answer({"subjects": ["orders.>"], "retention": retention}))
+    with pytest.raises(SourceError, match=re.escape(words)) as caught:
+        await ensure(server, version, replace(WANTED, by=by))
+    assert caught.value.reason == "server_too_old"
+    assert server.created == []
+
+
+async def test_a_copy_that_drops_messages_is_refused_where_servers_do_so() -> None:
+    copy = answer(OF_SOURCE | {"name": "COPY", "duplicate_window": 120 * 10**9})
+    server = Server(ORDERS=answer({"subjects": ["orders.>"]}), COPY=copy)
+    assert not (await ensure(server, "2.12.1")).created
+    with pytest.raises(SourceError, match="nats stream edit COPY --dupe-window 0s"):
+        await ensure(server, "2.14.0")
+
+
+async def test_members_need_keys_that_expire() -> None:
+    with pytest.raises(SourceError, match=r"nats-server 2\.10\.22 has no keys that expire") as caught:
+        await members_of(cast(Api, None), cast(Lookups, None), Group("S", "d", "a" * 16), of_version("2.10.22"))
+    assert caught.value.reason == "server_too_old"
