@@ -119,11 +119,6 @@ class Partitioning:
         return None
 
 
-def without_token(subject: bytes) -> bytes:
-    """Return the subject of a message without the token of its partition."""
-    return subject[subject.find(b".") + 1 :]
-
-
 def read_transforms(transforms: Iterable[tuple[str, str]]) -> Partitioning | None:
     """Return the partitions that subject transforms make; None if they do anything else, or differ from each other."""
     found = [_read(source, destination) for source, destination in transforms]

@@ -16,7 +16,7 @@ Open = Callable[["Machine", str, bytes, LinkListener], AbstractAsyncContextManag
 
 
 class Machine:
-    """One machine. `connect` is a `link.Connect`, whose links have the faults of this machine.
+    """A machine with faults of its own. `connect` is a `link.Connect`, whose links have the faults of this machine.
 
     All methods except `connect` are synchronous and take effect immediately. Those that need the current time must be
     called inside `trio.run`.

@@ -46,7 +46,7 @@ class Endpoint(Protocol):
 
 
 class Departed(Protocol):
-    """What a link that has ended had sent."""
+    """The requests and messages that a link had sent before it ended."""
 
     def flushed(self) -> bool:
         """Deliver everything to the server that has arrived by now. Return True if nothing is left."""
@@ -75,7 +75,7 @@ class Network:
         self.is_lame = False
         self.links: list[Endpoint] = []
         self.departed: list[Departed] = []
-        """What links that have ended had sent, and the server has not received."""
+        """The rest of links that have ended: sent, and not received by the server."""
         self.paused_until: float = -inf
         """Until then, nothing is delivered in either direction."""
         self._resumed = trio.Event()

@@ -12,7 +12,7 @@ from router_trio.testing.machine import Machine
 
 
 class Sent:
-    """What a link has sent, and the server has not received."""
+    """The requests and messages that a link has sent, and the server has not received."""
 
     def __init__(self, machine: Machine) -> None:
         self.bytes = 0

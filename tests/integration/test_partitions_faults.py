@@ -46,7 +46,7 @@ def moved(at: Place) -> list[object]:
         ("$KV.router-trio-members.>", "this process can't announce itself"),
     ],
 )
-async def test_what_is_led_goes_on_while_the_bucket_can_not_be_used(tmp_path: Path, denied: str, reason: str) -> None:
+async def test_led_partitions_go_on_while_the_bucket_can_not_be_used(tmp_path: Path, denied: str, reason: str) -> None:
     async with place(tmp_path, ROUTE) as at:
         await leads_all(at)
         await deny(denied)(at)

@@ -54,7 +54,7 @@ def main() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What is simulated: one router with several routes, or several routers that share the partitions of one."""
+    """The kind of world: one router with several routes, or several routers that share the partitions of one."""
 
     name: str
     also: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""What happened in a run, as data for the judges: messages, handler calls, processes, and who led what."""
+"""The history of a run, as data for the judges: messages, handler calls, processes, and who led what."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Who leads what at a time, of the processes that can act, and which partitions have something to do.
+    """The leads at one time: of the processes that can act, and the partitions that have something to do.
 
     `owners` are the owner of each partition as each of these processes computes it.
     """

@@ -1,4 +1,4 @@
-"""What each kind of step does to the world, and how it ends."""
+"""The kinds of steps: how each changes the world, and how it ends."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.errors import MappingError
-from router_trio.subjects.partitions import Partitioning, read_transforms, without_token
+from router_trio.subjects.partitions import Partitioning, read_transforms
 
 TOKENS = st.text(alphabet="ab-ä日", min_size=1, max_size=5)
 
@@ -38,9 +38,15 @@ def test_a_consumer_of_one_partition_has_its_filters() -> None:
     assert Partitioning(16).filters(15) == ("15.>",)
 
 
-def test_the_token_is_cut_off() -> None:
-    assert without_token(b"15.orders.7.new") == b"orders.7.new"
-    assert without_token(b"0.\xff\xfe") == b"\xff\xfe"
+def test_the_key_of_a_subject_is_made_of_the_tokens_that_determine_its_partition() -> None:
+    assert Partitioning(4).key_of() is None
+    key_of = Partitioning(4, (2, 1), ("orders.*.*.>",)).key_of()
+    assert key_of is not None
+    assert key_of(b"orders.7.eu.new.x") == b"eu.7"
+    assert key_of(b"short") == b"short"
+    key_of = Partitioning(4, (1,), ("orders.*", "eu.returns.*")).key_of()
+    assert key_of is not None
+    assert [key_of(one) for one in (b"orders.7", b"eu.returns.7", b"x.y")] == [b"7", b"7", b"x.y"]
 
 
 def test_a_pattern_with_too_few_wildcards_is_refused() -> None:

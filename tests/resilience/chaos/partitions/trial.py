@@ -1,4 +1,4 @@
-"""What a trial does, and when: drawn from a seed. Pure."""
+"""The steps of a trial and their times, drawn from a seed. Pure."""
 
 from __future__ import annotations
 
