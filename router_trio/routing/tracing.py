@@ -11,7 +11,7 @@ fates to it. Otherwise no code of a tap runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
@@ -143,10 +143,11 @@ def _stay() -> None:
 class RouteTracing:
     """The `Tracing` of one route: its spans, and the messages that a tap follows.
 
-    While nothing is followed, `sampled` and `sampled_plain` are those of the spans themselves, so taps cost nothing.
+    While nothing is followed, its methods are those of the spans themselves, so taps cost nothing.
     """
 
     active: bool
+    begin: Callable[..., MessageTrace | None]
     sampled: Callable[[Sequence[RawMessage]], Sequence[int]]
     sampled_plain: Callable[[int], Sequence[int]]
 
@@ -157,6 +158,7 @@ class RouteTracing:
         "_spans",
         "_to_follow",
         "active",
+        "begin",
         "route",
         "sampled",
         "sampled_plain",
@@ -192,39 +194,28 @@ class RouteTracing:
         if follower is None:
             self.active = self._spans.possible
             self.sampled, self.sampled_plain = self._spans.sampled, self._spans.sampled_plain
+            # Some messages of the last batch may not have begun.
+            self.begin = self._begin if self._to_follow else self._spans.begin
         else:
             self.active = True
-            self.sampled, self.sampled_plain = self._sampled, self._sampled_plain
+            self.sampled, self.sampled_plain, self.begin = self._sampled, self._sampled_plain, self._begin
             self._divert()
-
-    def begin(
-        self,
-        route: str,
-        template: str,
-        raw: RawMessage,
-        *,
-        source: Attributes = (),
-        sequence: int | None = None,
-        deliveries: int | None = None,
-    ) -> MessageTrace | None:
-        """Begin the trace of a sampled message, as `Tracing.begin` does; of a message to follow, with or without spans.
-
-        The messages to follow are the first ones of each batch.
-        """
-        spans, span = self._spans, None
-        follows = self._to_follow > 0
-        if not follows or spans.sampled((raw,)):
-            span = spans.begin(route, template, raw, source=source, sequence=sequence, deliveries=deliveries)
-        if follows:
-            self._to_follow -= 1
-            if self._follower is not None:
-                return self._follower.follow(raw, span)
-        return span
 
     def settled_at_once(self, raw: RawMessage, fate: str) -> None:
         """Report the fate of a message that was not routed, if messages of the route are followed."""
         if self._follower is not None and self._follower.room(1):
             self._follower.follow(raw, None).settled(fate, None)
+
+    def _begin(self, route: str, template: str, raw: RawMessage, **about: Any) -> MessageTrace | None:
+        """Begin the trace of a sampled message, as `Tracing.begin` does, or of one of the messages to follow.
+
+        These are the first ones of each batch.
+        """
+        if not self._to_follow:
+            return self._spans.begin(route, template, raw, **about)
+        self._to_follow -= 1
+        span = self._spans.begin(route, template, raw, **about) if self._spans.sampled((raw,)) else None
+        return span if self._follower is None else self._follower.follow(raw, span)
 
     def _sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
         return self._among(len(batch), lambda followed: self._spans.sampled(batch[followed:]))

@@ -327,17 +327,24 @@ class TokenBucket:
 
     def take(self) -> bool:
         """Take a token and return True; return False if there is none."""
-        return self.take_up_to(1) == 1
+        self._refill()
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
     def take_up_to(self, count: int) -> int:
         """Take up to `count` tokens, as many as there are, and return their number."""
+        self._refill()
+        taken = int(min(count, self._left))
+        self._left -= taken
+        return taken
+
+    def _refill(self) -> None:
         now = self._clock()
         if self._seen_at is not None:
             self._left = min(self._burst, self._left + (now - self._seen_at) * self._rate)
         self._seen_at = now
-        taken = int(min(count, self._left))
-        self._left -= taken
-        return taken
 
 
 class _Skips:
