@@ -94,9 +94,7 @@ class _Shown:
         self._limit = limit
         self._count = 0
         self._left_out: dict[str, int] = {}
-        self._lost = 0
-        self._not_matching = 0
-        self._failed = 0
+        self._numbers = {"shown": 0, "not_matching": 0, "failed": 0, "waiting": 0}
         self._error: str | None = None
 
     @property
@@ -107,17 +105,23 @@ class _Shown:
     @property
     def summary(self) -> str:
         """The numbers of messages."""
-        parts = [f"{self._count:,} shown"]
-        if self._not_matching:
-            parts.append(f"{self._not_matching:,} did not match --where")
-        if self._failed:
-            parts.append(f"{self._failed:,} of these because it failed ({self._error})")
+        parts, numbers = [f"{self._count:,} shown"], self._numbers
+        if numbers["not_matching"]:
+            parts.append(f"{numbers['not_matching']:,} did not match --where")
+        if numbers["failed"]:
+            parts.append(f"{numbers['failed']:,} of these because it failed ({self._error})")
         if self._left_out:
             parts.append(f"{sum(self._left_out.values()):,} left out ({_by_fate(self._left_out)})")
+        # The last answer may have been interrupted.
+        if unread := numbers["waiting"] + numbers["shown"] - self._count:
+            parts.append(f"{unread:,} not read")
         return "; ".join(parts)
 
     def show(self, answer: dict[str, Any]) -> None:
         """Print the messages of an answer of the router."""
+        before, self._left_out = self._left_out, answer["left_out"]
+        self._error = answer["error"] or self._error
+        self._numbers = answer
         for message in answer["messages"]:
             if self.is_over:
                 return
@@ -127,13 +131,10 @@ class _Shown:
             else:
                 for line in lines(message, self._colours):
                     print(line)
-        self._count_others(answer)
+        self._show_others(before)
         sys.stdout.flush()
 
-    def _count_others(self, answer: dict[str, Any]) -> None:
-        before, self._left_out = self._left_out, answer["left_out"]
-        self._not_matching, self._failed = answer["not_matching"], answer["failed"]
-        self._error = answer["error"] or self._error
+    def _show_others(self, before: dict[str, int]) -> None:
         more = {fate: count - before.get(fate, 0) for fate, count in self._left_out.items()}
         more = {fate: count for fate, count in more.items() if count > 0}
         if not more:

@@ -59,6 +59,25 @@ async def test_one_in_a_hundred_is_traced(handler: bool, more: float) -> None:
         assert a_message(runs[1]) < a_message(runs[0]) + more
 
 
+class Tapped:
+    """The taps on a route, which want no message now: beyond their rate, or not read."""
+
+    def room(self, count: int) -> int:
+        return 0
+
+    def follow(self, raw: Any, span: Any) -> Any:
+        raise AssertionError("there is no room for a message")
+
+
+@pytest.mark.parametrize("kind", ["core", "handled", "stream"])
+async def test_a_tap_that_wants_no_message_costs_next_to_nothing(kind: str) -> None:
+    without, tapped = (Bench(1, stream=kind == "stream") for _ in range(2))
+    more = (shout,) if kind == "handled" else ()
+    runs = [getattr(bench, kind)(MESSAGES, *more) for bench in (without, tapped)]
+    tapped.routings[0].tracing.follow_by(Tapped())
+    assert a_message(runs[1]) < a_message(runs[0]) * 1.025
+
+
 async def test_stream_to_stream() -> None:
     assert a_message(Bench(1, stream=True).stream(MESSAGES)) < 630
 

@@ -32,11 +32,13 @@ class WorkersTaps:
         await self._ask(name, request)
         found = Reading()
         for slot in self._supervisor.slots:
+            of_worker = Reading()
             for reading in slot.take_tapped(name):
                 if isinstance(reading, Reading):
-                    found.add(reading)
+                    of_worker.add(reading)
                 elif reading.code != _CLOSED:
                     raise reading
+            found.include(of_worker)
         # The lines of one worker are in the order of their times, which is the first field of each.
         found.lines.sort()
         return found

@@ -95,6 +95,7 @@ class _Open:
     left_out: Counter[str] = field(default_factory=Counter)
     not_matching: int = 0
     failed: int = 0
+    waiting: int = 0
 
 
 class TapPages:
@@ -179,6 +180,7 @@ class TapPages:
         tap.left_out.update(reading.left_out)
         tap.not_matching += reading.not_matching
         tap.failed += reading.failed
+        tap.waiting = reading.waiting
         return reading
 
     async def _close_tap(self, request: Request) -> Response:
@@ -201,7 +203,7 @@ class TapPages:
                 user=tap.request.user,
                 reason=reason,
                 shown=tap.shown,
-                left_out=max(0, tap.left_out.total()),
+                left_out=max(0, tap.left_out.total()) + tap.waiting,
             )
         )
 
@@ -239,6 +241,7 @@ def _body(tap: _Open, reading: Reading) -> str:
         "left_out": {fate: count for fate, count in tap.left_out.items() if count > 0},
         "not_matching": tap.not_matching,
         "failed": tap.failed,
+        "waiting": tap.waiting,
         "error": reading.error,
     }
     return f'{json.dumps(numbers)[:-1]}, "messages": [{",".join(reading.lines)}]}}\n'

@@ -92,7 +92,8 @@ class Reading:
     """A reading of a tap: its messages as lines of JSON, and the numbers of other messages since the last reading.
 
     `left_out` counts settled messages that were neither shown nor compared with the expression, by fate. Of the
-    `not_matching` ones the expression had no value for `failed`; `error` is the last reason.
+    `not_matching` ones the expression had no value for `failed`; `error` is the last reason. `waiting` is the number of
+    messages that still wait to be read.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -100,9 +101,16 @@ class Reading:
     not_matching: int = 0
     failed: int = 0
     error: str | None = None
+    waiting: int = 0
 
     def add(self, other: Reading) -> None:
-        """Add a later reading, or that of another worker."""
+        """Add a later reading of the same process."""
+        self.waiting = 0
+        self.include(other)
+
+    def include(self, other: Reading) -> None:
+        """Add the reading of another process."""
+        self.waiting += other.waiting
         self.lines += other.lines
         self.left_out.update(other.left_out)
         self.not_matching += other.not_matching
@@ -198,6 +206,7 @@ class Tap:
             if left_out != self._left_out[fate]:
                 reading.left_out[fate] = left_out - self._left_out[fate]
                 self._left_out[fate] = left_out
+        reading.waiting = len(self._waiting)
         return reading
 
     # --- inside ---
