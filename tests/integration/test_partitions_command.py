@@ -16,6 +16,7 @@ from router_trio import Settings
 from router_trio.link import Announced
 from router_trio.nats.jetstream import members
 from router_trio.nats.jetstream.api import stream_info
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, LEAD_POLICY
 from router_trio.nats.jetstream.sourced_stream import config_of
 from router_trio.routing.stream.partitions import source
 from router_trio.states import Partitions
@@ -53,8 +54,16 @@ async def shared_by(streams: JetStream, partitions: Partitioning, led: Mapping[s
     source = stream_info(json.dumps(await streams.stream_info("ORDERS")).encode())
     await streams.api("STREAM.CREATE.ORDERS-router", config_of("ORDERS-router", source, partitions))
     for number in range(partitions.count):
+        (one,) = partitions.filters(number)
         await streams.create_consumer(
-            "ORDERS-router", f"router-{number}", filter_subject=f"{number}.orders.*", ack_policy="explicit"
+            "ORDERS-router",
+            f"router-{number}",
+            filter_subject=one,
+            ack_wait=30 * 10**9,
+            max_ack_pending=100_000,
+            priority_groups=[LEAD_GROUP],
+            priority_policy=LEAD_POLICY,
+            priority_timeout=5 * 10**9,
         )
     await streams.api(f"STREAM.CREATE.{members.STREAM}", members.bucket_config(1, "memory"))
     for member, numbers in led.items():
