@@ -164,7 +164,7 @@ def _route(route: RouteState) -> dict[str, Any]:
         "failed": sum(route.failed.values()),
         "dead_lettered": route.dead_lettered,
         **_behind(route),
-        **_partitions(route),
+        **route_partitions(route),
         **_failing(route),
         **_flow(route),
         "ledger": route_ledger(route),
@@ -201,7 +201,7 @@ def _behind(route: RouteState) -> dict[str, Any]:
     }
 
 
-def _partitions(route: RouteState) -> dict[str, Any]:
+def route_partitions(route: RouteState) -> dict[str, Any]:
     """Return the partitions of a route, those that this process leads, and the number of processes that share them."""
     partitions = route.partitions
     if partitions is None:

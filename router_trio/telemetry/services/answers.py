@@ -15,7 +15,7 @@ from typing import Any
 
 from router_trio.protocol.permissions import SERVICE, SERVICES
 from router_trio.states import RouteState
-from router_trio.telemetry.http.status import route_ledger
+from router_trio.telemetry.http.status import route_ledger, route_partitions
 from router_trio.telemetry.logs.redact import shown_text
 from router_trio.telemetry.pieces import Pieces
 from router_trio.telemetry.view import RouterView
@@ -117,7 +117,11 @@ def _stats(route: RouteState) -> dict[str, Any]:
         "last_error": _last_error(route),
         "processing_time": spent,
         "average_processing_time": spent // count if count else 0,
-        "data": {**route_ledger(route), "state": "standby" if route.standby else route.state},
+        "data": {
+            **route_ledger(route),
+            "state": "standby" if route.standby else route.state,
+            **route_partitions(route),
+        },
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from router_trio.protocol.permissions import SERVICE
+from router_trio.states import Held, Partitions
 from router_trio.telemetry.http.status import status
 from router_trio.telemetry.pieces import complete
 from router_trio.telemetry.services.answers import (
@@ -40,6 +41,7 @@ def routed_view() -> View:
     orders.source = {"subject": "orders.*", "queue": "routers"}
     payments.source = {"stream": "PAYMENTS", "durable": "router", "filter": ["paid.*", "back.*"]}
     payments.standby = True
+    payments.held_by(Held(0, partitions=Partitions(4, (0, 2), (3,), {0: 5}, "ab" * 8, frozenset({"ab" * 8}), ())))
     orders.received = 4
     orders.elapsed.record(0.5)
     orders.elapsed.record(1.5)
@@ -87,6 +89,10 @@ def test_stats_have_the_numbers_of_status() -> None:
     assert "secret" not in orders["last_error"]
     assert (payments["last_error"], payments["average_processing_time"]) == ("", 0)
     assert payments["data"]["state"] == "standby"
+    shown = status(view, 0.0)["routes"]["payments"]["partitions"]
+    assert payments["data"]["partitions"] == shown
+    assert (shown["count"], shown["led"], shown["wanted"], shown["lag"]) == (4, [0, 2], [3], {"0": 5})
+    assert "partitions" not in orders["data"]
 
 
 @pytest.mark.parametrize("kind", [INFO, STATS])
