@@ -21,7 +21,7 @@ from router_trio.embedded import HOST, reserve_port
 from tests.drill.incidents import INCIDENTS, Incident
 from tests.drill.staging import Outcome, Prometheus, prometheus, stage
 
-AT_A_TIME = 3
+AT_A_TIME = 2
 
 NO_PROMETHEUS = "no prometheus in PATH (apt-get install prometheus): the alerts are not seen, only their commands"
 

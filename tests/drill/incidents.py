@@ -12,10 +12,12 @@ from pathlib import Path
 
 import trio
 
-from tests.support.command import ENDS_WITHIN, RunningCommand, environment
+from tests.support.command import RunningCommand, environment
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, RawNatsError, connect
 from tests.support.servers import NatsServer
+
+COMMAND_WITHIN = 60.0
 
 HEAD = """
 [router]
@@ -85,7 +87,7 @@ class Stage:
     async def command(self, *arguments: str) -> None:
         """Run a `router-trio` command, as a colleague would."""
         command = [sys.executable, "-m", "router_trio", *arguments]
-        with trio.fail_after(ENDS_WITHIN):
+        with trio.fail_after(COMMAND_WITHIN):
             await trio.run_process(command, cwd=self.folder, env=environment(), capture_stdout=True)
 
 
