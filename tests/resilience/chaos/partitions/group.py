@@ -41,6 +41,12 @@ STORED_WITHIN = 90.0
 JOINED, LEFT, OTHERS = 5.0, 5.0, 10.0
 """Seconds after which shares are fair: one has joined, one has left, or anything else has happened."""
 
+STARTS_WITHIN = 20.0
+"""Seconds in which a process has started, before it joins."""
+
+SHARED_WITHIN = 120.0
+"""Seconds until the first members have their shares."""
+
 
 @dataclass(eq=False)
 class Group:
@@ -69,12 +75,12 @@ class Group:
         member = Member(len(self.members) + 1, self.folder)
         self.members.append(member)
         self.living.append(member)
-        # The process takes a second or two to import what it needs.
-        self.changed("start", OTHERS)
+        # The process takes a second or two to import what it needs, on a busy machine longer.
+        self.changed("start", STARTS_WITHIN + OTHERS)
 
     def pick(self, place: int) -> Member | None:
         """Return one of the living members that are not suspended, if enough are left."""
-        free = [member for member in self.living if not member.is_suspended]
+        free = [member for member in self.living if member.is_up and not member.is_suspended]
         return free[place % len(free)] if len(free) > FEWEST else None
 
     def changed(self, what: str, within: float = OTHERS) -> None:
@@ -190,6 +196,16 @@ class Group:
                 await trio.sleep(TRY_AGAIN_AFTER)
         self.published_at.update(dict.fromkeys(numbers, time.time()))
 
+    async def shared(self) -> None:
+        """Wait until all members lead their share."""
+        with trio.fail_after(SHARED_WITHIN):
+            while True:
+                led = [await member.led() for member in self.living]
+                shares = [len(one or ()) for one in led]
+                if sum(shares) == self.trial.partitions and max(shares) - min(shares) <= 1:
+                    return
+                await trio.sleep(0.2)
+
     async def look(self) -> None:
         """Look regularly who leads what, until cancelled."""
         while True:
@@ -257,6 +273,9 @@ async def _servers(trial: Trial, folder: Path) -> AsyncIterator[Sequence[NatsSer
 
 async def run(made: Group) -> None:
     """Run the trial from its first message to the end of the last member."""
+    await made.shared()
+    made.changes.clear()
+    made.changed("the beginning")
     began = trio.current_time()
     async with background() as nursery:
         nursery.start_soon(made.look)

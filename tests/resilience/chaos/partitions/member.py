@@ -87,6 +87,8 @@ class Member:
     def __init__(self, number: int, folder: Path) -> None:
         self.number = number
         self.is_suspended = False
+        self.is_up = False
+        """True once `/status` has answered: before that, SIGTERM ends it at once, and a kill means nothing."""
         self.killed_at = inf
         self._log = folder / f"member{number}.log"
         self._calls = folder / f"member{number}.calls"
@@ -149,6 +151,7 @@ class Member:
                 await stream.send_all(f"GET /status HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
                 answer = b"".join([part async for part in stream])
             status = json.loads(answer.partition(b"\r\n\r\n")[2])
+            self.is_up = True
             return frozenset(status["routes"]["route"]["partitions"]["led"])
         return None
 
@@ -175,6 +178,10 @@ class Member:
                 at = datetime.fromisoformat(fields["timestamp"]).replace(tzinfo=UTC).timestamp()
                 found.append(Line(at, fields["error_code"], fields))
         return found
+
+    def joined_at(self) -> float | None:
+        """Return when it was among the members for the first time; None if it never was."""
+        return next((line.at for line in self.lines() if line.code == "ROUTE_MEMBERS_CHANGED"), None)
 
     def text(self) -> str:
         """Return its output."""

@@ -67,7 +67,7 @@ def draw(
     kinds = dict(OF_MEMBERS) | dict(OF_SERVERS) | (dict(OF_CLUSTERS) if nodes > 1 else {})
     own_token = dice.random() < 0.5
     steps = []
-    at = dice.uniform(6.0, 8.0)  # the members have their shares by then
+    at = dice.uniform(1.0, 3.0)
     while at < seconds:
         kind = dice.choices(list(kinds), list(kinds.values()))[0]
         lasts = {"suspend": SUSPENDED_FOR, "kill a server": SERVER_AWAY_FOR, "stop a server": SERVER_AWAY_FOR}

@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from tests.resilience.chaos.partitions.group import SINK, SOURCE, WINDOW, Group, group, run
+from tests.resilience.chaos.partitions.group import JOINED, OTHERS, SINK, SOURCE, WINDOW, Group, group, run
 from tests.resilience.chaos.partitions.trial import Trial
-from tests.simulation.partitions.history import Copy, History, Look, Published
+from tests.simulation.partitions.history import Change, Copy, History, Look, Published
 from tests.simulation.partitions.judges import JUDGES
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import connect
@@ -91,6 +91,10 @@ def judge(made: Group, source: Sequence[StoredMessage], sink: Sequence[StoredMes
     )
     history.stored = [Copy(places[int(message.payload)], message.time) for message in sink]
     history.calls = [call for member in made.members for call in member.calls(key_of)]
+    for member in made.members:
+        if (joined_at := member.joined_at()) is not None:
+            made.changes.append(Change(joined_at, "join", OTHERS + made.slack, JOINED + made.slack))
+    made.changes.sort(key=lambda change: change.at)
     history.spells, history.changes = made.spells, made.changes
     history.looks = [*_with_busy(made.looks, history)]
     broken = [
@@ -98,7 +102,9 @@ def judge(made: Group, source: Sequence[StoredMessage], sink: Sequence[StoredMes
         for promise, find in JUDGES.items()
         for _, detail in zip(range(MOST_SHOWN), find(history), strict=False)
     ]
-    broken += [f"member {member.number} ended with {code}" for member, code in made.codes if code != 0]
+    broken += [
+        f"member {member.number} ended with {code}: {member.text()[-400:]}" for member, code in made.codes if code != 0
+    ]
     for member in made.members:
         errors = [line for line in member.lines() if line.fields.get("level") in ("ERROR", "CRITICAL")]
         broken += [f"member {member.number} logged {line.code}: {line.fields.get('message')}" for line in errors[:2]]
