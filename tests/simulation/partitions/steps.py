@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from router_trio.routing.stream.pulling.pull_loop import SILENCE
 from router_trio.testing import FakeBroker
 from tests.simulation.partitions.history import Spell
 from tests.simulation.partitions.process import DURABLE, SINK, Process
@@ -16,6 +17,11 @@ from tests.simulation.schedule import Step
 
 if TYPE_CHECKING:
     from tests.simulation.partitions.world import World
+
+NOTICED_WITHIN = {"announce": 5.0, "look": 5.0, "pull": SILENCE + 10.0}
+"""Seconds until what follows from a loss is over: a route whose pull request is lost waits for a sign of its consumer.
+Later requests may be lost as well.
+"""
 
 PIN_LOST_FOR = 6.0
 """Seconds after the loss of a pin in which the process that had it may not know that, and another one has the next."""
@@ -39,7 +45,7 @@ def begin(world: World, step: Step) -> Callable[[], None]:
             world.broker.trouble.lose(name, what["times"])
         else:
             world.broker.trouble.delay(name, what["late"], what["times"])
-        world.changed(kind, what.get("late", 0.0) + (5.0 if name in ("announcement", "look") else 0.0))
+        world.changed(kind, what.get("late", 0.0) + NOTICED_WITHIN.get(name, 0.0))
         return _nothing
     return OF_SERVER[kind](world, world.broker, step)
 
