@@ -12,8 +12,8 @@ from tests.simulation.partitions.draw import KINDS as STEPS
 from tests.simulation.partitions.draw import draw
 from tests.simulation.partitions.run import shrink, simulate
 
-SEEDS = 24
-AT_A_TIME = 8
+SEEDS = 12
+AT_A_TIME = 4
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_A_TIME))
