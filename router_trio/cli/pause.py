@@ -73,12 +73,15 @@ async def _job(route: RouteSettings, until: datetime | timedelta | None, links: 
     link = links[route.source.connection]
     stream, durables = await durables_of(link, route.source)
     assert until is not None
+    paused_last = None
     for durable in durables:
         try:
-            info, denied = await PausedDurable(link, stream, durable).pause(until, _author())
+            info, denied = paused_last = await PausedDurable(link, stream, durable).pause(until, _author())
         except ValueError as error:
             raise UsageError(f"--until: {error}") from None
         until = datetime.fromisoformat(info.config.pause_until)  # the same for all of them
+    assert paused_last is not None, "a route from a stream has a durable"
+    info, denied = paused_last
     if denied:
         why = "this user may not change the durable, so that routers can't report who has paused it"
         print(f"router-trio: {why}: {denied}", file=sys.stderr)

@@ -15,7 +15,7 @@ class Sent:
     """The requests and messages that a link has sent, and the server has not received."""
 
     def __init__(self, machine: Machine) -> None:
-        self.bytes = 0
+        self.bytes: int = 0
         self.most: float = inf
         """The number of further items after which the connection breaks."""
         self._machine = machine

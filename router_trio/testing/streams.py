@@ -75,7 +75,7 @@ class Copying:
         self.partitioning = partitioning
         self.next = first
         """The next sequence of the source to look at."""
-        self.copied = first - 1
+        self.copied: int = first - 1
         """The last sequence of the source that was copied."""
         self.copied_at: float = -inf
         self.stalled_until: float = -inf

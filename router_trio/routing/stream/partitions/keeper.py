@@ -7,101 +7,18 @@ partition.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from math import inf
+from collections.abc import Callable, Sequence
 
 import trio
 
 from router_trio.routing.hand_over import Batches
-from router_trio.routing.in_hand import InHand
 from router_trio.routing.keeper import Keeper, RouteToWake
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.schedule import ArrivalOrder, NoValueLimit
 from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.in_hand import place_of
 from router_trio.routing.stream.keeper import StreamKeeper
+from router_trio.routing.stream.partitions.in_hand import PartitionsInHand, keeper_of
 from router_trio.states import Behind, Holder, Partitions
-
-
-class PartitionsInHand(InHand[StreamDelivery]):
-    """The messages in hand of all partitions. Its own schedule and limits have none."""
-
-    def __init__(self) -> None:
-        super().__init__(ArrivalOrder(lambda delivery: delivery.order_key, place_of), NoValueLimit())
-        self.keepers: list[StreamKeeper] = []
-        self._turns: deque[StreamKeeper] = deque()
-        """Keepers that may have a message to route, the next one first."""
-
-    def add(self, keeper: StreamKeeper) -> None:
-        """Add the keeper of a partition."""
-        self.keepers.append(keeper)
-
-    @property
-    def total(self) -> int:
-        """The number of messages."""
-        return sum(keeper.hand.count for keeper in self.keepers)
-
-    @property
-    def waiting(self) -> int:
-        return sum(keeper.hand.waiting for keeper in self.keepers)
-
-    @property
-    def behind(self) -> int:
-        return sum(keeper.hand.behind for keeper in self.keepers)
-
-    @property
-    def held(self) -> int:
-        return sum(keeper.hand.held for keeper in self.keepers)
-
-    @property
-    def active(self) -> int:
-        return sum(keeper.hand.active for keeper in self.keepers)
-
-    @property
-    def due_at(self) -> float:
-        now = trio.current_time()
-        return min((keeper.hand.due_at for keeper in self.keepers if keeper.may_begin(now)), default=inf)
-
-    def ready(self, now: float) -> bool:
-        return self._find_turns(now)
-
-    def _find_turns(self, now: float) -> bool:
-        """Return True if a keeper may have a message to route."""
-        turns = self._turns
-        while turns and not _ready(turns[0], now):
-            turns.popleft()
-        if not turns:
-            turns.extend(keeper for keeper in self.keepers if _ready(keeper, now))
-        return bool(turns)
-
-    def next(self, now: float) -> StreamDelivery | None:
-        """Take out the next message, of another partition than the last one if others have any."""
-        for _ in range(len(self.keepers)):
-            if not self._find_turns(now):
-                return None
-            keeper = self._turns.popleft()
-            delivery = keeper.next(now)
-            if _ready(keeper, now):
-                self._turns.append(keeper)
-            if delivery is not None:
-                return delivery
-        return None
-
-    def take_turns(self, now: float) -> Iterable[StreamKeeper]:
-        """Yield each keeper that has a message to route, once."""
-        for _ in range(len(self.keepers)):
-            if not self._find_turns(now):
-                return
-            yield self._turns.popleft()
-
-    # --- in a handler ---
-
-    def handler_blocks(self, delivery: StreamDelivery) -> None:
-        _keeper_of(delivery).hand.handler_blocks(delivery)
-
-    def handler_returned(self, delivery: StreamDelivery) -> None:
-        _keeper_of(delivery).hand.handler_returned(delivery)
 
 
 class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
@@ -183,10 +100,10 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
         await self._routing.ready()
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
-        return _keeper_of(delivery).order_key(delivery)
+        return keeper_of(delivery).order_key(delivery)
 
     def forward(self, delivery: StreamDelivery) -> None:
-        _keeper_of(delivery).forward(delivery)
+        keeper_of(delivery).forward(delivery)
 
     def handled_again(self, seconds: float, now: float) -> None:
         # Retries slow down the same handler, whichever partition the message is in.
@@ -210,7 +127,7 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
     # --- settled ---
 
     def finished(self, delivery: StreamDelivery) -> None:
-        _keeper_of(delivery).finished(delivery)
+        keeper_of(delivery).finished(delivery)
 
     # --- the end ---
 
@@ -225,7 +142,7 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
         return True
 
     def not_sent(self, delivery: StreamDelivery) -> None:
-        _keeper_of(delivery).not_sent(delivery)
+        keeper_of(delivery).not_sent(delivery)
 
     def let_go(self) -> int:
         self._end()
@@ -284,13 +201,3 @@ class PartitionRoute:
     def pass_on(self, waiting: Batches) -> bool:
         """Return False: what fails is redelivered by the stream."""
         return False
-
-
-def _keeper_of(delivery: StreamDelivery) -> StreamKeeper:
-    keeper = delivery.keeper
-    assert isinstance(keeper, StreamKeeper), "each partition has one"
-    return keeper
-
-
-def _ready(keeper: StreamKeeper, now: float) -> bool:
-    return keeper.may_begin(now) and keeper.hand.ready(now)
