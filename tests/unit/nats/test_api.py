@@ -263,7 +263,7 @@ class FarServer:
             await trio.sleep(self._round_trip)
         self._under_way = False
 
-    async def request(self, subject: str, body: bytes, within: float) -> bytes:
+    async def request(self, subject: str, body: bytes, within: float, headers: dict[str, str] | None = None) -> bytes:
         await trio.sleep(self._round_trip + self._seconds)
         if body:
             raise ValueError("refused")

@@ -44,7 +44,7 @@ class FarServer:
     async def ping(self) -> None:
         await trio.sleep(self._round_trip)
 
-    async def request(self, subject: str, body: bytes, within: float) -> bytes:
+    async def request(self, subject: str, body: bytes, within: float, headers: dict[str, str] | None = None) -> bytes:
         with trio.move_on_after(within):
             await trio.sleep(self._round_trip / 2)
             answer = stream_answer("S") if ".STREAM." in subject else consumer_answer("S", "d")
