@@ -173,15 +173,15 @@ class TapPages:
         while True:
             await trio.sleep(LOOK_EVERY)
             self._source.check(tap.request)
-            reading.add(await self._source.read(name, tap.request))
+            found = await self._source.read(name, tap.request)
+            tap.shown += len(found.lines)
+            tap.left_out.update(found.left_out)
+            tap.not_matching += found.not_matching
+            tap.failed += found.failed
+            tap.waiting = found.waiting
+            reading.add(found)
             if reading.lines or trio.current_time() >= until:
-                break
-        tap.shown += len(reading.lines)
-        tap.left_out.update(reading.left_out)
-        tap.not_matching += reading.not_matching
-        tap.failed += reading.failed
-        tap.waiting = reading.waiting
-        return reading
+                return reading
 
     async def _close_tap(self, request: Request) -> Response:
         name = request.path_params["name"]
