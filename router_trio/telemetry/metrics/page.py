@@ -112,7 +112,7 @@ class _Family:
         self.scope: Scope = metric.scope
         self._packed: deque[bytes] = deque()
         self._metric = metric
-        self._form = form
+        self._form: Form = form
         self._lines = [head(metric, form)]
 
     def add(self, sources: Sources, part: Part, labels: str) -> None:
