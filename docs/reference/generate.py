@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from router_trio.cli.contract import collect
+from router_trio.errors.codes import Asked, rows
 from router_trio.events import catalogue
 from router_trio.expressions.language.parser import MACROS
 from router_trio.expressions.language.signatures import FUNCTIONS, OPERATORS, Function, Overload
@@ -27,6 +28,8 @@ from router_trio.settings import json_schema
 
 HERE = Path(__file__).parent
 MADE_BY = "<!-- Made by `python docs/reference/generate.py`. Change the code, not this page. -->"
+TROUBLESHOOTING = "../operations/troubleshooting.md"
+BEGIN, END = "<!-- begin: made by `python docs/reference/generate.py` -->", "<!-- end -->"
 WIDTH = "80"
 """Columns of the help texts, independent of the terminal."""
 
@@ -62,7 +65,28 @@ def pages() -> dict[str, Callable[[], str]]:
         "python.md": lambda: runpy.run_path(str(HERE / "python_api.py"))["lines"](),
         "../explanation/limits.md": lambda: runpy.run_path(str(HERE / "limits.py"))["lines"](),
     }
-    return {name: partial(_page, lines) for name, lines in made.items()}
+    return {name: partial(_page, lines) for name, lines in made.items()} | {TROUBLESHOOTING: _troubleshooting}
+
+
+def _troubleshooting() -> str:
+    """Return the page as it is, with the tables of the error codes between their marks."""
+    before, begin, rest = (HERE / TROUBLESHOOTING).read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return "\n".join([before + begin, "", *_codes(), "", end + after])
+
+
+def _codes() -> Iterator[str]:
+    for asked in Asked:
+        yield from (
+            f"In the answer to {asked.value}:",
+            "",
+            "| code | the server | for a route | cure |",
+            "|---|---|---|---|",
+        )
+        for one in rows([asked]):
+            yield f"| {one.number} | {_cell(one.words)} | {_cell(one.means)} | {_cell(one.change)} |"
+        if asked is not tuple(Asked)[-1]:
+            yield ""
 
 
 def _page(lines: Callable[[], Iterable[str]]) -> str:

@@ -139,7 +139,8 @@ class Destinations:
             return
         for one in self._of(subject):
             fresh = one.refused_for is None or one.refused_for[0] != reason or one.got_through
-            advice = reasons.advice(reason)
+            # The words of a stream contain the cure: see `errors.codes`.
+            advice = "" if reason == reasons.LIMIT else reasons.advice(reason)
             message = detail + self._formerly(one) if reason == reasons.NO_RESPONDERS else detail
             message = f"{message}; {advice}" if advice else message
             one.mark_refused(reason, message)

@@ -29,7 +29,6 @@ LOOK_EVERY = 5.0
 _CURES = {
     reasons.PERMISSION_DENIED: "allow this user to create it, or create it yourself and remove it from [[streams]]",
     reasons.NO_JETSTREAM: "enable JetStream there, or remove the stream from [[streams]]",
-    reasons.STREAM_REFUSED: "change it in [[streams]], or the server",
 }
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from router_trio.errors import codes
+
 # --- a message failed, or a publish ---
 
 HANDLER_ERROR: Final = "handler_error"
@@ -38,7 +40,7 @@ TIMEOUT: Final = "timeout"
 UNANSWERED: Final = "unanswered"
 OTHER_STREAM: Final = "other_stream"
 JETSTREAM: Final = "jetstream"
-SEALED: Final = "jetstream_10109"
+SEALED: Final = f"jetstream_{codes.SEALED}"
 INJECTED: Final = "injected"
 NOT_CONNECTED: Final = "not_connected"
 QUEUE_FULL: Final = "queue_full"
@@ -500,15 +502,6 @@ TABLE: Final[Mapping[str, Reason]] = {
 OF_CODE = re.compile(r"jetstream_[0-9]{5}")
 """The form of a reason made from the error code of a server."""
 
-_HEADERS_THAT_A_STREAM_DOES_NOT_TAKE = (
-    10111,  # Nats-Rollup
-    *(10165, 10166),  # Nats-TTL
-    *range(10168, 10172),  # Nats-Incr
-    *(*range(10174, 10178), 10179, *range(10199, 10202)),  # Nats-Batch-...
-    *(*range(10188, 10193), 10203, 10212, 10223),  # Nats-Schedule...
-)
-"""Error codes of nats-server that are the fault of the message; all others are the destination's."""
-
 
 def of_code(code: int) -> str:
     """Return the reason of a refusal with this error code of a server."""
@@ -531,7 +524,7 @@ def _all(reasons: Iterable[Reason]) -> frozenset[str]:
 
 
 OF_THE_MESSAGE: Final = _all(one for one in TABLE.values() if one.fault is Fault.MESSAGE) | frozenset(
-    map(of_code, _HEADERS_THAT_A_STREAM_DOES_NOT_TAKE)
+    map(of_code, codes.OF_THE_MESSAGE)
 )
 """Failures that are the message's own fault: later messages would not fail for it, so none of them waits."""
 

@@ -15,8 +15,7 @@ import trio
 from router_trio.errors import PublishError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.command_link import CommandLink
-from router_trio.nats.jetstream import bounded_json
-from router_trio.protocol import framing
+from router_trio.protocol import bounded_json, framing
 from router_trio.protocol.framing import RawMessage
 from router_trio.protocol.headers import Headers, encode
 

@@ -10,13 +10,10 @@ import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from router_trio.errors import SourceError, reasons
-from router_trio.errors.quotes import excerpt
-from router_trio.nats.jetstream import bounded_json
+from router_trio.errors import SourceError, codes, reasons
 from router_trio.nats.jetstream.api import (
     MAX_ANSWER,
     NOT_FOUND,
-    STREAM_NOT_FOUND,
     ApiError,
     ConsumerInfo,
     StoredMessage,
@@ -31,7 +28,7 @@ from router_trio.nats.jetstream.api import (
     stream_info,
 )
 from router_trio.nats.requests import Request, Requests, all_answered
-from router_trio.protocol import framing, headers
+from router_trio.protocol import bounded_json, framing, headers
 from router_trio.subjects.patterns import matches
 
 T = TypeVar("T")
@@ -259,12 +256,12 @@ class StoredMessages:
         try:
             return read(framing.payload(raw))
         except ApiError as error:
-            if error.code == NOT_FOUND and error.error_code != STREAM_NOT_FOUND:
+            if error.code == NOT_FOUND and error.error_code != codes.STREAM_NOT_FOUND:
                 raise _NotFound(f"stream {self.stream!r} has no such message", reason=reasons.NOT_FOUND) from error
-            if error.error_code == STREAM_NOT_FOUND:
+            if error.error_code == codes.STREAM_NOT_FOUND:
                 detail = f"there is no stream {self.stream!r}; create it, or correct its name in the configuration"
                 raise SourceError(detail, reason=reasons.STREAM_NOT_FOUND) from error
-            detail = f"JetStream answered for the stream {self.stream!r}: {excerpt(error.description)}"
+            detail = f"JetStream answered for the stream {self.stream!r}: {error.explained}"
             raise SourceError(detail, reason=reasons.JETSTREAM) from error
         except ValueError as error:
             detail = f"the answer to {framing.text(request.subject)} is not a valid JetStream answer: {error}"

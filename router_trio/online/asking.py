@@ -16,12 +16,10 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any, TypeVar
 
-from router_trio.errors import SourceError, reasons
-from router_trio.errors.quotes import excerpt
+from router_trio.errors import SourceError, codes, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream import members
 from router_trio.nats.jetstream.api import (
-    NOT_ENABLED,
     NOT_FOUND,
     ApiError,
     ConsumerInfo,
@@ -107,12 +105,12 @@ class _Asked:
         try:
             return read(framing.payload(raw))
         except ApiError as error:
-            if error.error_code in NOT_ENABLED:
+            if error.error_code in codes.NO_JETSTREAM:
                 self.no_jetstream = no_jetstream(self.api)
                 return Unknown(self.no_jetstream, reported=True)
             if error.code == NOT_FOUND:
                 return None
-            return Unknown(f"JetStream answered to {subject}: {excerpt(error.description)}")
+            return Unknown(f"JetStream answered to {subject}: {error.explained}")
         except ValueError as error:
             return Unknown(f"the answer to {subject} is not a valid JetStream answer: {error}")
 

@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 import trio
 
-from router_trio.errors import LinkError, SourceError, reasons
+from router_trio.errors import LinkError, SourceError, codes, reasons
 from router_trio.events import Emit, PositionNotSaved
 from router_trio.nats.command_link import CommandLink, open_links
-from router_trio.nats.jetstream.api import NAME_IN_USE, UNAVAILABLE, ApiError, no_jetstream, stream_info
-from router_trio.nats.jetstream.bounded_json import AnswerError
+from router_trio.nats.jetstream.api import UNAVAILABLE, ApiError, no_jetstream, stream_info
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
 from router_trio.position.standing import Standing, read_standing
 from router_trio.protocol import framing, headers
+from router_trio.protocol.bounded_json import AnswerError
 from router_trio.protocol.permissions import KV, kv_below
 from router_trio.settings import PositionSettings, Settings
 
@@ -61,8 +61,8 @@ class Bucket:
         try:
             stream_info(framing.payload(answer))
         except ApiError as error:
-            if error.error_code != NAME_IN_USE:  # in use: another process has just created it
-                detail = f"the bucket {self._position.bucket} can't be created: {error}"
+            if error.error_code != codes.NAME_IN_USE:  # in use: another process has just created it
+                detail = f"the bucket {self._position.bucket} can't be created: {error.explained}"
                 raise SourceError(detail, reason=reasons.JETSTREAM) from error
         except AnswerError as error:
             detail = f"the bucket {self._position.bucket} can't be created: {error}"

@@ -9,9 +9,9 @@ from typing import Any
 
 from router_trio.errors import SourceError, reasons
 from router_trio.nats.jetstream.api import MAX_ANSWER, MAX_SUBJECTS, ConsumerInfo
-from router_trio.nats.jetstream.bounded_json import AnswerError, read
 from router_trio.nats.stored import StoredMessages
 from router_trio.position.decision import Consumed
+from router_trio.protocol.bounded_json import AnswerError, read
 from router_trio.protocol.framing import LAST_SEQUENCE
 
 NOT_COPIED = frozenset(

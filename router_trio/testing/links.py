@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from router_trio.errors import LinkError, ProtocolError, SourceError, reasons
+from router_trio.errors import LinkError, ProtocolError, SourceError, codes, reasons
 from router_trio.link import (
     LOOKUP_WITHIN,
     STATE_FOR,
@@ -345,7 +345,8 @@ class FakeLink:
                     raise ValueError("the sequence is out of range")
                 fate = stored(answer["stream"], answer["seq"], answer.get("duplicate", False))
             else:
-                reason, detail = refusal_of(error["err_code"]), error["description"]
+                number = error["err_code"]
+                reason, detail = refusal_of(number), codes.explained(number, error["description"])
         except (ValueError, LookupError, TypeError, AttributeError):
             self._listener.ack_refused(order, reasons.BAD_ANSWER, "not a PubAck", False)
             return

@@ -12,7 +12,7 @@ from datetime import datetime
 from math import inf
 from typing import NamedTuple
 
-from router_trio.errors import reasons
+from router_trio.errors import codes, reasons
 from router_trio.link import ConsumerSpec, StreamState
 from router_trio.protocol import headers, message_ids
 from router_trio.protocol.framing import text, wire
@@ -28,13 +28,13 @@ EPOCH = 1_700_000_000
 """The Unix time, in seconds, at which Trio's clock is 0. Timestamps look real, but no real clock is read."""
 
 
-FULL = {"code": 503, "err_code": 10077, "description": "maximum messages exceeded"}
+FULL = {"code": 503, "err_code": codes.STORE_FAILED, "description": "maximum messages exceeded"}
 """The answer of a full stream with discard policy `new`."""
 
-SEALED = {"code": 400, "err_code": 10109, "description": "invalid operation on sealed stream"}
+SEALED = {"code": 400, "err_code": codes.SEALED, "description": "invalid operation on sealed stream"}
 
-WRONG_STREAM = {"code": 400, "err_code": 10060, "description": "expected stream does not match"}
-WRONG_SEQUENCE = 10071
+WRONG_STREAM = {"code": 400, "err_code": codes.OTHER_STREAM_EXPECTED, "description": "expected stream does not match"}
+WRONG_SEQUENCE = codes.WRONG_LAST_SEQUENCE
 
 
 def refusal_of(error_code: int) -> str:

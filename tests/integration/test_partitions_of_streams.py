@@ -11,10 +11,10 @@ import pytest
 
 from router_trio.errors import SourceError
 from router_trio.link import PartitionedSpec
-from router_trio.nats.jetstream import bounded_json
 from router_trio.nats.jetstream.api import stream_info
 from router_trio.nats.jetstream.sourced_stream import Partitioned, config_of, differs, partitioned
 from router_trio.nats.link import Dialer
+from router_trio.protocol import bounded_json
 from router_trio.settings import ConnectionSettings
 from router_trio.subjects.partitions import Partitioning
 from tests.support.eventually import eventually

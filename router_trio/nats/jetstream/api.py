@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from router_trio.errors import SourceError, reasons
+from router_trio.errors import SourceError, codes, reasons
 from router_trio.errors.quotes import quoted
 from router_trio.nats.control_plane.plane import ControlPlane
-from router_trio.nats.jetstream.bounded_json import AnswerError, Object, read
 from router_trio.protocol import framing, permissions
+from router_trio.protocol.bounded_json import AnswerError, Object, read
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.protocol.stream_config import StreamSubjects
 
@@ -41,18 +41,9 @@ NOT_FOUND = 404
 UNAVAILABLE = 503
 """Status codes of an answer, as in HTTP."""
 
-CONSUMER_NOT_FOUND = 10014
-STREAM_NOT_FOUND = 10059
-TOO_MANY_ACK_PENDING = 10121
-NAME_IN_USE = 10058
-"""The stream exists with another configuration."""
-SUBJECTS_OVERLAP = 10065
-"""Another stream takes some of its subjects."""
 PAUSED_BY = "router-trio.paused-by"
 PAUSED_UNTIL = "router-trio.paused-until"
 """Keys in the metadata of a consumer: who has paused it, and until when, as `pause_until` then."""
-NOT_ENABLED = frozenset({10039, 10076})
-"""JetStream is not enabled for the account, or on the server."""
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer, which contains subjects, metadata and replicas."""
@@ -101,6 +92,11 @@ class ApiError(Exception):
         self.code = code
         self.error_code = error_code
         self.description = description
+
+    @property
+    def explained(self) -> str:
+        """The description, what it means for a route, and the cure: see `errors.codes`."""
+        return codes.explained(self.error_code, self.description)
 
 
 class Api:

@@ -16,7 +16,7 @@ from math import inf
 import nats.errors
 import trio
 
-from router_trio.errors import SourceError, reasons
+from router_trio.errors import SourceError, codes, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import (
     IDLE_HEARTBEAT,
@@ -31,10 +31,7 @@ from router_trio.link import (
 )
 from router_trio.nats.jetstream.api import (
     API_TIMEOUT,
-    CONSUMER_NOT_FOUND,
     NOT_FOUND,
-    STREAM_NOT_FOUND,
-    TOO_MANY_ACK_PENDING,
     UNAVAILABLE,
     Api,
     ApiError,
@@ -155,7 +152,7 @@ class WirePullConsumer:
         try:
             info = await self._lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
         except ApiError as error:
-            if error.code == NOT_FOUND and error.error_code != STREAM_NOT_FOUND:
+            if error.code == NOT_FOUND and error.error_code != codes.STREAM_NOT_FOUND:
                 detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
                 raise SourceError(detail, reason=reasons.CONSUMER_NOT_FOUND) from error
             raise _refused(spec, error) from error
@@ -207,7 +204,7 @@ class WirePullConsumer:
                     if awaited[sequence].isdigit() and nanoseconds(stored.time) != int(awaited[sequence][:20]):
                         found.add(sequence)  # this is another stream by now
                 except ApiError as error:
-                    if error.code != NOT_FOUND or error.error_code == STREAM_NOT_FOUND:
+                    if error.code != NOT_FOUND or error.error_code == codes.STREAM_NOT_FOUND:
                         raise
                     found.add(sequence)
             return found
@@ -314,7 +311,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe, ow
         try:
             info = await _consumer(api, spec)
         except ApiError as missing:
-            if missing.code != NOT_FOUND or missing.error_code == STREAM_NOT_FOUND:
+            if missing.code != NOT_FOUND or missing.error_code == codes.STREAM_NOT_FOUND:
                 raise
             if went_back is None and not looks_up:
                 # The start must not be wrong: messages before it are never delivered.
@@ -398,7 +395,7 @@ async def _create(api: Api, spec: ConsumerSpec, *, resumes: bool) -> ConsumerInf
         try:
             return await api.ask(create, body, consumer_info)
         except ApiError as error:
-            if error.error_code != TOO_MANY_ACK_PENDING:
+            if error.error_code != codes.TOO_MANY_ACK_PENDING:
                 raise
             limit = re.search(r"([0-9]{1,18})\D*$", error.description)
             allowed = 0 if limit is None else int(limit[1])
@@ -462,18 +459,15 @@ async def _consumer(api: Api, spec: ConsumerSpec) -> ConsumerInfo:
 
 
 def _refused(spec: ConsumerSpec, error: ApiError) -> SourceError:
-    if error.code == NOT_FOUND and error.error_code == CONSUMER_NOT_FOUND:
+    if error.code == NOT_FOUND and error.error_code == codes.CONSUMER_NOT_FOUND:
         detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted"
         return SourceError(detail, reason=reasons.CONSUMER_DELETED)
     if error.code == NOT_FOUND:
         detail = f"there is no stream {spec.stream!r}; create it, or correct `stream` of this route"
         return SourceError(detail, reason=reasons.STREAM_NOT_FOUND)
     if error.code == UNAVAILABLE:
-        return SourceError(
-            "JetStream is not enabled on this server or for this account, or has no leader at the moment",
-            reason=reasons.JETSTREAM_UNAVAILABLE,
-        )
-    return SourceError(f"JetStream refused the consumer: {error.description}", reason=reasons.CONSUMER_REFUSED)
+        return SourceError(f"JetStream answered: {error.explained}", reason=reasons.JETSTREAM_UNAVAILABLE)
+    return SourceError(f"JetStream refused the consumer: {error.explained}", reason=reasons.CONSUMER_REFUSED)
 
 
 async def _progress(

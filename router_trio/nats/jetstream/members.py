@@ -21,15 +21,12 @@ from typing import TypeVar
 import nats.errors
 import trio
 
-from router_trio.errors import SourceError, reasons
+from router_trio.errors import SourceError, codes, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LOOKUP_WITHIN, MEMBER_GONE_AFTER, Announced, Group, SeenMembers
 from router_trio.nats.info import ServerInfo
-from router_trio.nats.jetstream import bounded_json
 from router_trio.nats.jetstream.api import (
     MAX_ANSWER,
-    NAME_IN_USE,
-    NOT_ENABLED,
     NOT_FOUND,
     UNAVAILABLE,
     Api,
@@ -42,8 +39,9 @@ from router_trio.nats.jetstream.api import (
     stored_message,
     stream_info,
 )
-from router_trio.nats.jetstream.bounded_json import AnswerError, Object
 from router_trio.nats.jetstream.streams import Lookups, lookup_error
+from router_trio.protocol import bounded_json
+from router_trio.protocol.bounded_json import AnswerError, Object
 from router_trio.protocol.permissions import KV, MEMBERS, kv_below
 
 T = TypeVar("T")
@@ -65,9 +63,6 @@ MOVED = "moved"
 
 SINCE = (2, 11)
 """The first version of nats-server whose messages can expire one by one."""
-
-NO_MESSAGE_TTL = 10166
-"""Error code: the stream does not let messages expire one by one."""
 
 AT_A_TIME = 64
 """Announcements that are read at a time."""
@@ -233,13 +228,13 @@ class BucketMembers:
         except ApiError as error:
             # Another process was faster, with other replicas or storage.
             found = None
-            if error.error_code == NAME_IN_USE:
+            if error.error_code == codes.NAME_IN_USE:
                 found = await self._ask(f"STREAM.INFO.{STREAM}", b"", stream_info)
             if found is not None:
                 return found
-            if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
+            if error.code == UNAVAILABLE or error.error_code in codes.NO_JETSTREAM:
                 raise lookup_error(error) from error
-            detail = f"the server refused to create the bucket {BUCKET!r}: {error.description}"
+            detail = f"the server refused to create the bucket {BUCKET!r}: {error.explained}"
             raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
         return made
 
@@ -280,7 +275,7 @@ class BucketMembers:
         try:
             stored_in = answer_of(answer, MAX_ANSWER).text("stream")
         except ApiError as error:
-            if error.error_code == NO_MESSAGE_TTL:
+            if error.error_code == codes.NO_MESSAGE_TTL:
                 raise keys_stay() from error
             raise lookup_error(error) from error
         except AnswerError as error:

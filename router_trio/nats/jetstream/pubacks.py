@@ -10,25 +10,14 @@ import re
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
-from router_trio.errors import reasons
+from router_trio.errors import codes, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LinkListener, PubAck, stored, stored_each
-from router_trio.nats.jetstream.bounded_json import AnswerError, Object, read
 from router_trio.protocol import framing, headers
+from router_trio.protocol.bounded_json import AnswerError, Object, read
 from router_trio.protocol.framing import LAST_SEQUENCE
 
 _STORED = re.compile(rb'\{"stream": ?"[^"\\]+", ?(?:"domain": ?"[^"\\]*", ?)?"seq": ?([1-9][0-9]{0,18})\}')
-
-_PASSING = frozenset({10005, 10006, 10007, 10008, 10009, 10167})
-"""Error codes of nats-server that a later try may not get: no peers, no leader, temporarily unavailable, too many
-requests at once. Limits of a stream are not among them, though the server answers those with status 503 as well."""
-
-_JETSTREAM = range(10_000, 10_500)
-"""Error codes of nats-server."""
-
-_TOO_LARGE = frozenset({10054, 10097})
-"""The message is larger than the stream accepts, or its headers are."""
-
 
 MAX_ANSWER = 8 * 1024
 """Bytes of a PubAck, which names a stream and its domain, or describes an error."""
@@ -103,7 +92,8 @@ def _refusal(error: Object) -> Refused:
     """Return the refusal for an error in an answer. Raises `AnswerError`."""
     detail = error.description("description") or "error"
     status, error_code = error.number("code", 0, high=999), error.number("err_code", 0, high=99_999)
-    return Refused(_reason(error_code, detail), detail, status == 429 or error_code in _PASSING)
+    retriable = status == 429 or error_code in codes.PASSING
+    return Refused(_reason(error_code, detail), codes.explained(error_code, detail), retriable)
 
 
 class PubAcks:
@@ -259,7 +249,7 @@ class PubAcks:
 
 
 def _reason(code: int, detail: str) -> str:
-    if code in _TOO_LARGE:
+    if code in codes.TOO_LARGE:
         return reasons.TOO_LARGE
     words = detail.lower()
     if "wrong last" in words or "expected stream" in words:
@@ -267,4 +257,4 @@ def _reason(code: int, detail: str) -> str:
     if "maximum" in words or "insufficient" in words or "exceeded" in words:
         return reasons.LIMIT
     # The reason becomes the label of a counter: unknown codes are not distinguished.
-    return reasons.of_code(code) if code in _JETSTREAM else reasons.JETSTREAM
+    return reasons.of_code(code) if code in codes.ALL else reasons.JETSTREAM

@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from router_trio.errors import SourceError, reasons
+from router_trio.errors import SourceError, codes, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import PartitionedSpec, PartitionedStream
 from router_trio.nats.info import ServerInfo
-from router_trio.nats.jetstream import bounded_json
 from router_trio.nats.jetstream.api import (
     MAX_SUBJECTS,
-    NAME_IN_USE,
-    NOT_ENABLED,
     NOT_FOUND,
     UNAVAILABLE,
     ApiError,
@@ -29,9 +26,9 @@ from router_trio.nats.jetstream.api import (
     nanoseconds,
     stream_info,
 )
-from router_trio.nats.jetstream.bounded_json import AnswerError, Object
 from router_trio.nats.jetstream.streams import Lookups, is_name, lookup_error
-from router_trio.protocol import headers
+from router_trio.protocol import bounded_json, headers
+from router_trio.protocol.bounded_json import AnswerError, Object
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.partitions import Partitioning, read_transforms
@@ -377,12 +374,12 @@ async def _create(
         return await lookups.ask(f"STREAM.CREATE.{wanted.derived}", json.dumps(config).encode(), read_partitioned)
     except ApiError as error:
         # Another process was faster. Its stream differs in its start if something was published in between.
-        found = await _find(lookups, wanted.derived) if error.error_code == NAME_IN_USE else None
+        found = await _find(lookups, wanted.derived) if error.error_code == codes.NAME_IN_USE else None
         if found is not None:
             return found
-        if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
+        if error.code == UNAVAILABLE or error.error_code in codes.NO_JETSTREAM:
             raise lookup_error(error) from error
-        detail = f"the server refused to create the stream {wanted.derived!r}: {excerpt(error.description)}"
+        detail = f"the server refused to create the stream {wanted.derived!r}: {error.explained}"
         raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
 
 

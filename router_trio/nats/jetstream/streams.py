@@ -14,16 +14,12 @@ from typing import TypeVar
 
 import nats.errors
 
-from router_trio.errors import SourceError, reasons
+from router_trio.errors import SourceError, codes, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LOOKUP_WITHIN, ConsumerSpec, StreamState
 from router_trio.nats.jetstream.api import (
     API,
-    NAME_IN_USE,
-    NOT_ENABLED,
     NOT_FOUND,
-    STREAM_NOT_FOUND,
-    SUBJECTS_OVERLAP,
     UNAVAILABLE,
     Api,
     ApiError,
@@ -95,7 +91,7 @@ class Lookups:
                     f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.control, self._api.denials, prefix)
                 )
             except ApiError as error:
-                if error.error_code == STREAM_NOT_FOUND:
+                if error.error_code == codes.STREAM_NOT_FOUND:
                     continue
             except SourceError:
                 pass
@@ -153,13 +149,13 @@ class Lookups:
             made = await self.ask(f"STREAM.CREATE.{wanted.name}", body, stream_info)
         except ApiError as error:
             # Another client was faster.
-            found = await self._find(wanted.name) if error.error_code == NAME_IN_USE else None
+            found = await self._find(wanted.name) if error.error_code == codes.NAME_IN_USE else None
             if found is not None:
                 return stream_config(found), False
-            if error.code == UNAVAILABLE or error.error_code in NOT_ENABLED:
+            if error.code == UNAVAILABLE or error.error_code in codes.NO_JETSTREAM:
                 raise lookup_error(error) from error
-            detail = f"the server refused to create the stream {wanted.name!r}: {excerpt(error.description)}"
-            if error.error_code == SUBJECTS_OVERLAP:
+            detail = f"the server refused to create the stream {wanted.name!r}: {error.explained}"
+            if error.error_code == codes.SUBJECTS_OVERLAP:
                 detail += await self._overlapping(wanted)
             raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
         return stream_config(made), True
@@ -186,9 +182,9 @@ class Lookups:
 
 def lookup_error(error: ApiError) -> SourceError:
     """Return the error for an error answer that proves nothing about what was looked up."""
-    if error.error_code in NOT_ENABLED:
+    if error.error_code in codes.NO_JETSTREAM:
         return _not_enabled(API)
-    return SourceError(f"JetStream answered: {error.description}", reason=reasons.JETSTREAM_UNAVAILABLE)
+    return SourceError(f"JetStream answered: {error.explained}", reason=reasons.JETSTREAM_UNAVAILABLE)
 
 
 def _not_enabled(prefix: str) -> SourceError:

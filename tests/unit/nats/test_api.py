@@ -28,7 +28,7 @@ from router_trio.nats.jetstream.api import (
     Reached,
     StreamInfo,
 )
-from router_trio.nats.jetstream.bounded_json import AnswerError
+from router_trio.protocol.bounded_json import AnswerError
 from router_trio.protocol.stream_config import StreamSubjects
 from tests.support.odd_answers import BODIES, VALUES, json_values
 from tests.support.raw_server import consumer_answer, stream_answer

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from router_trio.link import Announced
-from router_trio.nats.jetstream import bounded_json
-from router_trio.nats.jetstream.bounded_json import AnswerError
 from router_trio.nats.jetstream.members import (
     MAX_MEMBERS,
     announced,
@@ -20,6 +18,8 @@ from router_trio.nats.jetstream.members import (
     seen,
     seen_request,
 )
+from router_trio.protocol import bounded_json
+from router_trio.protocol.bounded_json import AnswerError
 
 A, B = "0123456789abcdef", "f" * 16
 START = "$KV.router-trio-members."

@@ -14,9 +14,7 @@ import trio
 from router_trio.errors import SourceError
 from router_trio.link import Group, PartitionedSpec, PartitionedStream
 from router_trio.nats.info import ServerInfo
-from router_trio.nats.jetstream import bounded_json
 from router_trio.nats.jetstream.api import Api, ApiError, StreamInfo, stream_info
-from router_trio.nats.jetstream.bounded_json import AnswerError
 from router_trio.nats.jetstream.members import members_of
 from router_trio.nats.jetstream.sourced_stream import (
     CHANGING,
@@ -30,6 +28,8 @@ from router_trio.nats.jetstream.sourced_stream import (
     unsuitable,
 )
 from router_trio.nats.jetstream.streams import Lookups
+from router_trio.protocol import bounded_json
+from router_trio.protocol.bounded_json import AnswerError
 from router_trio.protocol.headers import Headers, encode
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.partitions import Partitioning
