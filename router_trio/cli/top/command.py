@@ -110,7 +110,8 @@ def _overviews(pages: RouterPages) -> Iterator[Overview]:
 
 def _as_json(found: Overview) -> dict[str, Any]:
     """Return an overview with its connections and routes by name, as `/status` has them."""
-    shown = asdict(found) | {"at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+    shown: dict[str, Any] = asdict(found)
+    shown["at"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     for kind in ("connections", "routes"):
         shown[kind] = {one.pop("name"): one for one in shown[kind]}
     return shown
