@@ -52,6 +52,12 @@ class RouterPages:
         """Return the JSON of a page. Raises `PageRefused`, and `RouterError` if the router can't be reached."""
         return self._request("GET", path)
 
+    def unready(self) -> list[dict[str, str]]:
+        """Return why the router is not ready, by connection and route; nothing if it is. Raises as `get`."""
+        found = self._request("GET", "/readyz", allowed=503)
+        reasons: list[dict[str, str]] = found["reasons"] if isinstance(found, dict) else []
+        return reasons
+
     def post(self, path: str, body: Any) -> Any:
         """Return the JSON that answers `body`. Raises as `get`."""
         return self._request("POST", path, json.dumps(body).encode())
@@ -60,7 +66,7 @@ class RouterPages:
         """Delete what is at a path. Raises as `get`."""
         self._request("DELETE", path)
 
-    def _request(self, method: str, path: str, body: bytes | None = None) -> Any:
+    def _request(self, method: str, path: str, body: bytes | None = None, *, allowed: int | None = None) -> Any:
         try:
             code, text = self._exchange(method, path, body)
         except (OSError, HTTPException) as error:
@@ -71,7 +77,7 @@ class RouterPages:
             found = json.loads(text) if text else None
         except (ValueError, RecursionError):
             found = None
-        if code >= 400:
+        if code >= 400 and code != allowed:
             reason = found.get("error") if isinstance(found, dict) else None
             raise PageRefused(code, str(reason or f"{self.url}{path} answers {code}"))
         if found is None and text:

@@ -80,7 +80,7 @@ def _follow(pages: RouterPages, colours: Colours) -> None:
     while True:
         try:
             status, before_that, now = pages.get("/status"), read_at, time.monotonic()
-            found, why = overview(status, before, now - before_that, datetime.now(UTC)), ""
+            found, why = overview(status, before, now - before_that, datetime.now(UTC), pages.unready()), ""
             interval = INTERVAL if before is not None else FIRST_INTERVAL
             before, read_at = status, now
         except RouterError as error:
@@ -104,7 +104,7 @@ def _overviews(pages: RouterPages) -> Iterator[Overview]:
     while True:
         time.sleep(interval)
         status, now = pages.get("/status"), time.monotonic()
-        yield overview(status, before, now - read_at, datetime.now(UTC))
+        yield overview(status, before, now - read_at, datetime.now(UTC), pages.unready())
         before, read_at, interval = status, now, INTERVAL
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -83,15 +83,33 @@ class Overview:
         return sum(1 for route in self.routes if route.severity)
 
 
-def overview(status: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float, now: datetime) -> Overview:
-    """Return what to show of a reading, `seconds` after the reading `before`. `now` is the time of the reading."""
+def overview(
+    status: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    seconds: float,
+    now: datetime,
+    unready: Iterable[Mapping[str, str]] = (),
+) -> Overview:
+    """Return what to show of a reading, `seconds` after the reading `before`. `now` is the time of the reading.
+
+    `unready` are the reasons of `/readyz`. Some are not in `/status`, such as that of a handler that does not return.
+    """
+    reasons = {(kind, one[kind]): one["reason"] for one in unready for kind in ("connection", "route") if kind in one}
     then = {} if before is None or before["uptime_seconds"] > status["uptime_seconds"] else before
     connections = [
-        _connection(name, one, status["ledger"][name], then.get("ledger", {}).get(name), seconds)
+        _connection(
+            name,
+            one,
+            status["ledger"][name],
+            then.get("ledger", {}).get(name),
+            seconds,
+            reasons.get(("connection", name)),
+        )
         for name, one in status["connections"].items()
     ]
     routes = [
-        _route(name, one, then.get("routes", {}).get(name), seconds, now) for name, one in status["routes"].items()
+        _route(name, one, then.get("routes", {}).get(name), seconds, now, reasons.get(("route", name)))
+        for name, one in status["routes"].items()
     ]
     connections.sort(key=lambda one: (-one.severity, one.name))
     routes.sort(key=lambda one: (-one.severity, -(one.received_rate or 0.0), -one.ledger["received"], one.name))
@@ -101,10 +119,15 @@ def overview(status: Mapping[str, Any], before: Mapping[str, Any] | None, second
 
 
 def _connection(
-    name: str, one: Mapping[str, Any], ledger: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float
+    name: str,
+    one: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    seconds: float,
+    unready: str | None,
 ) -> ConnectionRow:
     settled = sum(ledger["settled"].values())
-    trouble = None
+    trouble = unready
     if one["state"] != "connected":
         trouble = one["last_error"] or one["state"]
     elif ledger["accepted"] != ledger["pending"] + ledger["in_flight"] + settled:
@@ -123,7 +146,12 @@ def _connection(
 
 
 def _route(
-    name: str, one: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float, now: datetime
+    name: str,
+    one: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    seconds: float,
+    now: datetime,
+    unready: str | None,
 ) -> RouteRow:
     ledger = one["ledger"]
     settled = ledger["settled"]
@@ -138,7 +166,7 @@ def _route(
     lost = rate_of(LOSSES)
     behind, last = one.get("behind"), one.get("last_failure")
     retrying = one.get("retrying", {"count": 0})["count"]
-    trouble = one.get("reason")
+    trouble = one.get("reason") or unready
     if trouble is None and ledger["received"] != ledger["in_hand"] + sum(settled.values()):
         trouble = UNBALANCED
     if trouble is None and one["state"] != "running" and not one.get("standby"):

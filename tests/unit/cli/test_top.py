@@ -99,6 +99,19 @@ def test_routes_that_are_not_well_are_first_and_then_the_busiest() -> None:
     assert "10s handler_error" in "\n".join(lines(found, 120, None, PLAIN))
 
 
+def test_reasons_of_readiness_that_the_status_lacks_are_shown() -> None:
+    stalled = "its handler has not returned for 30 s: 1 message waits"
+    unready = [
+        {"route": "a", "reason": stalled},
+        {"connection": "main", "reason": "no PubAck"},
+        {"router": "r", "reason": "starting"},
+    ]
+    found = overview(answer({"a": route(1), "b": route(1)}), None, 1.0, NOW, unready)
+    assert [(one.name, one.trouble) for one in found.routes] == [("a", stalled), ("b", None)]
+    assert [one.trouble for one in found.connections] == ["no PubAck"]
+    assert "all well" not in "\n".join(lines(found, 80, None, PLAIN))
+
+
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
 def test_no_line_is_longer_than_the_terminal(width: int) -> None:
     routes = {f"route-{'x' * size}\x1b[2J": route(10 ** (size % 9), last_failure=FAILED) for size in range(0, 120, 7)}
