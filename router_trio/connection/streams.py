@@ -7,7 +7,7 @@ growing delays, and on each new link. A stream that is deleted later is created 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import trio
@@ -16,6 +16,7 @@ from router_trio.connection.latch import Latch
 from router_trio.errors import SourceError, reasons
 from router_trio.events import Emit, StreamCreated, StreamDiffers, StreamNotMade
 from router_trio.link import Link
+from router_trio.protocol.metadata import Metadata
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.states import ConnectionState
 
@@ -29,6 +30,7 @@ LOOK_EVERY = 5.0
 _CURES = {
     reasons.PERMISSION_DENIED: "allow this user to create it, or create it yourself and remove it from [[streams]]",
     reasons.NO_JETSTREAM: "enable JetStream there, or remove the stream from [[streams]]",
+    reasons.SERVER_TOO_OLD: "upgrade it, or remove that key from [[streams]]",
 }
 
 
@@ -44,16 +46,18 @@ class _NextTry:
 class Streams:
     """The configured streams of one connection. A `session.Source`: `serve` creates them, on each link."""
 
-    def __init__(self, state: ConnectionState, emit: Emit) -> None:
+    def __init__(self, state: ConnectionState, emit: Emit, metadata: Metadata) -> None:
+        """`metadata` identifies the router on the streams that it creates."""
         self._state = state
         self._emit = emit
+        self._metadata = metadata
         self._all: dict[str, StreamConfig] = {}
         self._reported: dict[str, object] = {}
         self._added = trio.Event()
 
     def add(self, stream: StreamConfig) -> None:
         """Also create this stream, now if `serve` runs."""
-        self._all[stream.name] = stream
+        self._all[stream.name] = replace(stream, metadata=self._metadata)
         self._added.set()
 
     def leave_alone(self, name: str) -> None:

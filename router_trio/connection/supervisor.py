@@ -35,6 +35,7 @@ from router_trio.link import Connect, Link
 from router_trio.outbox.ledger import Counters, Ledger
 from router_trio.outbox.outbox import Outbox
 from router_trio.protocol.framing import DEFAULT_CONTROL_LINE
+from router_trio.protocol.metadata import Metadata
 from router_trio.settings import ConnectionSettings
 from router_trio.states import ConnectionState
 from router_trio.subjects.inboxes import new_inbox
@@ -70,11 +71,14 @@ class Connection:
         platform: Platform = REAL_PLATFORM,
         *,
         refusal_ends: bool = True,
+        metadata: Metadata = dict,
     ) -> None:
         """`refusal_ends`: whether a refusal by a server ends `run`."""
         self.name = name
         self.settings = settings
         self.platform = platform
+        self.metadata: Metadata = metadata
+        """Identifies the router in the metadata of what it creates."""
         self.state: ConnectionState = ConnectionState(
             name, platform.wall_clock, fence_bound=2 * settings.liveness_interval
         )
@@ -92,7 +96,7 @@ class Connection:
         self.counters: Counters = self.outbox.counters
         """The results of publishes, acks, naks and subscriptions."""
         self.destinations: Destinations = self.listener.destinations
-        self.streams: Streams = Streams(self.state, emit)
+        self.streams: Streams = Streams(self.state, emit, metadata)
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
         self.inbox: bytes = self._new_inbox()

@@ -25,7 +25,9 @@ NOT_ENABLED: Final = 10076
 STORE_FAILED: Final = 10077
 SEALED: Final = 10109
 TOO_MANY_ACK_PENDING: Final = 10121
+CONSUMER_EXISTS: Final = 10148
 NO_MESSAGE_TTL: Final = 10166
+LEVEL_REQUIRED: Final = 10185
 
 ALL: Final = range(10_000, 10_500)
 """The codes of nats-server, present and future."""

@@ -19,6 +19,7 @@ from router_trio.nats.jetstream.pubacks import Refused, read_puback
 from router_trio.position.standing import Standing, read_standing
 from router_trio.protocol import framing, headers
 from router_trio.protocol.bounded_json import AnswerError
+from router_trio.protocol.metadata import Metadata, created_by, monitored_stream
 from router_trio.protocol.permissions import KV, kv_below
 from router_trio.settings import PositionSettings, Settings
 
@@ -26,8 +27,10 @@ from router_trio.settings import PositionSettings, Settings
 class Bucket:
     """The KV bucket of a position. Every method raises `SourceError` if a server refuses a request."""
 
-    def __init__(self, link: CommandLink, position: PositionSettings) -> None:
+    def __init__(self, link: CommandLink, position: PositionSettings, metadata: Metadata = dict) -> None:
+        """`metadata` identifies the router on a bucket that it creates."""
         self._link = link
+        self._metadata = metadata
         self._position = position
         self._stream = f"KV_{position.bucket}"
         self._subject = f"{KV}.{position.bucket}.{position.key}"
@@ -52,6 +55,7 @@ class Bucket:
             "allow_rollup_hdrs": True,
             "allow_direct": True,
             "deny_delete": True,
+            "metadata": {**monitored_stream(self._position.replicas), **self._metadata()},
         }
         subject = framing.wire(f"{self._link.link.api.prefix}.STREAM.CREATE.{self._stream}")
         answer = await self._link.requests.send(subject, json.dumps(config).encode()).answered()
@@ -130,7 +134,7 @@ async def _save(
     names = [route.source.connection, route.to[0].connection]
     async with open_links(settings, "position", names) as links:
         source, destination = (links[name] for name in names)
-        bucket = Bucket(destination, position)
+        bucket = Bucket(destination, position, lambda: created_by(settings.content_hash))
         await bucket.ensure()
         stored = source.stored(consumer[0])
         while in_force():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from router_trio.errors import SourceError, reasons
+from router_trio.protocol.metadata import Metadata
 from router_trio.protocol.stream_config import StreamSubjects
 
 
@@ -57,6 +58,8 @@ class ConsumerSpec:
 
     If the stream was rolled back, and has grown beyond these messages since, its state alone does not show it.
     """
+    metadata: Metadata = field(default=dict, compare=False)
+    """Returns what identifies the route, for the metadata of a durable that is created."""
 
     @property
     def patterns(self) -> tuple[str, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import inf
+
+from router_trio.protocol.metadata import Metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +14,8 @@ class StreamConfig:
     """A stream's configuration. Durations are in seconds, 0 for none; sizes in bytes; limits are -1 for no limit.
 
     `duplicate_window` is None to let the server choose it: two minutes, or `max_age` if that is shorter. `transform` is
-    the source and the destination of its subject mapping; None for whatever the stream has.
+    the source and the destination of its subject mapping; None for whatever the stream has. `metadata` returns what
+    identifies the router, for a stream that is created; an existing one may have any.
     """
 
     name: str
@@ -28,13 +31,14 @@ class StreamConfig:
     allow_batched: bool = False
     allow_message_ttl: bool = False
     transform: tuple[str, str] | None = None
+    metadata: Metadata = field(default=dict, compare=False)
 
     def differences(self, found: StreamConfig) -> list[str]:
         """Return how the existing stream `found` differs from this configuration, one text for each key."""
         return [f"{name} is {has} there and {wanted} here" for name, wanted, has in self._different(found)]
 
     def _different(self, found: StreamConfig) -> Iterator[tuple[str, str, str]]:
-        for one in fields(self):
+        for one in (one for one in fields(self) if one.compare):
             wanted, has = getattr(self, one.name), getattr(found, one.name)
             if one.name == "subjects":
                 wanted, has = tuple(sorted(wanted)), tuple(sorted(has))

@@ -34,6 +34,7 @@ from router_trio.events import (
 )
 from router_trio.events.event import Event
 from router_trio.link import LOOKUP_WITHIN, Connect, FakeServer, ObservedRouter, fake_server_of
+from router_trio.protocol.metadata import created_by
 from router_trio.router.forks import ending_children_that_return
 from router_trio.router.generations import CLEAN_UP_WITHIN, ConnectionGeneration, RouteGeneration, clean_up
 from router_trio.router.watchdog import Answers, Watchdog
@@ -209,7 +210,9 @@ class Run:
         own = settings.connections[name]
         connect = self._connects.pop(name, None) or self._connect(name, own)
         self._observe_by(fake_server_of(connect))
-        connection = Connection(name, own, connect, self.emit, self._platform, refusal_ends=refusal_ends)
+        connection = Connection(
+            name, own, connect, self.emit, self._platform, refusal_ends=refusal_ends, metadata=self.metadata
+        )
         for stream in settings.streams:
             if stream.connection == name and not stream.is_copy:
                 connection.streams.add(stream.config)
@@ -219,6 +222,10 @@ class Run:
                 ServedConnection(name, self._service, lambda: self.live, self._never_replied_to, responses, self.emit)
             )
         return connection
+
+    def metadata(self) -> Mapping[str, str]:
+        """Return what identifies this router, and the configuration in force, on what it creates."""
+        return created_by(self.config.hash)
 
     def _never_replied_to(self) -> tuple[bytes, ...]:
         return never_replied_to(one.inbox_prefix for one in self.settings.connections.values())

@@ -7,7 +7,6 @@ from attributes: a scrape or a status page never waits for the tasks that do the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Protocol
 
 from router_trio.outbox.ledger import Counters, Ledger
@@ -136,15 +135,3 @@ class RouterView(Protocol):
     @property
     def fatal(self) -> str | None:
         """The reason why the router can't continue, or None."""
-
-
-@cache
-def package_version() -> str:
-    """Return the version of the installed distribution, `0` if the router runs from a source tree."""
-    # Imported here because routing does not need it.
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("router-trio")
-    except PackageNotFoundError:
-        return "0"

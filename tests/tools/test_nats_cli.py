@@ -1,4 +1,4 @@
-"""The `nats` command, as people use it, around routes: pub, sub, request, reply, info, service and bench."""
+"""The `nats` command, as people use it, around routes: pub, sub, request, reply, info, service, check and bench."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from base64 import b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,11 @@ import pytest
 import trio
 
 from router_trio import Message, Router, Settings
+from router_trio.protocol.metadata import MONITOR
 from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import RawClient, connect
+from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import core_route, settings, stream_route
 from tests.support.tools import tool
@@ -68,6 +72,12 @@ class Cli:
             yield printed
             if not ends:
                 nursery.cancel_scope.cancel()
+
+    async def fails(self, *arguments: str) -> str:
+        """Run a command that must fail, and return what it printed."""
+        done = await self._run(arguments)
+        assert done.returncode != 0, done.stdout.decode()
+        return done.stdout.decode()
 
     async def _run(self, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[bytes]:
         with trio.fail_after(ENDS_WITHIN):
@@ -218,3 +228,88 @@ async def test_service_shows_each_process_and_route(cli: Cli) -> None:
         assert "load.*" in info
         shown = await cli("service", "ls")
         assert all(process["id"] in shown for process in stats)
+
+
+def thresholds(info: dict[str, Any]) -> list[str]:
+    """Return the flags of `nats server check consumer` for the thresholds in the metadata of a consumer."""
+    found = {key.removeprefix(MONITOR): value for key, value in info["config"]["metadata"].items() if MONITOR in key}
+    return [f"--{name}={value}" for name, value in found.items() if name.endswith("-critical")]
+
+
+async def test_server_check_consumer_needs_no_thresholds_by_hand(cli: Cli) -> None:
+    for name, subject in (("ORDERS", "orders.>"), ("EU", "eu.>")):
+        await cli("stream", "add", name, "--subjects", subject, "--defaults")
+    check = ("server", "check", "consumer", "--stream", "ORDERS", "--consumer", "router")
+    async with watched(routing(cli, stream_route("ORDERS", "eu.{{wildcard(1)}}", filter="orders.*"))) as watch:
+        await cli("pub", "orders.7", "order {{Count}}", "--count", "20")
+        await eventually(lambda: routed(watch)["settled"]["routed"] == 20, ENDS_WITHIN)
+        flags = thresholds(await cli.json("consumer", "info", "ORDERS", "router"))
+        assert len(flags) == 3
+        assert (await cli(*check, *flags)).startswith("OK ")
+    await cli("bench", "js", "pub", "async", "orders.1", "--stream", "ORDERS", "--msgs", "5000", "--no-progress")
+    stopped = await cli.fails(*check, *flags)
+    assert stopped.startswith("CRITICAL ")
+    assert "Unprocessed Messages" in stopped
+
+
+@asynccontextmanager
+async def orders_at_a_rate(client: RawClient) -> AsyncIterator[Callable[[], int]]:
+    """Publish a thousand numbered orders a second while this is entered. Yields their count."""
+    count = 0
+
+    async def publish() -> None:
+        nonlocal count
+        begun = trio.current_time()
+        while True:
+            due = int(1000 * (trio.current_time() - begun))
+            await client.publish_many([(f"orders.{number % 10}", b"%d" % number) for number in range(count, due)])
+            count = due
+            await trio.sleep(0.02)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        yield lambda: count
+        nursery.cancel_scope.cancel()
+
+
+@needs_server(2, 14, lacks="reset of consumers")
+async def test_a_durable_is_paused_reset_edited_and_removed_under_load(cli: Cli) -> None:
+    for name, subject in (("ORDERS", "orders.>"), ("EU", "eu.>")):
+        await cli("stream", "add", name, "--subjects", subject, "--defaults")
+    durable = ("ORDERS", "router", "--force")
+    async with (
+        connect(cli.server.url) as client,
+        watched(routing(cli, stream_route("ORDERS", "eu.{{wildcard(1)}}", filter="orders.*"))) as watch,
+    ):
+        async with orders_at_a_rate(client) as sent:
+
+            async def passes() -> None:
+                """Wait until everything sent up to now is routed."""
+                wanted = sent()
+                await eventually(lambda: routed(watch)["settled"]["routed"] >= wanted, ENDS_WITHIN)
+
+            await trio.sleep(0.2)
+            await cli("consumer", "pause", "ORDERS", "router", "2100-01-01 00:00:00", "--force")
+            before = routed(watch)["settled"]["routed"]
+            await cli("consumer", "resume", *durable)
+            await passes()
+            assert sent() > before, "it was paused for a moment"
+            await cli("consumer", "reset", *durable)
+            await passes()
+            await cli("consumer", "edit", *durable, "--wait", "20s")
+            await passes()
+            await cli("consumer", "rm", *durable)
+            await passes()
+            edited = watch.of("ROUTE_CONSUMER_DIFFERS")
+        stored = await JetStream(client).stream_messages("ORDERS")
+        await eventually(lambda: routed(watch)["settled"]["routed"] >= len(stored), ENDS_WITHIN)
+        await until_settled(watch.router)
+        ledger = routed(watch)
+        copies = await JetStream(client).stream_messages("EU")
+    assert len(stored) >= 1000
+    assert sorted(int(one.payload) for one in copies) == sorted(int(one.payload) for one in stored)
+    for number in range(10):
+        of_subject = [int(one.payload) for one in copies if one.subject == f"eu.{number}"]
+        assert of_subject == sorted(of_subject), "in order"
+    assert ledger["received"] == sum(ledger["settled"].values())
+    assert not edited or "ack_wait" in edited[0].detail

@@ -14,7 +14,7 @@ Two private attributes are set (nats-py 2.16.0, the version that is pinned): `Cl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -97,12 +97,15 @@ class RunningClient:
         self.client: Client = client
         self._loop = loop
 
-    async def request(self, subject: str, body: bytes, within: float, headers: dict[str, str] | None = None) -> bytes:
+    async def request(
+        self, subject: str, body: bytes, within: float, headers: Mapping[str, str] | None = None
+    ) -> bytes:
         """Return the answer to a request. Can be cancelled.
 
         Raises `TimeoutError` if there is none within `within` seconds, and `nats.errors.Error`.
         """
-        answer = await aio_as_trio(self.client.request, loop=self._loop)(subject, body, within, False, headers)
+        given = dict(headers) if headers else None
+        answer = await aio_as_trio(self.client.request, loop=self._loop)(subject, body, within, headers=given)
         return bytes(answer.data)
 
     async def died(self) -> None:

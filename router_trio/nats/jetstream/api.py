@@ -7,7 +7,7 @@ the JetStream API reference. Fields missing in the answer of an older server get
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,6 +44,9 @@ UNAVAILABLE = 503
 PAUSED_BY = "router-trio.paused-by"
 PAUSED_UNTIL = "router-trio.paused-until"
 """Keys in the metadata of a consumer: who has paused it, and until when, as `pause_until` then."""
+
+LEVELS: Mapping[str, int] = {"allow_msg_ttl": 1, "priority_groups": 1, "allow_batched": 4}
+"""Levels of the API since which a server knows these fields. An older one drops such a field without an error."""
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer, which contains subjects, metadata and replicas."""
@@ -115,7 +118,15 @@ class Api:
         """Return the subject of a request."""
         return f"{self.prefix}.{request}"
 
-    async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], within: float = API_TIMEOUT) -> T:
+    async def ask(
+        self,
+        request: str,
+        body: bytes,
+        read: Callable[[bytes], T],
+        within: float = API_TIMEOUT,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
         """Send a request and read its answer. Can be cancelled.
 
         Raises what `read` raises, with the request named; `TimeoutError` without an answer within `within` seconds;
@@ -126,7 +137,7 @@ class Api:
         """
         subject = self.subject_of(request)
         try:
-            answer = await self.request(subject, body, within)
+            answer = await self.request(subject, body, within, headers)
         except TimeoutError:
             if self.inbox_denied is None:
                 raise
@@ -139,7 +150,9 @@ class Api:
                 f"the answer to {subject} is not a valid JetStream answer: {error}", reason=reasons.BAD_ANSWER
             ) from error
 
-    async def request(self, subject: str, body: bytes, within: float, headers: dict[str, str] | None = None) -> bytes:
+    async def request(
+        self, subject: str, body: bytes, within: float, headers: Mapping[str, str] | None = None
+    ) -> bytes:
         """Return the answer to a request to any subject. Waits, can be cancelled, and raises as `ask`."""
         client = await self.control.ready_client()
         with self.denials.raised(framing.wire(subject)):
@@ -147,7 +160,12 @@ class Api:
         raise AssertionError("unreachable: the block returns or raises")
 
     async def _answer(
-        self, client: RunningClient, subject: str, body: bytes, within: float, headers: dict[str, str] | None
+        self,
+        client: RunningClient,
+        subject: str,
+        body: bytes,
+        within: float,
+        headers: Mapping[str, str] | None,
     ) -> bytes:
         answer: bytes | None = None
         failure: Exception | None = None
@@ -173,6 +191,21 @@ class Api:
         for _ in range(2):  # the first PONG may answer a PING that was sent before the request
             await self.control.ping()
         scope.deadline = trio.current_time() + within - SOON
+
+
+def required_level(config: Mapping[str, object]) -> dict[str, str]:
+    """Return the headers of a request to create something, with which a server that drops a field refuses it instead.
+
+    Servers before 2.12 ignore them.
+    """
+    level = max((LEVELS[name] for name in config if name in LEVELS), default=0)
+    return {"Nats-Required-Api-Level": str(level)} if level else {}
+
+
+def too_old(what: str, config: Mapping[str, object]) -> str:
+    """Return the text for a server that refuses to create something because of `required_level`."""
+    fields = ", ".join(sorted(name for name in config if name in LEVELS))
+    return f"the server is too old for {fields} of {what}"
 
 
 def no_jetstream(prefix: str) -> str:

@@ -9,6 +9,7 @@ from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState
 from router_trio.nats.jetstream.api import ConsumerConfig, ConsumerInfo, nanoseconds
+from router_trio.protocol.metadata import monitored_consumer
 
 ACK_POLICY = "explicit"
 """Each message is acked by itself. With any other policy one ack would include messages that are not settled."""
@@ -33,6 +34,10 @@ def config_of(spec: ConsumerSpec, *, resumes: bool, max_ack_pending: int) -> dic
         "max_deliver": spec.max_deliver,
         "max_ack_pending": max_ack_pending,
         "replay_policy": "instant",
+        "metadata": {
+            **monitored_consumer(max_ack_pending, spec.least_ack_pending),
+            **spec.metadata(),
+        },
         **_start(spec, resumes=resumes),
     }
     if len(spec.filters) == 1:

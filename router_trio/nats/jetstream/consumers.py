@@ -42,7 +42,9 @@ from router_trio.nats.jetstream.api import (
     consumer_info,
     nanoseconds,
     no_jetstream,
+    required_level,
     stream_info,
+    too_old,
 )
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, began, compare, config_of, state_of
 from router_trio.nats.jetstream.holds import Holds
@@ -386,15 +388,23 @@ def api_errors(spec: ConsumerSpec, api: Api) -> Iterator[None]:
 
 
 async def _create(api: Api, spec: ConsumerSpec, *, resumes: bool) -> ConsumerInfo:
-    """Create the durable, allowing as many unacked messages as the server permits."""
+    """Create the durable, allowing as many unacked messages as the server permits.
+
+    Returns the one of another process that was faster, unchanged.
+    """
     create = f"CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
     most = spec.max_ack_pending
     while True:
         config = config_of(spec, resumes=resumes, max_ack_pending=most)
-        body = json.dumps({"stream_name": spec.stream, "config": config}).encode()
+        body = json.dumps({"stream_name": spec.stream, "config": config, "action": "create"}).encode()
         try:
-            return await api.ask(create, body, consumer_info)
+            return await api.ask(create, body, consumer_info, headers=required_level(config))
         except ApiError as error:
+            if error.error_code == codes.CONSUMER_EXISTS:
+                return await _consumer(api, spec)
+            if error.error_code == codes.LEVEL_REQUIRED:
+                text = too_old(f"the durable {spec.durable!r} of stream {spec.stream!r}", config)
+                raise SourceError(f"{text}; upgrade it", reason=reasons.SERVER_TOO_OLD) from error
             if error.error_code != codes.TOO_MANY_ACK_PENDING:
                 raise
             limit = re.search(r"([0-9]{1,18})\D*$", error.description)

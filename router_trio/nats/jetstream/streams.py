@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import TypeVar
 
@@ -27,11 +27,14 @@ from router_trio.nats.jetstream.api import (
     StreamInfo,
     nanoseconds,
     no_jetstream,
+    required_level,
     stored,
     stream_info,
     stream_names,
+    too_old,
 )
 from router_trio.nats.jetstream.consumer_config import cut_off
+from router_trio.protocol.metadata import monitored_stream
 from router_trio.protocol.stream_config import StreamConfig
 
 T = TypeVar("T")
@@ -53,7 +56,15 @@ class Lookups:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def ask(self, request: str, body: bytes, read: Callable[[bytes], T], api: Api | None = None) -> T:
+    async def ask(
+        self,
+        request: str,
+        body: bytes,
+        read: Callable[[bytes], T],
+        api: Api | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
         """Send a request, and read its answer. Raises `SourceError`, or `ApiError` if the answer is an error.
 
         `api` sends it to another JetStream than the connection's.
@@ -61,7 +72,7 @@ class Lookups:
         api = api or self._api
         named = api.subject_of(request)
         try:
-            return await api.ask(request, body, read, LOOKUP_WITHIN)
+            return await api.ask(request, body, read, LOOKUP_WITHIN, headers=headers)
         except nats.errors.NoRespondersError as error:
             raise _not_enabled(api.prefix) from error
         except TimeoutError as error:
@@ -144,9 +155,10 @@ class Lookups:
         found = await self._find(wanted.name)
         if found is not None:
             return stream_config(found), False
-        body = json.dumps(_request(wanted)).encode()
+        config = _request(wanted)
+        body, headers = json.dumps(config).encode(), required_level(config)
         try:
-            made = await self.ask(f"STREAM.CREATE.{wanted.name}", body, stream_info)
+            made = await self.ask(f"STREAM.CREATE.{wanted.name}", body, stream_info, headers=headers)
         except ApiError as error:
             # Another client was faster.
             found = await self._find(wanted.name) if error.error_code == codes.NAME_IN_USE else None
@@ -154,6 +166,8 @@ class Lookups:
                 return stream_config(found), False
             if error.code == UNAVAILABLE or error.error_code in codes.NO_JETSTREAM:
                 raise lookup_error(error) from error
+            if error.error_code == codes.LEVEL_REQUIRED:
+                raise SourceError(too_old(f"stream {wanted.name!r}", config), reason=reasons.SERVER_TOO_OLD) from error
             detail = f"the server refused to create the stream {wanted.name!r}: {error.explained}"
             if error.error_code == codes.SUBJECTS_OVERLAP:
                 detail += await self._overlapping(wanted)
@@ -233,6 +247,7 @@ def _request(wanted: StreamConfig) -> dict[str, object]:
         "max_bytes": wanted.max_bytes,
         "max_msgs": wanted.max_messages,
         "discard": wanted.discard,
+        "metadata": {**monitored_stream(wanted.replicas), **wanted.metadata()},
     }
     if wanted.duplicate_window is not None:
         request["duplicate_window"] = round(wanted.duplicate_window * 1e9)

@@ -6,7 +6,7 @@ its successor has the same consumer: see `keeper.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from router_trio.events import (
 )
 from router_trio.link import ConsumerSpec, ConsumerState, Link, PullConsumer
 from router_trio.protocol import framing
+from router_trio.protocol.metadata import ROUTE
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import KeptSource
 from router_trio.routing.source_status import SourceStatus
@@ -80,7 +81,8 @@ class StreamSource(KeptSource[StreamKeeper]):
         """
         super().__init__(routing, connection, emit, None if part is None else part.status)
         source = routing.plan.settings.source
-        spec = self._spec = consumer_spec(source) if part is None else part.spec
+        spec = consumer_spec(source) if part is None else part.spec
+        spec = self._spec = replace(spec, metadata=self._metadata)
         lease = self._lease = None if part is None else part.lease
         keeper = StreamKeeper(routing, connection, emit, dead_letters, before, spec.stream, lease)
         self.keeper: StreamKeeper = keeper
@@ -233,6 +235,10 @@ class StreamSource(KeptSource[StreamKeeper]):
         return successor
 
     # --- the consumer ---
+
+    def _metadata(self) -> Mapping[str, str]:
+        """Return what identifies this route on a server."""
+        return {**self._connection.metadata(), ROUTE: self.state.name}
 
     def _next_spec(self) -> ConsumerSpec:
         """Return the consumer for the next link, which continues behind the known part of the stream."""

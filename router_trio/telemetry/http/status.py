@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
+from router_trio.protocol.metadata import package_version
 from router_trio.states import REPLY, ConnectionState, RouteState
 from router_trio.telemetry.logs.redact import shown_text
 from router_trio.telemetry.pieces import Parts, Pieces, complete, in_parts
-from router_trio.telemetry.view import ConfigView, ConnectionView, RouterView, package_version
+from router_trio.telemetry.view import ConfigView, ConnectionView, RouterView
 
 OK = 200
 UNAVAILABLE = 503

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from router_trio.errors import reasons
 from router_trio.message import FATES
 from router_trio.outbox.ledger import DROP_REASONS, OPERATIONS
+from router_trio.protocol.metadata import package_version
 from router_trio.states import FILTER_REASONS, ROUTE_FATES, RUNNING, UNANSWERED_REASONS
 from router_trio.telemetry.metrics import readers
 from router_trio.telemetry.metrics.metric import (
@@ -22,7 +23,7 @@ from router_trio.telemetry.metrics.metric import (
     Metric,
     ProcessMetric,
 )
-from router_trio.telemetry.view import ConnectionView, package_version
+from router_trio.telemetry.view import ConnectionView
 
 BREAKER = ("destination", "destination_connection")
 

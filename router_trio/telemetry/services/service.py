@@ -20,12 +20,13 @@ from router_trio.errors import SourceError, reasons
 from router_trio.events import Emit, ServiceNotOffered
 from router_trio.link import Link
 from router_trio.protocol.framing import RawMessage, text
+from router_trio.protocol.metadata import package_version
 from router_trio.routing.policy.limit import Limit
 from router_trio.subjects.inboxes import SHARED
 from router_trio.subjects.patterns import is_valid_subject
 from router_trio.telemetry.pieces import in_pieces
 from router_trio.telemetry.services.answers import Instance, answer_pieces, kind_of
-from router_trio.telemetry.view import RouterView, package_version
+from router_trio.telemetry.view import RouterView
 
 MOST_A_SECOND = 20
 """Maximum number of requests a second that are answered on one connection. Others are ignored."""

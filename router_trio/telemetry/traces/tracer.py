@@ -27,9 +27,9 @@ import trio
 from router_trio.events import ConnectionEvent, ConnectionLost, Event
 from router_trio.protocol.framing import RawMessage, header_block, published
 from router_trio.protocol.headers import END
+from router_trio.protocol.metadata import package_version
 from router_trio.telemetry.traces.spans import MAX_QUEUED, MessageSpan, MessageSpans
 from router_trio.telemetry.traces.traceparent import TraceParent, is_unsampled, lookup, parse
-from router_trio.telemetry.view import package_version
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
