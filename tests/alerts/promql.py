@@ -84,6 +84,8 @@ class Series:
             return left | right
         if operator in SET_OPERATORS or matching is None or operator in COMPARISONS:
             return left or right
+        if modifier is not None and modifier.card == promql.VectorMatchCardinality.ManyToOne:
+            return left | frozenset(modifier.group_labels or ())
         named = frozenset(matching.labels)
         return named if matching.type == promql.LabelModifierType.Include else left - named
 

@@ -58,6 +58,7 @@ PLACES = {
     "ROUTE": "orders",
     "SUBJECT": "orders.7.created",
     "/etc/router-trio/router.toml": "router.toml",
+    "router.old.toml": "router.toml",
 }
 
 
