@@ -110,6 +110,7 @@ class Connection:
         self._emit = emit
         self._sources: dict[Source, None] = {self.destinations: None}
         self._last: list[Source] = []
+        self._at_once = trio.Event()
         self._changed = trio.Event()
         self._change_listeners: dict[Callable[[], None], None] = {}
         self._room = trio.lowlevel.ParkingLot()
@@ -143,6 +144,11 @@ class Connection:
         Returns None without a link, or with one so new that it is doing so.
         """
         return None if self.listener.session is None else self.listener.session.serve_again(self.streams)
+
+    def try_at_once(self) -> None:
+        """Make the next attempt to connect without its delay. Does nothing while connected."""
+        if not self.connected:
+            self._at_once.set()
 
     @property
     def link(self) -> Link | None:
@@ -260,7 +266,9 @@ class Connection:
 
     async def _try(self, attempt: Attempt, nursery: trio.Nursery) -> Session:
         """Make an attempt once it is due. Returns its session, which has an `error` if it failed."""
-        await trio.sleep(attempt.delay)
+        with trio.move_on_after(attempt.delay):
+            await self._at_once.wait()
+        self._at_once = trio.Event()
         self._attempts.begins(attempt)
         session = await self._dial(attempt.server, nursery)
         if session.error is not None:

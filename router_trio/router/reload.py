@@ -71,6 +71,9 @@ class Reload:
             )
             self._connection_up[name] = trio.Event()
         run.put_in_force(in_effect(run.settings, self._settings))
+        for generation in run.connections.values():
+            # What kept it from its server may have been mended with the reload, such as a file with credentials.
+            generation.connection.try_at_once()
         self._deadline = trio.current_time() + run.settings.router.shutdown_timeout
         self._change_streams()
         for change in found.routes.changed:

@@ -50,6 +50,30 @@ async def publish_numbers(w: World, act: Callable[[], Any]) -> int:
     return sent
 
 
+async def test_a_reload_that_changes_nothing_reconnects_at_once(autojump_clock: MockClock) -> None:
+    slow = {"main": {"reconnect_delay": "10m", "max_reconnect_delay": "10m"}}
+    route = core("in.*", "out.$1")
+    async with world([route], connections=slow) as w:
+        same = w.configuration(route)
+        w.broker.refuse_credentials()
+        w.broker.cut()
+        await w.watch.until("NATS_CONNECTION_FAILED")
+        w.broker.accept_credentials()
+        await trio.sleep(5)
+        assert not w.live.connections["main"].connected, "it waits for ten minutes"
+        await w.live.reload(same)
+        await trio.sleep(0.1)
+        assert w.live.connections["main"].connected
+        w.broker.refuse_credentials()
+        w.broker.cut()
+        await w.watch.until("NATS_CONNECTION_FAILED", times=2, within=3600)
+        await w.live.reload(same)
+        await w.watch.until("NATS_CONNECTION_FAILED", times=3)
+        failed_at = trio.current_time()
+        await w.watch.until("NATS_CONNECTION_FAILED", times=4, within=3600)
+        assert trio.current_time() - failed_at > 500, "the delay after a failed attempt stays"
+
+
 async def test_a_core_route_loses_nothing_when_its_destination_connection_changes(
     autojump_clock: MockClock,
 ) -> None:
