@@ -1,14 +1,15 @@
 """The pictures of the status page: `python docs/screenshots.py` takes them again.
 
-A real router between two real servers has traffic, a route whose handler fails, and an outage. Chromium looks at it:
-wide while all is well, narrow and dark while one server is away. It takes half a minute; see `tests/support/browser.py`
-for the browser.
+A real router between two real servers has traffic, a route whose handler fails, a paused durable, a refused reload and
+an outage. Chromium looks at it: wide while all is well, then wide and narrow, light and dark. It takes a minute; see
+`tests/support/browser.py` for the browser.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,10 @@ import trio
 from PIL import Image
 
 from router_trio import Live, Message, Router, Settings
+from router_trio.errors import ConfigurationError
 from tests.support.browser import Page, browser
+from tests.support.raw_jetstream import JetStream
+from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
 
 PICTURES = Path(__file__).parent / "img"
@@ -55,6 +59,11 @@ def settings(edge: NatsServer, core: NatsServer) -> Settings:
                 "from": {"connection": "edge", "subject": "sensors.>"},
                 "to": [{"connection": "edge", "subject": "readings.>"}],
             },
+            {
+                "name": "billing",
+                "from": {"connection": "edge", "stream": "ORDERS", "durable": "billing", "filter": "orders.*.closed"},
+                "to": [{"connection": "edge", "subject": "billing.{{wildcard(1)}}", "jetstream": False}],
+            },
         ],
     )
 
@@ -81,6 +90,13 @@ async def traffic(live: Live) -> None:
         for sensor in range(8):
             await live.publish(f"sensors.{sensor}", b"21.5", connection="edge")
         await trio.sleep(0.03)
+
+
+async def refuse_reload(live: Live, wrong: Settings) -> None:
+    """Reload with a configuration that can't be used: the handler of a route is missing."""
+    changed = wrong.routes[0].model_copy(update={"handler": "orders:enrich"})
+    with suppress(ConfigurationError):
+        await live.reload(wrong.with_changes(routes=[changed, *wrong.routes[1:]]))
 
 
 async def take(page: Page, name: str, width: int, *, dark: bool = False) -> None:
@@ -120,11 +136,16 @@ async def main() -> None:
                 await page.open(f"http://{host}:{port}/")
                 await trio.sleep(30)
                 await take(page, "status-page", 1280)
+                await refuse_reload(live, settings(edge, core))
+                async with connect(edge.url) as client:
+                    await JetStream(client).pause_consumer("ORDERS", "billing", 3600)
+                await page.until("document.getElementById('routes').innerText.includes('paused on the server')")
                 await core.kill()
                 await page.until("document.getElementById('routes').innerText.includes('is not connected')")
-                await trio.sleep(3)
+                await trio.sleep(6)
                 await take(page, "status-page-dark", 1280, dark=True)
                 await take(page, "status-page-narrow", 390)
+                await take(page, "status-page-narrow-dark", 390, dark=True)
                 await core.restart()
                 nursery.cancel_scope.cancel()
 

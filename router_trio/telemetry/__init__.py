@@ -89,7 +89,8 @@ class Telemetry:
         """The taps on routes of this process. `taps.change` applies new settings."""
         # Events are kept from now on, so that the status page also has those from before it was served.
         listens = self._settings.listen_address is not None
-        self._recent = Recent(wall=platform.wall_clock) if listens or worker is not None else None
+        kept = listens or worker is not None
+        self._recent = Recent(wall=platform.wall_clock, merges=worker is None) if kept else None
         self._logs: Logs | None = None
         if logs:
             from router_trio.telemetry.logs.lines import Logs

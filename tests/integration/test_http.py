@@ -135,9 +135,9 @@ async def test_status(view: View) -> None:
     ledger = body["routes"]["eu"].pop("ledger")
     assert body["routes"]["eu"].pop("from") == {"connection": "main", "stream": "ORDERS", "durable": "router"}
     assert body["routes"]["eu"].pop("to") == [
-        {"connection": "main", "subject": "(reply)", "jetstream": False},
-        {"connection": "main", "subject": "copy", "jetstream": True},
-        {"connection": "main", "subject": "dead", "jetstream": True, "dead_letters": True},
+        {"connection": "main", "subject": "(reply)", "jetstream": False, "routed": 0},
+        {"connection": "main", "subject": "copy", "jetstream": True, "routed": 3},
+        {"connection": "main", "subject": "dead", "jetstream": True, "dead_letters": True, "routed": 1},
     ]
     assert (body["routes"]["eu"].pop("last_failure"), body["routes"]["eu"].pop("retrying")) == (
         None,

@@ -14,10 +14,10 @@ import h11
 import pytest
 import trio
 
-from router_trio.events import ConnectionLost, MessageFailed, PublishQueued
+from router_trio.events import ConnectionFailed, ConnectionLost, MessageFailed, PublishQueued, SettingIgnored
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http import connection, event_stream, server
-from router_trio.telemetry.logs.recent import KEPT, LONGEST_TEXT, Recent
+from router_trio.telemetry.logs.recent import EQUAL_WITHIN, KEPT, LONGEST_TEXT, Recent
 from tests.integration.pages import Address, get, no_descriptor_left, telemetry_settings
 from tests.support.eventually import eventually
 from tests.support.telemetry_views import View, make_view
@@ -69,9 +69,9 @@ class Watcher:
 
 
 @asynccontextmanager
-async def watching_at(address: Address, *lines: str) -> AsyncIterator[Watcher]:
+async def watching_at(address: Address, *lines: str, path: str = "/events") -> AsyncIterator[Watcher]:
     async with await trio.open_tcp_stream(*address) as stream:
-        request = ["GET /events HTTP/1.1", "Host: localhost", *lines, "", ""]
+        request = [f"GET {path} HTTP/1.1", "Host: localhost", *lines, "", ""]
         await stream.send_all("\r\n".join(request).encode())
         yield Watcher(stream)
 
@@ -89,7 +89,40 @@ async def test_the_page_loads_nothing_and_allows_only_itself() -> None:
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     text = body.decode()
-    assert not re.findall(r"https?://|src=|<link|@import|url\(|innerHTML|style=|\son\w+=", text)
+    assert not re.findall(r"src=|<link|@import|url\(|innerHTML|style=|\son\w+=", text)
+    assert {*re.findall(r"https?://[^\"]*", text)} == {"https://github.com/router-trio/router-trio/blob/main/docs/"}
+
+
+async def test_the_page_has_the_state_in_it_and_nothing_in_the_state_ends_it() -> None:
+    view = make_view(["main"], ["</script><script>alert(1)</script>", "<!--"])
+    view.name = "<!-- <script>"
+    async with served(view) as (telemetry, address):
+        telemetry.emit(lost(reason="</script>"))
+        _, headers, body = await get(address, "/")
+        found = re.findall(rb'<script type="application/json" id="first">(.*?)</script>', body, re.DOTALL)
+        status = json.loads((await get(address, "/status"))[2])
+    assert int(headers["content-length"]) == len(body)
+    assert body.count(b"<script") == body.count(b"</script>") == 2
+    (first,) = map(json.loads, found)
+    assert first["status"]["routes"] == status["routes"]
+    assert first["status"]["name"] == "<!-- <script>"
+    assert first["readiness"]["status"] == "unavailable"
+    assert [one["details"]["reason"] for one in first["events"]] == ["</script>"]
+
+
+async def test_a_page_that_was_served_waits_for_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "INTERVAL", 0.3)
+    async with served() as (telemetry, address):
+        for reason in ("one", "two"):
+            telemetry.emit(lost(reason=reason))
+        began_at = trio.current_time()
+        async with watching_at(address, path="/events?after=1") as watcher:
+            _, look = await watcher.next()
+        assert trio.current_time() - began_at >= 0.3
+        assert [one["details"]["reason"] for one in look["events"]] == ["two"]
+        # A browser that reconnects requests the same address.
+        async with watching_at(address, "Last-Event-ID: 2", path="/events?after=1") as watcher:
+            assert (await watcher.next())[1]["events"] == []
 
 
 # --- the stream ---
@@ -123,6 +156,20 @@ async def test_a_client_that_reconnects_gets_the_events_that_it_missed() -> None
             assert len(look["events"]) == len(expected)
             if seen != "x":
                 assert [one["details"]["reason"] for one in look["events"]] == expected
+
+
+async def test_a_client_that_wants_changes_gets_each_route_once_until_it_differs() -> None:
+    view = make_view(["main"], ["eu", "us"])
+    async with served(view) as (_, address), watching_at(address, path="/events?changes") as watcher:
+        _, look = await watcher.next()
+        assert ({*look["status"]["routes"]}, "gone" in look) == ({"eu", "us"}, False)
+        view.routes[0].received += 1
+        _, look = await watcher.next()
+        assert ({*look["status"]["routes"]}, look["gone"]) == ({"eu"}, [])
+        assert look["status"]["connections"]
+        del view.routes[0]
+        _, look = await watcher.next()
+        assert (look["status"]["routes"], look["gone"]) == ({}, ["eu"])
 
 
 async def test_an_open_stream_does_not_delay_the_end() -> None:
@@ -196,8 +243,8 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
 
 def test_memory_is_bounded() -> None:
     recent = Recent()
-    for _ in range(KEPT + 50):
-        recent.observe(lost(detail="x" * 100_000))
+    for number in range(KEPT + 50):
+        recent.observe(lost(detail="x" * 100_000, reason=f"reason {number}"))
     entries = recent.since(0)
     assert [entry["number"] for entry in entries] == list(range(51, KEPT + 51))
     assert {len(entry["details"]["detail"]) for entry in entries} == {LONGEST_TEXT}
@@ -213,6 +260,65 @@ def test_frequent_events_are_one_entry_a_second() -> None:
     assert [entry["details"]["count"] for entry in recent.since(1)] == [999]
     assert recent.since(2) == []
     assert recent.since(0)[0]["at"] == "1970-01-01T00:00:00.000Z"
+
+
+def attempt(number: int, *, connection: str = "main", reason: str = "refused") -> ConnectionFailed:
+    return ConnectionFailed(
+        at=1.0,
+        connection=connection,
+        server="nats://127.0.0.1:4222",
+        attempt=number,
+        max_attempts=10,
+        reason=reason,
+        detail=f"attempt {number}",
+    )
+
+
+def test_equal_events_are_one_entry_with_their_count_and_push_out_no_other() -> None:
+    now = 0.0
+    recent = Recent(clock=lambda: now, wall=lambda: now)
+    recent.observe(lost())
+    for number in range(2 * KEPT):
+        now += 1.0
+        recent.observe(attempt(number))
+        if not number % 100:
+            recent.observe(attempt(number, connection="edge"))
+            recent.observe(attempt(number, reason="timeout"))
+    entries = recent.since(0)
+    assert [(one["code"], one["count"]) for one in entries] == [
+        ("NATS_CONNECTION_LOST", 1),
+        *[("NATS_CONNECTION_FAILED", 1)] * 8,
+        ("NATS_CONNECTION_FAILED", 400),
+    ]
+    assert entries[-1]["details"]["attempt"] == 399
+    assert (entries[-1]["first_at"], entries[-1]["at"]) == ("1970-01-01T00:00:01.000Z", "1970-01-01T00:06:40.000Z")
+    seen = entries[-1]["number"]
+    recent.observe(attempt(400))
+    (news,) = recent.since(seen)
+    assert (news["id"], news["count"]) == (entries[-1]["id"], 401), "it replaces the entry that a client has"
+    now += EQUAL_WITHIN + 1
+    recent.observe(attempt(401))
+    (news,) = recent.since(news["number"])
+    assert (news["id"], news["count"]) == (news["number"], 1), "a later one is another entry"
+
+
+def test_events_without_a_reason_are_equal_but_for_numbers() -> None:
+    recent = Recent()
+    for key in ("a", "a", "b"):
+        recent.observe(SettingIgnored(at=1.0, key=f"routes[{len(key)}].{key}", detail="x"))
+    assert [one["count"] for one in recent.since(0)] == [2, 1]
+
+
+def test_a_worker_reports_each_event_and_its_supervisor_merges_them() -> None:
+    worker, supervisor = Recent(merges=False), Recent()
+    for number in range(3):
+        worker.observe(attempt(number))
+    reported = worker.since(0)
+    assert [one["count"] for one in reported] == [1, 1, 1]
+    for number in (1, 2):
+        for entry in reported:
+            supervisor.include(entry, number)
+    assert [(one["details"]["worker"], one["count"]) for one in supervisor.since(0)] == [(1, 3), (2, 3)]
 
 
 def test_texts_that_may_not_be_logged_are_not_shown() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from router_trio.states import (
 )
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.application import RouterAnswers
-from router_trio.telemetry.http.status import Answer, answer, status_pieces
-from router_trio.telemetry.pieces import Parts, Pieces
+from router_trio.telemetry.http.status import Answer, StatusText, answer, status_pieces
+from router_trio.telemetry.pieces import Pieces
+from tests.alerts.tools import rules
 from tests.integration.pages import telemetry_settings
 from tests.support.axe import NoAxe, script, violations
 from tests.support.browser import BROWSER, NO_BROWSER, Page, browser
@@ -140,15 +142,16 @@ class Shown:
         )
         return found
 
-    async def next_look(self) -> None:
-        """Wait until the page has received two more updates."""
-        self.view.routes[0].received += 1
-        wanted = f"{self.view.routes[0].received:,}"
-        await self.page.until(f"document.getElementById('route-ledger').innerText.includes({wanted!r})")
+    async def next_look(self, route: int = 0) -> None:
+        """Wait until the page has received a change of this route."""
+        changed = self.view.routes[route]
+        changed.received += 1
+        await self.page.until(f"shown.status.routes[{changed.name!r}].received === {changed.received}")
 
 
-@pytest.fixture
-async def shown(view: View, tmp_path: Path) -> AsyncIterator[Shown]:
+@asynccontextmanager
+async def in_browser(view: View, tmp_path: Path) -> AsyncIterator[Shown]:
+    """Serve the page of a router, and open a browser."""
     telemetry = Telemetry(telemetry_settings(), logs=False)
     async with browser(tmp_path / "profile") as running, trio.open_nursery() as nursery:
         page = await running.page()
@@ -168,6 +171,12 @@ async def shown(view: View, tmp_path: Path) -> AsyncIterator[Shown]:
         errors = [] if here.stopped.is_set() else page.errors  # otherwise the error that the page is not answered
         nursery.cancel_scope.cancel()
     assert errors == []
+
+
+@pytest.fixture
+async def shown(view: View, tmp_path: Path) -> AsyncIterator[Shown]:
+    async with in_browser(view, tmp_path) as here:
+        yield here
 
 
 async def test_no_shown_text_is_interpreted_as_html(shown: Shown) -> None:
@@ -203,14 +212,14 @@ async def test_a_route_shows_its_source_its_destinations_and_why_it_does_not_run
         "dead letters → dead.crm on main, JetStream",
         "paused",
     ]
-    assert why_crm == [f"crm:\n{AWAY}"]
+    assert why_crm == [f"crm:\n{AWAY} What to do"]
     assert (broken[2], held[2]) == ("failed", "running")
     assert "has another filter" in why_broken[0]
     assert "5 messages failed in a row" in why_held[0]
     kinds = await shown.page.evaluate("[...document.querySelectorAll('#routes .pill')].map((one) => one.className)")
     assert kinds[:4] == ["pill good", "pill warn", "pill bad", "pill warn"]
     error = shown.view.connections["edge"].state.last_error
-    assert (await shown.rows("connections"))[3] == [f"edge:\nreconnecting: {error}"]
+    assert (await shown.rows("connections"))[3] == [f"edge:\nreconnecting: {error} What to do"]
 
 
 async def test_partitions_are_a_row_of_fields(shown: Shown) -> None:
@@ -289,7 +298,10 @@ async def test_details_are_opened_by_a_key_and_stay_open_and_in_focus(shown: Sho
     focused = "document.activeElement.tagName"
     await shown.page.press("Tab")
     assert await shown.page.evaluate("document.activeElement.id") == "zone"
-    await shown.page.press("Tab")
+    for _ in range(1 + await shown.page.evaluate("document.querySelectorAll('main a').length")):
+        await shown.page.press("Tab")
+        if await shown.page.evaluate(focused) == "SUMMARY":
+            break
     assert await shown.page.evaluate(focused) == "SUMMARY"
     await shown.page.press("Enter")
     await shown.page.until("document.querySelector('details').open")
@@ -327,7 +339,7 @@ async def test_rates_are_drawn_since_the_page_was_opened(shown: Shown) -> None:
     shown.view.routes[0].received += 100_000
     most: str = await shown.page.until(f"({label} || '').includes(',') && {label}")
     assert re.fullmatch(r"Last \d+ s: at most [\d,]+ per second", most)
-    drawn: str = await shown.page.evaluate("document.querySelector('#routes .spark path').getAttribute('d')")
+    drawn: str = await shown.page.evaluate("document.querySelector('#routes .spark path:not(.out)').getAttribute('d')")
     assert " 1.5" in drawn, "the largest rate is at the top"
 
 
@@ -344,6 +356,123 @@ async def test_a_router_that_no_longer_answers_is_not_shown_as_ready(shown: Show
     assert await shown.page.evaluate("document.getElementById('ready').textContent") == "no answer"
 
 
+async def test_the_first_paint_has_the_state(shown: Shown) -> None:
+    shown.telemetry.emit(lost())
+    await shown.page.call("Network.enable")
+    await shown.page.call("Network.setBlockedURLs", urls=["*/events*", "*/status", "*/readyz"])
+    await shown.page.look(1280)
+    await shown.page.open(shown.url)
+    assert [row[0] for row in (await shown.rows("connections"))[1:3]] == ["main", "edge"]
+    assert len(await shown.rows("routes")) > 6
+    assert (await shown.rows("events"))[1][1] == "NATS_CONNECTION_LOST"
+    assert (await shown.page.evaluate("document.getElementById('live').textContent")).startswith("as of ")
+    shown.page.errors.clear()  # that these are blocked
+
+
+async def test_the_picture_of_the_flow_has_each_route_with_its_state(shown: Shown) -> None:
+    await shown.open()
+    nodes = """[...document.querySelectorAll('#flow .node')].map((one) =>
+        [one.className.baseVal.trim(), one.querySelector('title').textContent])"""
+    found = await shown.page.evaluate(nodes)
+    kinds = {title.partition(", ")[0]: kind for kind, title in found}
+    assert kinds["eu"] == "node good"
+    assert kinds["crm"] == kinds["held"] == "node warn"
+    assert kinds["broken"] == "node bad"
+    assert kinds["stream ORDERS"] == "node"
+    assert kinds["crm.{{wildcard(1)}}"] == "node bad", "its connection is away"
+    shown.view.routes[0].received += 50_000
+    await shown.next_look()
+    lines = """[...document.querySelectorAll('#flow .line')].map((one) =>
+        [one.querySelector('title').textContent, one.className.baseVal, Number(one.getAttribute('stroke-width'))])"""
+    found = {title: (kind, width) for title, kind, width in await shown.page.evaluate(lines)}
+    (busy,) = (one for title, one in found.items() if title.startswith("orders.*.* → eu: "))
+    assert busy[0] == "line good"
+    assert busy[1] > 8.0
+    assert found["crm → crm.{{wildcard(1)}}"] == ("line bad dashed", 1.5)
+    label = await shown.page.evaluate("document.getElementById('flow').getAttribute('aria-label')")
+    assert label.startswith("6 routes, 4 not well. All together: ")
+
+
+async def test_codes_and_reasons_lead_to_their_documents(shown: Shown) -> None:
+    shown.telemetry.emit(lost())
+    await shown.open()
+    links = set(await shown.page.evaluate("[...document.querySelectorAll('main a')].map((one) => one.href)"))
+    names = {link.rpartition("/")[2].partition("#")[0] for link in links}
+    assert {"RouterConnectionDown.md", "RouterRouteNotRunning.md", "RouterNotReady.md", "RouterBreakerOpen.md"} <= names
+    root = Path(__file__).parents[2]
+    for link in links:
+        path, _, part = link.removeprefix("https://github.com/router-trio/router-trio/blob/main/").partition("#")
+        text = (root / path).read_text()
+        assert not part or part in {
+            re.sub(r"[^a-z0-9-]", "", title.lower().replace(" ", "-")) for title in re.findall(r"^#+ (.+)$", text, re.M)
+        }
+
+
+def test_each_code_leads_to_the_runbook_of_an_alert_that_names_it() -> None:
+    script = (Path(__file__).parents[2] / "router_trio/telemetry/http/status_page/page.js").read_text()
+    (table,) = re.findall(r"const RUNBOOKS = \{(.*?)\};", script, re.DOTALL)
+    named = dict(re.findall(r"(\w+): \"(\w+)\"", table))
+    alerts = {one["alert"]: one["annotations"]["log_code"].split("|") for one in rules("alert")}
+    assert {code: alert for code, alert in named.items() if code not in alerts[alert]} == {}
+    of_alerts = {code for codes in alerts.values() for code in codes}
+    started = {"LIBRARY", "ROUTER_RELOADED", "ROUTER_STARTED", "ROUTER_STOPPED"}
+    assert {*named} == of_alerts - started
+
+
+@pytest.fixture
+def many() -> View:
+    """Build a router with a thousand routes. Three are not well."""
+    view = make_view(["main"], [f"route-{number}" for number in range(1000)])
+    main = view.connections["main"].state
+    main.enter(CONNECTED, server="nats://127.0.0.1:4222")
+    main.fenced_at, main.fence_bound = 1e12, 1000.0
+    for number, route in enumerate(view.routes):
+        route.source = {"subject": f"in.{number}.>"}
+        to(route, "main", f"out.{number}.>")
+        route.enter(RUNNING)
+    view.routes[900].enter(FAILED, "the durable was deleted")
+    for number in (123, 456):
+        view.routes[number].enter(PAUSED, AWAY)
+    return view
+
+
+async def test_of_a_thousand_routes_those_that_are_not_well_come_first(many: View, tmp_path: Path) -> None:
+    async with in_browser(many, tmp_path) as shown:
+        await shown.open()
+
+        async def names() -> list[str]:
+            heads = "[...document.querySelectorAll('#routes tbody th')].map((one) => one.textContent)"
+            found: list[str] = await shown.page.evaluate(heads)
+            return found
+
+        async def choose(element: str, event: str, value: str) -> list[str]:
+            there = f"document.querySelector({element!r})"
+            await shown.page.evaluate(f"{there}.value = {value!r}; {there}.dispatchEvent(new Event({event!r}))")
+            return await names()
+
+        assert (await names())[:4] == ["route-900", "route-123", "route-456", "route-0"]
+        assert len(await names()) == 50
+        assert await shown.page.evaluate("document.querySelectorAll('#reasons li').length") == 2
+        label = "document.getElementById('flow').getAttribute('aria-label')"
+        assert (await shown.page.evaluate(label)).startswith("1,000 routes, 3 not well. 12 of 1,000 routes are drawn; ")
+        assert await shown.page.evaluate("document.querySelector('#flow .node.bad title').textContent") == (
+            "route-900, failed"
+        )
+        await shown.page.evaluate("document.getElementById('more').click()")
+        assert len(await names()) == 100
+        assert await choose("#find", "input", "OUT.77.") == ["route-77"]
+        await choose("#find", "input", "")
+        await shown.page.evaluate("document.querySelector('#filters [value=ill]').click()")
+        assert await names() == ["route-900", "route-123", "route-456"]
+        assert await choose("#sort", "change", "name") == ["route-123", "route-456", "route-900"]
+        await shown.page.evaluate("document.querySelector('#filters [value=all]').click()")
+        many.routes[500].failed["mapping"] = 7
+        await shown.next_look(500)
+        assert (await choose("#sort", "change", "failed"))[0] == "route-500"
+        await shown.page.evaluate("document.querySelector('#routes th[data-key=name]').click()")
+        assert (await names())[:2] == ["route-0", "route-1"]
+
+
 def test_the_parts_of_the_page_fit_together() -> None:
     """Each id that the script uses exists in the page."""
     folder = Path(__file__).parents[2] / "router_trio/telemetry/http/status_page"
@@ -355,7 +484,7 @@ def test_the_parts_of_the_page_fit_together() -> None:
 class SomeWorkers(RouterAnswers):
     """A router that reports what a supervisor does."""
 
-    def status(self) -> Pieces[Parts]:
+    def status(self) -> Pieces[StatusText]:
         workers = {
             "1": {"pid": 4711, "state": "running", "restarts": 0},
             "2": {"pid": None, "state": "waiting", "restarts": 3},

@@ -14,7 +14,7 @@ from router_trio.router.workers.counts.process_numbers import (
 from router_trio.router.workers.supervisor import Supervisor
 from router_trio.router.workers.taps import WorkersTaps
 from router_trio.states import Histogram
-from router_trio.telemetry.http.status import Answer, answer, status_pieces
+from router_trio.telemetry.http.status import Answer, StatusText, answer, status_pieces
 from router_trio.telemetry.metrics.lag import LAG_BOUNDS
 from router_trio.telemetry.metrics.metric import Form, Sources
 from router_trio.telemetry.metrics.page import MetricsPage
@@ -47,7 +47,7 @@ class WorkersAnswers:
         yield
         return answer(self._supervisor.unready())
 
-    def status(self) -> Pieces[Parts]:
+    def status(self) -> Pieces[StatusText]:
         """Return the answer of `/status`, including each worker."""
         workers = {str(slot.number): slot.shown for slot in self._supervisor.slots}
         return status_pieces(self._supervisor.sum(), self._clock() - self._started_at, {"workers": workers})

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,9 +26,10 @@ from router_trio.states import Histogram
 from router_trio.telemetry.http.blocked import HandedOver
 from router_trio.telemetry.http.event_stream import EventStream
 from router_trio.telemetry.http.hosts import may_read, refusal
-from router_trio.telemetry.http.rendering import SharedPage
+from router_trio.telemetry.http.rendering import REST, SharedPage
 from router_trio.telemetry.http.server import serve_http
-from router_trio.telemetry.http.status import Answer, health, readiness_pieces, status_pieces
+from router_trio.telemetry.http.status import Answer, StatusText, health, readiness_pieces, status_pieces
+from router_trio.telemetry.http.status_page import in_page
 from router_trio.telemetry.http.status_page import page as front_page
 from router_trio.telemetry.http.tap_pages import OwnTaps, TapPages, TapSource
 from router_trio.telemetry.logs.recent import Recent
@@ -62,8 +64,8 @@ class Answers(Protocol):
         """Return the answer of `/readyz`."""
         ...
 
-    def status(self) -> Pieces[Parts]:
-        """Return the JSON text of `/status`, without a newline at its end."""
+    def status(self) -> Pieces[StatusText]:
+        """Return the JSON text of `/status`."""
         ...
 
     def metrics(self, form: Form = "text") -> Pieces[Parts]:
@@ -95,7 +97,7 @@ class RouterAnswers:
     def readiness(self) -> Pieces[Answer]:
         return readiness_pieces(self._view, self._clock)
 
-    def status(self) -> Pieces[Parts]:
+    def status(self) -> Pieces[StatusText]:
         return status_pieces(self._view, self._clock() - self._started_at)
 
     def metrics(self, form: Form = "text") -> Pieces[Parts]:
@@ -113,9 +115,11 @@ class JSONPage(JSONResponse):
 class LargePage(Response):
     """A page that is sent in parts: of all pages with the same `turn`, one part in each turn of the event loop."""
 
-    def __init__(self, parts: Parts, turn: trio.Lock, media_type: str) -> None:
-        headers = {**_FRESH, "content-type": media_type, "content-length": str(sum(map(len, parts)))}
-        super().__init__(headers=headers)
+    def __init__(
+        self, parts: Parts, turn: trio.Lock, media_type: str, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        length = str(sum(map(len, parts)))
+        super().__init__(headers={**_FRESH, **headers, "content-type": media_type, "content-length": length})
         self._unsent = deque(parts)  # freed one by one: to free an entire page at once takes milliseconds
         self._turn = turn
 
@@ -146,7 +150,7 @@ def application(
     scrapes = {form: SharedPage(turn, partial(answers.metrics, form)) for form in forms}
     statuses = SharedPage(turn, answers.status)
 
-    async def status_text() -> Parts:
+    async def status_text() -> StatusText:
         await answers.refresh()
         return await statuses.get()
 
@@ -173,12 +177,16 @@ def application(
         return probed(request, await in_pieces(answers.readiness()))
 
     async def status_page(_: Request) -> Response:
-        *parts, last = await status_text()
+        *parts, last = await in_pieces((await status_text()).parts(), REST)
         return LargePage([*parts, last + b"\n"], sending, "application/json")
 
     async def front(_: Request) -> Response:
-        text, headers = front_page()
-        return HTMLResponse(text, headers=headers)
+        before, behind, headers = front_page()
+        status = await in_pieces((await status_text()).parts(), REST)
+        readiness, events = await readiness_text(), json.dumps(recent.since(0))
+        rest = f',"readiness":{readiness},"events":{events}}}'.encode()
+        parts = [before, b'{"status":', *map(in_page, status), in_page(rest), behind]
+        return LargePage(parts, sending, "text/html; charset=utf-8", headers)
 
     routes = [
         Route("/", front),

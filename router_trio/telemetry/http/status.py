@@ -7,8 +7,10 @@ moment, so each ledger adds up; another route may change before it is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -87,14 +89,45 @@ def waiting_for(view: RouterView, now: float) -> str | None:
 
 def status(view: RouterView, uptime_seconds: float) -> dict[str, Any]:
     """Return the state, counts and ledger of every connection and route."""
-    found: dict[str, Any] = json.loads(b"".join(complete(status_pieces(view, uptime_seconds))))
+    text = complete(status_pieces(view, uptime_seconds))
+    found: dict[str, Any] = json.loads(b"".join(complete(text.parts())))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class StatusText:
+    """`status` as JSON text, without a newline: what is before the routes, the member of each route, what is behind."""
+
+    head: bytes
+    routes: Mapping[str, bytes]
+    tail: bytes
+
+    def parts(self) -> Pieces[Parts]:
+        """Join all of it."""
+        return self._with(self.routes.values())
+
+    def changes(self, known: dict[str, int]) -> Pieces[Parts]:
+        """Join it with those routes that differ from `known`, the hashes of what was sent before. Updates `known`."""
+        changed = []
+        for name, text in self.routes.items():
+            now = hash(text)
+            if known.get(name) != now:
+                known[name] = now
+                changed.append(text)
+            yield
+        for name in [name for name in known if name not in self.routes]:
+            del known[name]
+        return (yield from self._with(changed))
+
+    def _with(self, routes: Iterable[bytes]) -> Pieces[Parts]:
+        members = (b"," + text if number else text for number, text in enumerate(routes))
+        return (yield from in_parts(chain((self.head,), members, (self.tail,))))
 
 
 def status_pieces(
     view: RouterView, uptime_seconds: float, more: Mapping[str, Any] = MappingProxyType({})
-) -> Pieces[Parts]:
-    """Compute `status` in pieces, as JSON text without a newline, with the members of `more` added."""
+) -> Pieces[StatusText]:
+    """Compute `status` in pieces, with the members of `more` added."""
     router = {
         "name": view.name,
         "version": package_version(),
@@ -106,13 +139,13 @@ def status_pieces(
     for name, one in tuple(view.connections.items()):
         connections[name], ledgers[name] = _connection(one.state, one), _ledger(one)
         yield
-    texts = [f'{_json(router)[:-1]},"connections":{_json(connections)},"routes":{{'.encode()]
-    for number, route in enumerate(tuple(view.routes)):
-        texts.append(f"{',' if number else ''}{_json(route.name)}:{_json(_route(route))}".encode())
+    head = f'{_json(router)[:-1]},"connections":{_json(connections)},"routes":{{'.encode()
+    routes: dict[str, bytes] = {}
+    for route in tuple(view.routes):
+        routes[route.name] = f"{_json(route.name)}:{_json(_route(route))}".encode()
         yield
     members = "".join(f",{_json(name)}:{_json(value)}" for name, value in more.items())
-    texts.append(f'}},"ledger":{_json(ledgers)}{members}}}'.encode())
-    return (yield from in_parts(texts))
+    return StatusText(head, routes, f'}},"ledger":{_json(ledgers)}{members}}}'.encode())
 
 
 def _json(value: Any) -> str:
@@ -178,17 +211,25 @@ def route_ledger(route: RouteState) -> dict[str, Any]:
 
 
 def _destinations(route: RouteState) -> list[dict[str, Any]]:
-    """Return where a route sends to, as configured: answers first, then destinations, then dead letters."""
+    """Return where a route sends to, as configured: answers first, then destinations, then dead letters.
+
+    `routed` is the number of messages that were delivered there. Destinations with the same subject have one number.
+    """
+    routed = route.routed
     known = [
         {
             "connection": one.connection,
             **one.shown,
-            **({"dead_letters": True} if one.dead_letters else {}),
+            "routed": routed.get(one.template, 0),
         }
+        if not one.dead_letters
+        else {"connection": one.connection, **one.shown, "dead_letters": True, "routed": route.dead_lettered}
         for one in route.to
     ]
     if REPLY in route.destinations:
-        known.insert(0, {"connection": route.connection, "subject": REPLY, "jetstream": False})
+        known.insert(
+            0, {"connection": route.connection, "subject": REPLY, "jetstream": False, "routed": routed.get(REPLY, 0)}
+        )
     return known
 
 

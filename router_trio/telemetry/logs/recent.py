@@ -1,15 +1,17 @@
 """The most recent events, for the status page.
 
-Guarantees: there are never more than `KEPT` entries, each of bounded size. Events that can happen for every message
-become one entry per second for each code and connection, with their count. Fields that may not be logged are not kept
+Guarantees: there are never more than `KEPT` entries, each of bounded size. Equal events are one entry with their count,
+if each follows the one before within `EQUAL_WITHIN`: a hundred attempts to connect do not push out why the connection
+was lost. Events that can happen for every message are counted once a second. Fields that may not be logged are not kept
 (see `shown`). Recording an event never blocks.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,21 +27,49 @@ __all__ = ["KEPT", "LONGEST_TEXT", "Recent"]
 
 KEPT = 200
 
+EQUAL_WITHIN = 60.0
+"""Seconds after an event for which an equal one is counted with it. More than the longest delay between two attempts to
+connect that is usual."""
+
+_NUMBERS = re.compile(r"\d+(?:[.,:]\d+)*")
+
 Seen = tuple[Event, str]
 """An event and when it happened, in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The last kept entry of a kind: its id, when its first event was, how many events it has, and its age."""
+
+    id: int
+    first_at: str
+    count: int
+    seen_at: float
 
 
 class Recent:
     """The most recent events of one router, numbered from 1. `closing` is set to end waits for further events.
 
-    `clock` returns monotonic seconds, `wall` the current time in seconds since 1970.
+    `clock` returns monotonic seconds, `wall` the current time in seconds since 1970. `merges` is False for a worker:
+    its supervisor merges equal events.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        *,
+        merges: bool = True,
+    ) -> None:
         self.closing: trio.Event = trio.Event()
+        self._clock = clock
         self._wall = wall
+        self._merges = merges
         self._merger: Merger[Seen] = Merger(clock)
-        self._entries: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._entries: dict[int, dict[str, Any]] = {}
+        """By the number of their first event, the latest last."""
+        self._last: dict[Hashable, _Last] = {}
+        """The last kept entry of each kind."""
         self._number = 0
 
     def observe(self, event: Event) -> None:
@@ -55,39 +85,54 @@ class Recent:
 
     def include(self, entry: dict[str, Any], worker: int) -> None:
         """Record an entry of a worker process, with the number of that worker in its details."""
-        self._number += 1
-        details = {"worker": worker, **entry["details"]}
-        self._entries.append({**entry, "number": self._number, "details": details})
+        self._add({**entry, "details": {"worker": worker, **entry["details"]}})
 
     def since(self, number: int) -> list[dict[str, Any]]:
         """Return the entries with a number greater than `number`, oldest first, as plain values. 0 returns all entries.
 
-        A number higher than any entry's also returns all: the client has it from before a restart of the router.
+        A number higher than any entry's also returns all: the client has it from before a restart of the router. If
+        equal events were merged with an entry, it has a new number and the same `id`, and replaces the earlier one.
         """
         for merged in self._merger.due():
             self._keep_merged(merged)
         if number > self._number:
             number = 0
-        return [entry for entry in self._entries if entry["number"] > number]
+        return [entry for entry in self._entries.values() if entry["number"] > number]
 
     def _keep_merged(self, merged: Merged[Seen]) -> None:
         self._keep(merged.latest, count=merged.count)
 
     def _keep(self, seen: Seen, **changes: int) -> None:
         event, at = seen
-        self._number += 1
         fields = {**shown(event), **changes}
         details = {name: value for name, value in fields.items() if isinstance(value, str | int | float)}
         entry: dict[str, Any] = redact_all({"message": sentence(event), "details": details})
-        self._entries.append(
-            {
-                "number": self._number,
-                "at": at,
-                "level": event.severity.name,
-                "code": event.code,
-                **entry,
-            }
-        )
+        self._add({"at": at, "level": event.severity.name, "code": event.code, **entry})
+
+    def _add(self, entry: Mapping[str, Any]) -> None:
+        """Keep an entry, or count it with the last one of its kind."""
+        self._number += 1
+        number, now, kind = self._number, self._clock(), _kind(entry)
+        first_id, first_at, count = number, entry["at"], entry["details"].get("count", 1)
+        before = self._last.get(kind)
+        if before is not None and now <= before.seen_at + EQUAL_WITHIN:
+            first_id, first_at, count = before.id, before.first_at, before.count + count
+            del self._entries[before.id]
+        if self._merges:
+            self._last[kind] = _Last(first_id, first_at, count, now)
+        self._entries[first_id] = {**entry, "number": number, "id": first_id, "first_at": first_at, "count": count}
+        if len(self._entries) > KEPT:
+            oldest = self._entries.pop(next(iter(self._entries)))
+            last = self._last.get(_kind(oldest))
+            if last is not None and last.id == oldest["id"]:
+                del self._last[_kind(oldest)]
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _kind(entry: Mapping[str, Any]) -> Hashable:
+    """Return what equal events have in common: all but numbers, and but texts of errors where there is a reason."""
+    details = entry["details"]
+    part = tuple(details.get(name) for name in ("worker", "connection", "route"))
+    return entry["code"], entry["level"], part, details.get("reason") or _NUMBERS.sub("#", entry["message"])

@@ -40,7 +40,7 @@ async def test_the_path_of_a_route_is_shown(
 ) -> None:
     async with world([route], brokers=two_brokers()) as w:
         shown = w.live.status()["routes"]["route"]
-    assert (shown["from"], shown["to"]) == (source, destinations)
+    assert (shown["from"], shown["to"]) == (source, [one | {"routed": 0} for one in destinations])
 
 
 async def test_the_path_of_a_route_that_answers_is_shown() -> None:
@@ -51,4 +51,4 @@ async def test_the_path_of_a_route_that_answers_is_shown() -> None:
     async with world(handlers=[handler], brokers=two_brokers()) as w:
         shown = w.live.status()["routes"]["route"]
     assert shown["from"] == {"connection": "main", "subject": "ask.*"}
-    assert shown["to"] == [{"connection": "main", "subject": "(reply)", "jetstream": False}]
+    assert shown["to"] == [{"connection": "main", "subject": "(reply)", "jetstream": False, "routed": 0}]

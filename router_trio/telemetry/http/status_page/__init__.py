@@ -1,7 +1,8 @@
 """The status page at `/`: a single document that loads no other resources.
 
 `page.html`, `page.css` and `page.js` are combined once. The page's Content-Security-Policy allows its own script and
-style by their hashes, and requests to its own origin.
+style by their hashes, and requests to its own origin. The state of the router at the time of the request is in the page
+as JSON, so that the first thing that a browser paints is complete.
 """
 
 from __future__ import annotations
@@ -11,10 +12,18 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
+FIRST = '<script type="application/json" id="first"></script>'
+"""The element of the page for the state."""
+
+
+def in_page(json: bytes) -> bytes:
+    """Return JSON as a part of the page. Nothing in it can end the element that it is in."""
+    return json.replace(b"<", b"\\u003c")
+
 
 @cache
-def page() -> tuple[str, dict[str, str]]:
-    """Return the text of the page, and the headers to serve it with."""
+def page() -> tuple[bytes, bytes, dict[str, str]]:
+    """Return the page before and behind the state, which is JSON for `in_page`, and the headers to serve it with."""
     html, allowed = _read("page.html"), {}
     for tag, file in (("style", "page.css"), ("script", "page.js")):
         content = f"\n{_read(file)}"
@@ -24,12 +33,18 @@ def page() -> tuple[str, dict[str, str]]:
         f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return html, {
-        "content-security-policy": policy,
-        "cache-control": "no-store",
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
+    before, behind = html.split(FIRST)
+    begin, end = FIRST.split("><")
+    return (
+        f"{before}{begin}>".encode(),
+        f"<{end}{behind}".encode(),
+        {
+            "content-security-policy": policy,
+            "cache-control": "no-store",
+            "referrer-policy": "no-referrer",
+            "x-content-type-options": "nosniff",
+        },
+    )
 
 
 def _read(name: str) -> str:
