@@ -14,10 +14,17 @@ import h11
 import pytest
 import trio
 
-from router_trio.events import ConnectionFailed, ConnectionLost, MessageFailed, PublishQueued, SettingIgnored
+from router_trio.events import (
+    ConnectionFailed,
+    ConnectionLost,
+    MessageFailed,
+    PublishQueued,
+    RouteReady,
+    SettingIgnored,
+)
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http import connection, event_stream, server
-from router_trio.telemetry.logs.recent import EQUAL_WITHIN, KEPT, LONGEST_TEXT, Recent
+from router_trio.telemetry.logs.recent import EQUAL_WITHIN, KEPT, LONGEST_TEXT, MOST_PARTS, Recent
 from tests.integration.pages import Address, get, no_descriptor_left, telemetry_settings
 from tests.support.eventually import eventually
 from tests.support.telemetry_views import View, make_view
@@ -300,6 +307,23 @@ def test_equal_events_are_one_entry_with_their_count_and_push_out_no_other() -> 
     recent.observe(attempt(401))
     (news,) = recent.since(news["number"])
     assert (news["id"], news["count"]) == (news["number"], 1), "a later one is another entry"
+
+
+def test_events_of_many_routes_share_an_entry_beyond_the_first_few() -> None:
+    now = 0.0
+    recent = Recent(clock=lambda: now)
+    recent.observe(lost())
+    for _ in range(3):
+        for number in range(1000):
+            recent.observe(RouteReady(at=1.0, route=f"route-{number}", connection="main", source="IN"))
+        now += 1.0
+    entries = recent.since(0)
+    assert len(entries) == 1 + MOST_PARTS + 1
+    assert entries[0]["code"] == "NATS_CONNECTION_LOST"
+    assert sum(one["count"] for one in entries[1:]) == 3000
+    now += EQUAL_WITHIN + 1
+    recent.observe(RouteReady(at=1.0, route="route-500", connection="main", source="IN"))
+    assert recent.since(entries[-1]["number"])[0]["details"]["route"] == "route-500"
 
 
 def test_events_without_a_reason_are_equal_but_for_numbers() -> None:

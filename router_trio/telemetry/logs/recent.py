@@ -31,6 +31,10 @@ EQUAL_WITHIN = 60.0
 """Seconds after an event for which an equal one is counted with it. More than the longest delay between two attempts to
 connect that is usual."""
 
+MOST_PARTS = 10
+"""Routes or connections with an entry of their own for the same code within `EQUAL_WITHIN`. The others share one: a
+thousand routes that become ready do not push out what made them unready."""
+
 _NUMBERS = re.compile(r"\d+(?:[.,:]\d+)*")
 
 Seen = tuple[Event, str]
@@ -70,6 +74,8 @@ class Recent:
         """By the number of their first event, the latest last."""
         self._last: dict[Hashable, _Last] = {}
         """The last kept entry of each kind."""
+        self._begun: dict[Hashable, list[float]] = {}
+        """When entries of the same code and reason began, the last `MOST_PARTS` of them."""
         self._number = 0
 
     def observe(self, event: Event) -> None:
@@ -112,7 +118,8 @@ class Recent:
     def _add(self, entry: Mapping[str, Any]) -> None:
         """Keep an entry, or count it with the last one of its kind."""
         self._number += 1
-        number, now, kind = self._number, self._clock(), _kind(entry)
+        number, now = self._number, self._clock()
+        kind = self._kind_of(entry, now)
         first_id, first_at, count = number, entry["at"], entry["details"].get("count", 1)
         before = self._last.get(kind)
         if before is not None and now <= before.seen_at + EQUAL_WITHIN:
@@ -122,17 +129,23 @@ class Recent:
             self._last[kind] = _Last(first_id, first_at, count, now)
         self._entries[first_id] = {**entry, "number": number, "id": first_id, "first_at": first_at, "count": count}
         if len(self._entries) > KEPT:
-            oldest = self._entries.pop(next(iter(self._entries)))
-            last = self._last.get(_kind(oldest))
-            if last is not None and last.id == oldest["id"]:
-                del self._last[_kind(oldest)]
+            oldest = self._entries.pop(next(iter(self._entries)))["id"]
+            self._last = {kind: last for kind, last in self._last.items() if last.id != oldest}
+
+    def _kind_of(self, entry: Mapping[str, Any], now: float) -> Hashable:
+        """Return what the entry has in common with those that it is counted with."""
+        details = entry["details"]
+        same = entry["code"], entry["level"], details.get("reason")
+        part = tuple(details.get(name) for name in ("worker", "connection", "route"))
+        kind = *same, part, details.get("reason") or _NUMBERS.sub("#", entry["message"])
+        last = self._last.get(kind)
+        if last is not None and now <= last.seen_at + EQUAL_WITHIN:
+            return kind
+        begun = self._begun[same] = [at for at in self._begun.get(same, ()) if now <= at + EQUAL_WITHIN]
+        if len(begun) >= MOST_PARTS:
+            return same
+        begun.append(now)
+        return kind
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _kind(entry: Mapping[str, Any]) -> Hashable:
-    """Return what equal events have in common: all but numbers, and but texts of errors where there is a reason."""
-    details = entry["details"]
-    part = tuple(details.get(name) for name in ("worker", "connection", "route"))
-    return entry["code"], entry["level"], part, details.get("reason") or _NUMBERS.sub("#", entry["message"])
