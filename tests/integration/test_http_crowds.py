@@ -10,6 +10,7 @@ import trio
 
 from router_trio.states import PAUSED
 from router_trio.telemetry.http import application, event_stream, server
+from router_trio.telemetry.metrics.metric import Form
 from router_trio.telemetry.metrics.page import MetricsPage
 from router_trio.telemetry.pieces import Parts, Pieces
 from tests.integration.pages import Address, get, make_page_large, read_all, served, split
@@ -146,10 +147,10 @@ async def test_concurrent_scrapes_share_one_page(view: View, monkeypatch: pytest
     rendered = 0
     pieces = MetricsPage.pieces
 
-    def counted(page: MetricsPage) -> Pieces[Parts]:
+    def counted(page: MetricsPage, form: Form) -> Pieces[Parts]:
         nonlocal rendered
         rendered += 1
-        return pieces(page)
+        return pieces(page, form)
 
     monkeypatch.setattr(MetricsPage, "pieces", counted)
     codes = []
@@ -183,7 +184,7 @@ async def test_a_scrape_is_never_older_than_its_request(view: View) -> None:
 async def test_the_loop_continues_under_scrapes(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty clients scrape without a pause: other work is late by one page, not by forty."""
 
-    def slow(_: MetricsPage) -> Pieces[Parts]:
+    def slow(_: MetricsPage, form: Form) -> Pieces[Parts]:
         time.sleep(0.02)  # blocks the loop, as a page of many routes does
         yield
         return [b""]

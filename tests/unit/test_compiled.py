@@ -37,6 +37,7 @@ REFERRED_TO_WEAKLY = {
     "forked.py": ["router/forks.py", "router/workers/counts/block.py", "router/workers/worker.py"],
     "router/workers/counts/block.py": ["router/workers/counts/block.py"],
     "routing/builder.py": ["connection/shared_subscription.py"],
+    "telemetry/tap/taps.py": ["routing/tracing.py"],
 }
 """Modules that hold weak references, each with the modules of the classes to which it refers."""
 

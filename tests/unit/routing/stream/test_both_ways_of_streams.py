@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.policy.retry import Failure
 from router_trio.routing.schedule import ArrivalOrder, _Turn
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of, delivery_of
@@ -115,6 +116,9 @@ class _RecordingTrace:
 
     def sent(self, destination: str, fate: Fate) -> None:
         self._events.append((self._number, destination, fate))
+
+    def settled(self, fate: str, failure: Failure | None) -> None:
+        self._events.append((self._number, fate, failure))
 
     def end(self, seconds: float) -> Exemplar:
         self._events.append((self._number, "end", seconds))
