@@ -43,7 +43,7 @@ class Asked(Enum):
 
 
 class Kind(Enum):
-    """What a refused publish leads to."""
+    """The consequence of a refused publish."""
 
     PLAIN = "plain"
     """The destination refuses, for as long as it is as it is."""

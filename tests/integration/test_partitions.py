@@ -61,7 +61,8 @@ class Flow:
 
     client: RawClient
     published: int = 0
-    stopped: bool = field(default=False)
+    stopped: bool = False
+    ended: trio.Event = field(default_factory=trio.Event)
 
     async def run(self, every: float = 0.01, each: int = 4) -> None:
         """Publish until `stopped`."""
@@ -71,6 +72,12 @@ class Flow:
             await js.publish_many([(f"orders.{n % KEYS}.{n % 3}", b"%d" % n, None) for n in range(first, first + each)])
             self.published += each
             await trio.sleep(every)
+        self.ended.set()
+
+    async def stop(self) -> None:
+        """Publish no more; return when all that is published is in the stream."""
+        self.stopped = True
+        await self.ended.wait()
 
     async def stored(self, within: float) -> float:
         """Wait until the destination has all that is published by now. Return the seconds that it took."""
@@ -130,7 +137,7 @@ async def test_two_processes_share_and_the_one_that_is_stopped_is_followed_at_on
         assert await first.ended() == 0
         given_up = {line["partition"] for line in first.logged("ROUTE_PARTITION_GIVEN_UP")}
         assert len(given_up) == PARTITIONS // 2
-        flow.stopped = True
+        await flow.stop()
         await flow.stored(5)
         await flow.assert_all_stored_once_in_order()
 
@@ -140,7 +147,7 @@ async def test_a_killed_process_is_followed_within_ten_seconds(server: NatsServe
         first.send(signal.SIGKILL)
         await trio.sleep(0.2)
         assert await flow.stored(10) < 10
-        flow.stopped = True
+        await flow.stop()
         await flow.stored(5)
         await flow.assert_all_stored_once_in_order()
 
@@ -155,7 +162,7 @@ async def test_a_suspended_process_is_followed_and_wakes_without_a_second_copy(
         first.send(signal.SIGCONT)
         await eventually(lambda: len(second.logged("ROUTE_MEMBERS_CHANGED")) >= 3)
         await trio.sleep(3.0)
-        flow.stopped = True
+        await flow.stop()
         await flow.stored(5)
         await flow.assert_all_stored_once_in_order()
 
@@ -169,7 +176,7 @@ async def test_a_process_that_joins_takes_its_share_within_five_seconds(server: 
         began = trio.current_time()
         await eventually(lambda: len(joins.logged("ROUTE_PARTITION_TAKEN")) == PARTITIONS // 2, 5)
         assert trio.current_time() - began < 5
-        flow.stopped = True
+        await flow.stop()
         await flow.stored(5)
         await flow.assert_all_stored_once_in_order()
 
@@ -190,6 +197,6 @@ async def test_the_number_of_partitions_is_changed_under_processes_without_a_los
             await eventually(lambda: len(early.logged("ROUTE_PARTITION_TAKEN")) == 6, 15)
             for process in processes:
                 await process.has_logged("NATS_SUBSCRIBE_ERROR", reason="partitions_differ")
-            flow.stopped = True
+            await flow.stop()
             await flow.stored(10)
             await flow.assert_all_stored_once_in_order()

@@ -220,7 +220,6 @@ async def test_none_of_the_rights_is_superfluous(right: str, tmp_path: Path, mon
                 "orders.1",
                 "eu.1.2",
                 "_INBOX_router.x.1",
-                "_INBOX.x",
             ],
             [">", "payments.*", "copies.*", "$JS.ACK.>", "_INBOX.>"],
         ),

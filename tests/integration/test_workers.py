@@ -329,5 +329,9 @@ async def test_workers_share_the_partitions_of_a_route(server: NatsServer, strea
         assert await one.metric("router_route_partitions_led_count", route="stored") == 4
         assert await one.metric("router_route_partitions_count", route="stored") == 4
         assert await one.metric("router_route_partitions_wanted_count", route="stored") == 0
-        changed = one.run.logged("ROUTE_MEMBERS_CHANGED")
-        assert {(line["worker"], line["share"]) for line in changed if line["count"] == 2} == {(1, 2), (2, 2)}
+
+        def shares() -> set[tuple[int, int]]:
+            changed = one.run.logged("ROUTE_MEMBERS_CHANGED")
+            return {(line["worker"], line["share"]) for line in changed if line["count"] == 2}
+
+        await eventually(lambda: shares() == {(1, 2), (2, 2)})

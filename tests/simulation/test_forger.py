@@ -23,7 +23,7 @@ def test_the_promises_hold_while_answers_are_forged(first: int) -> None:
 
 def test_messages_are_lost_if_every_stream_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Belief, "covered_by", lambda belief, stream: None)
-    assert any("source ack" in simulate(seed).promises for seed in SEEDS[:12])
+    assert any("source ack" in simulate(seed).promises for seed in SEEDS)
 
 
 def test_no_forger_is_drawn_where_lookups_are_denied() -> None:

@@ -41,7 +41,7 @@ async def test_checkpoints_keep_their_interval_over_a_reload(
         yield {name: SimpleNamespace(stored=lambda stream: None) for name in names}
 
     class Bucket:
-        def __init__(self, link: object, position: object) -> None:
+        def __init__(self, link: object, position: object, metadata: object) -> None:
             pass
 
         async def ensure(self) -> None:

@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.errors import PublishError
+from router_trio.errors.codes import explained
 from router_trio.errors.quotes import LONGEST_TEXT
 from router_trio.routing.handlers.errors import failure_of
 from router_trio.states import PAUSED
@@ -20,7 +21,7 @@ from tests.support.world import World, core, fill, one_broker, stream, world
 from tests.unit.readiness import until_unready
 from tests.unit.routing.stream.giving_up import DEAD, NAME, brokers, dead
 
-FULL = "stream 'OUT': maximum messages exceeded"
+FULL = f"stream 'OUT': {explained(10077, 'maximum messages exceeded')}"
 
 
 def shown(w: World) -> dict[str, Any]:
@@ -87,7 +88,7 @@ async def test_a_route_waiting_for_a_full_stream_reports_how_many_messages_wait_
         assert f"on connection main did not accept the message: {FULL}" in reason
         reasons = [one["reason"] for one in readiness(w.live, trio.current_time())[1]["reasons"]]
         assert reasons[0] == reason
-        assert any(one.startswith("destination ") and f"on connection main: limit: {FULL}; " in one for one in reasons)
+        assert any(one.startswith("destination ") and f"on connection main: limit: {FULL}" in one for one in reasons)
         w.broker.trouble.limit("OUT", None)
 
 
@@ -147,6 +148,6 @@ async def test_a_breaker_reports_the_last_failure(autojump_clock: MockClock) -> 
     async with world([broken], brokers=one_broker()) as w:
         w.broker.trouble.limit("OUT", 0)
         fill(w.broker, 1, subjects="abc")
-        detail = f"2 failures in a row, the last one limit ({FULL}; "
+        detail = f"2 failures in a row, the last one limit ({FULL})"
         await eventually(lambda: detail in shown(w).get("reason", ""), 60)
         w.broker.trouble.limit("OUT", None)
