@@ -130,6 +130,8 @@ class Failures(Generic[D]):
                 **self._recovery.place(delivery),
             )
         )
+        if reason in reasons.OF_THE_MESSAGE:
+            dead.refused = False  # the dead letters of other messages would be stored, and this one is not delivered
         self._recovery.not_stored(delivery, dead)
 
     def count(self, event: type[MessageDeadLettered] | type[MessageGivenUp], delivery: D, dead: GivenUp) -> None:

@@ -320,6 +320,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self.dropped(delivery, dead)
         else:
             now = trio.current_time()
+            delivery.refused = dead.refused
             delivery.cursor.failures.keep_given_up(delivery.sequence, dead)
             # Without `per` it uses up nothing of the limit, but takes the place of a message that was requested for it.
             value = self._routing.limited_as(delivery)

@@ -325,6 +325,22 @@ async def test_messages_behind_a_refused_one_wait_for_its_dead_letter(autojump_c
         await eventually(lambda: unacked(w) == 0)
 
 
+async def test_a_message_whose_own_dead_letter_is_not_stored_holds_back_no_others(
+    autojump_clock: MockClock,
+) -> None:
+    """It was refused by its destination, so others waited for it until it was given up."""
+    there = brokers()
+    there["main"].deny_publish("out.--")
+    nowhere = {"subject": "dead.{{split(1,-)}}"}
+    route = stream("IN", "out.{{wildcard(1)}}", filter="in.*", retry={"attempts": 2}, dead_letter=nowhere)
+    async with world([route], brokers=there) as w:
+        w.broker.publish("in.--", b"0")
+        await eventually(lambda: w.route.failed["dead_letter"] >= 1, 60)
+        w.broker.allow_publish("out.--")
+        w.broker.publish("in.--", b"1")
+        await eventually(lambda: w.payloads("OUT") == [b"1"], 60)
+
+
 async def test_a_message_that_its_server_will_not_redeliver_is_dead_lettered(autojump_clock: MockClock) -> None:
     there = brokers()
     there["main"].trouble.add_consumer(
