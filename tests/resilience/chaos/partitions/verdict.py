@@ -22,6 +22,9 @@ READ_WITHIN = 600.0
 SHORTEST_SILENCE = 0.2
 """Seconds for which a partition has to store nothing to be silent."""
 
+OF_A_KILLED_SERVER = frozenset({"NATS_CONNECTION_LOST", "NATS_RECONNECT_EXHAUSTED"})
+"""Codes of the errors that members log while a server is away."""
+
 MOST_SHOWN = 5
 """Broken promises of each kind in a report."""
 
@@ -106,7 +109,11 @@ def judge(made: Group, source: Sequence[StoredMessage], sink: Sequence[StoredMes
         f"member {member.number} ended with {code}: {member.text()[-400:]}" for member, code in made.codes if code != 0
     ]
     for member in made.members:
-        errors = [line for line in member.lines() if line.fields.get("level") in ("ERROR", "CRITICAL")]
+        errors = [
+            line
+            for line in member.lines()
+            if line.fields.get("level") in ("ERROR", "CRITICAL") and line.code not in OF_A_KILLED_SERVER
+        ]
         broken += [f"member {member.number} logged {line.code}: {line.fields.get('message')}" for line in errors[:2]]
         if "Traceback" in member.text():
             broken.append(f"member {member.number} printed a traceback")
