@@ -2,22 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
-
-def stdout_is_terminal() -> bool:
-    """Return True if stdout is a terminal."""
-    try:
-        return sys.stdout.isatty()
-    except (AttributeError, ValueError):  # stdout is missing or closed
-        return False
-
-
-def wants_colours() -> bool:
-    """Return True if stdout is a terminal that shows colours and NO_COLOR is not set (https://no-color.org)."""
-    return stdout_is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
 
 class Colours:
     """Paints text if `enabled`; otherwise each method returns it unchanged."""

@@ -11,11 +11,12 @@ from getpass import getuser
 from socket import gethostname
 from typing import Any
 
-from router_trio.cli.colours import Colours, wants_colours
+from router_trio.cli.colours import Colours
 from router_trio.cli.command_line import DONE, Parser, number
 from router_trio.cli.interruptible import until_interrupted
 from router_trio.cli.router_pages import DEFAULT_URL, RouterPages
 from router_trio.errors import RouterError
+from router_trio.telemetry.logs.console import shows_colours
 
 _MARGIN = " " * 13
 _GOOD, _DOUBTFUL, _FAINT = ("routed",), ("returned", "duplicate"), ("filtered",)
@@ -60,7 +61,7 @@ def tap(
     """
     pages = RouterPages(url)
     wanted = {"route": route, "fate": fate, "where": where, "payloads": payload, "user": _user()}
-    shown = _Shown(Colours(enabled=wants_colours() and not json), as_json=json, limit=limit)
+    shown = _Shown(Colours(enabled=shows_colours(sys.stdout) and not json), as_json=json, limit=limit)
     name = pages.post("/tap", wanted)["tap"]
     try:
         with until_interrupted():

@@ -14,13 +14,14 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from router_trio.cli.colours import Colours, stdout_is_terminal, wants_colours
+from router_trio.cli.colours import Colours
 from router_trio.cli.command_line import DONE, Parser
 from router_trio.cli.interruptible import until_interrupted
 from router_trio.cli.router_pages import DEFAULT_URL, RouterPages
 from router_trio.cli.top.rates import Overview, overview
 from router_trio.cli.top.table import lines
 from router_trio.errors import RouterError
+from router_trio.telemetry.logs.console import is_terminal, shows_colours
 
 INTERVAL = 2.0
 """Seconds between two readings."""
@@ -58,8 +59,8 @@ def top(url: str, *, once: bool, json: bool) -> int:
         router-trio top --json --once | jq '.routes'
     """
     pages = RouterPages(url)
-    in_place = stdout_is_terminal() and not once and not json and os.environ.get("TERM") != "dumb"
-    colours = Colours(enabled=wants_colours() and not json)
+    in_place = is_terminal(sys.stdout) and not once and not json and os.environ.get("TERM") != "dumb"
+    colours = Colours(enabled=shows_colours(sys.stdout) and not json)
     with _screen() if in_place else nullcontext(), until_interrupted():
         if in_place:
             _follow(pages, colours)

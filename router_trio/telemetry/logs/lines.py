@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,7 +23,7 @@ from typing import Any
 import trio
 
 from router_trio.events import Event, Level, RouterStopped, catalogue
-from router_trio.telemetry.logs.console import console_line, stderr_is_terminal, wants_colours
+from router_trio.telemetry.logs.console import console_line, is_terminal, shows_colours
 from router_trio.telemetry.logs.merge import INTERVAL, Merged, Merger
 from router_trio.telemetry.logs.redact import redact_all
 from router_trio.telemetry.logs.sentences import sentence, shown
@@ -258,7 +259,7 @@ def _without_values(text: str) -> str:
 
 def _renderer(form: str) -> Render:
     if form == "auto":
-        form = "console" if stderr_is_terminal() else "json"
+        form = "console" if is_terminal(sys.stderr) else "json"
     if form == "json":
         return partial(json.dumps, default=repr)
-    return partial(console_line, colours=wants_colours())
+    return partial(console_line, colours=shows_colours(sys.stderr))
