@@ -28,7 +28,6 @@ from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.api import (
     MAX_ANSWER,
     NOT_FOUND,
-    UNAVAILABLE,
     Api,
     ApiError,
     StoredMessage,
@@ -39,7 +38,7 @@ from router_trio.nats.jetstream.api import (
     stored_message,
     stream_info,
 )
-from router_trio.nats.jetstream.streams import Lookups, lookup_error
+from router_trio.nats.jetstream.streams import Lookups, creation_error, lookup_error
 from router_trio.protocol import bounded_json
 from router_trio.protocol.bounded_json import AnswerError, Object
 from router_trio.protocol.permissions import KV, MEMBERS, kv_below
@@ -232,10 +231,7 @@ class BucketMembers:
                 found = await self._ask(f"STREAM.INFO.{STREAM}", b"", stream_info)
             if found is not None:
                 return found
-            if error.code == UNAVAILABLE or error.error_code in codes.NO_JETSTREAM:
-                raise lookup_error(error) from error
-            detail = f"the server refused to create the bucket {BUCKET!r}: {error.explained}"
-            raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
+            raise creation_error(error, f"bucket {BUCKET!r}") from error
         return made
 
     async def _ask(self, request: str, body: bytes, read: Callable[[bytes], T]) -> T | None:

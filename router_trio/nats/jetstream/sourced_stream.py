@@ -17,7 +17,6 @@ from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.api import (
     MAX_SUBJECTS,
     NOT_FOUND,
-    UNAVAILABLE,
     ApiError,
     ConsumerInfo,
     StreamInfo,
@@ -26,7 +25,7 @@ from router_trio.nats.jetstream.api import (
     nanoseconds,
     stream_info,
 )
-from router_trio.nats.jetstream.streams import Lookups, is_name, lookup_error
+from router_trio.nats.jetstream.streams import Lookups, creation_error, is_name, lookup_error
 from router_trio.protocol import bounded_json, headers
 from router_trio.protocol.bounded_json import AnswerError, Object
 from router_trio.protocol.framing import LAST_SEQUENCE
@@ -377,10 +376,7 @@ async def _create(
         found = await _find(lookups, wanted.derived) if error.error_code == codes.NAME_IN_USE else None
         if found is not None:
             return found
-        if error.code == UNAVAILABLE or error.error_code in codes.NO_JETSTREAM:
-            raise lookup_error(error) from error
-        detail = f"the server refused to create the stream {wanted.derived!r}: {error.explained}"
-        raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
+        raise creation_error(error, f"stream {wanted.derived!r}") from error
 
 
 async def _refuse_earlier(lookups: Lookups, wanted: PartitionedSpec) -> None:

@@ -164,14 +164,11 @@ class Lookups:
             found = await self._find(wanted.name) if error.error_code == codes.NAME_IN_USE else None
             if found is not None:
                 return stream_config(found), False
-            if error.code == UNAVAILABLE or error.error_code in codes.NO_JETSTREAM:
-                raise lookup_error(error) from error
             if error.error_code == codes.LEVEL_REQUIRED:
                 raise SourceError(too_old(f"stream {wanted.name!r}", config), reason=reasons.SERVER_TOO_OLD) from error
-            detail = f"the server refused to create the stream {wanted.name!r}: {error.explained}"
-            if error.error_code == codes.SUBJECTS_OVERLAP:
-                detail += await self._overlapping(wanted)
-            raise SourceError(detail, reason=reasons.STREAM_REFUSED) from error
+            overlaps = error.error_code == codes.SUBJECTS_OVERLAP
+            more = await self._overlapping(wanted) if overlaps else ""
+            raise creation_error(error, f"stream {wanted.name!r}", more) from error
         return stream_config(made), True
 
     async def _overlapping(self, wanted: StreamConfig) -> str:
@@ -199,6 +196,14 @@ def lookup_error(error: ApiError) -> SourceError:
     if error.error_code in codes.NO_JETSTREAM:
         return _not_enabled(API)
     return SourceError(f"JetStream answered: {error.explained}", reason=reasons.JETSTREAM_UNAVAILABLE)
+
+
+def creation_error(error: ApiError, what: str, more: str = "") -> SourceError:
+    """Return the error for a refused request to create a stream, or a bucket. `more` is added to a final refusal."""
+    if error.code == UNAVAILABLE or error.error_code in codes.NO_JETSTREAM:
+        return lookup_error(error)
+    detail = f"the server refused to create the {what}: {error.explained}{more}"
+    return SourceError(detail, reason=reasons.STREAM_REFUSED)
 
 
 def _not_enabled(prefix: str) -> SourceError:
