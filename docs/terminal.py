@@ -33,7 +33,7 @@ from router_trio.embedded import EmbeddedServer, open_embedded_server
 IMAGES = Path(__file__).parent / "img"
 FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 DEMO = ("demo", "--duration", "10s")
-TOLD_WITHIN = 20.0
+LOGGED_WITHIN = 20.0
 
 MISTAKES = """\
 [telemetry]
@@ -174,7 +174,7 @@ async def _log_of_an_outage() -> str:
                 environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
                 process = await trio.lowlevel.open_process(run, stderr=terminal, env=environment | {"TERM": "xterm"})
                 try:
-                    return await _told_in_an_outage(ours, server, process)
+                    return await _logged_in_an_outage(ours, server, process)
                 finally:
                     process.kill()
                     await process.wait()
@@ -183,16 +183,16 @@ async def _log_of_an_outage() -> str:
         os.close(terminal)
 
 
-async def _told_in_an_outage(terminal: int, server: EmbeddedServer, process: trio.Process) -> str:
-    told = ""
+async def _logged_in_an_outage(terminal: int, server: EmbeddedServer, process: trio.Process) -> str:
+    logged = ""
 
     async def until(code: str) -> None:
-        nonlocal told
-        while code not in told:
+        nonlocal logged
+        while code not in logged:
             await trio.lowlevel.wait_readable(terminal)
-            told += os.read(terminal, 65536).decode()
+            logged += os.read(terminal, 65536).decode()
 
-    with trio.fail_after(TOLD_WITHIN):
+    with trio.fail_after(LOGGED_WITHIN):
         await until("ROUTER_STARTED")
         await server.kill()
         await until("NATS_CONNECTION_FAILED")
@@ -201,7 +201,7 @@ async def _told_in_an_outage(terminal: int, server: EmbeddedServer, process: tri
         process.send_signal(signal.SIGINT)
         await until("ROUTER_STOPPED")
     # A user and a password are in no line; the port is another one each time.
-    return told.replace(f":{server.address.rpartition(':')[2]}", ":4222").replace("\r", "")
+    return logged.replace(f":{server.address.rpartition(':')[2]}", ":4222").replace("\r", "")
 
 
 def run_top() -> str:
@@ -231,12 +231,12 @@ async def _top_of_a_shop() -> str:
 
 async def _url_of(process: trio.Process) -> str:
     """Return the address of a router's pages, once it has started."""
-    told = b""
+    logged = b""
     assert process.stderr is not None
-    with trio.fail_after(TOLD_WITHIN):
-        while b"ROUTER_STARTED" not in told:
-            told += await process.stderr.receive_some()
-    found = re.search(rb"http://127\.0\.0\.1:\d+", told)
+    with trio.fail_after(LOGGED_WITHIN):
+        while b"ROUTER_STARTED" not in logged:
+            logged += await process.stderr.receive_some()
+    found = re.search(rb"http://127\.0\.0\.1:\d+", logged)
     assert found is not None
     return found[0].decode()
 
@@ -265,7 +265,7 @@ async def _last_frame(command: list[str], environment: dict[str, str]) -> str:
         process = await trio.lowlevel.open_process(command, stdout=terminal, env=without_size | {"TERM": "xterm"})
         drawn = b""
         try:
-            with trio.fail_after(TOLD_WITHIN):
+            with trio.fail_after(LOGGED_WITHIN):
                 while drawn.count(FRAME) < 3 or b"given up" not in drawn:
                     await trio.lowlevel.wait_readable(ours)
                     drawn += os.read(ours, 65536)
