@@ -45,18 +45,23 @@ class RouteMembersChanged(RouteEvent):
     share: int
 
 
-class RoutePartitionTaken(RouteEvent):
+class PartitionEvent(RouteEvent):
+    """The base of events on one partition of a route."""
+
+    stream: str
+    durable: str
+    partition: int
+
+
+class RoutePartitionTaken(PartitionEvent):
     """This process leads a partition of a route from now on. `seconds` is the time since it should."""
 
     code = "ROUTE_PARTITION_TAKEN"
     level = Level.INFO
-    stream: str
-    durable: str
-    partition: int
     seconds: float
 
 
-class RoutePartitionGivenUp(RouteEvent):
+class RoutePartitionGivenUp(PartitionEvent):
     """This process no longer leads a partition of a route: it is the share of another one, or the route ends.
 
     `seconds` is the time in which messages in hand were settled before another process could take the partition.
@@ -64,13 +69,10 @@ class RoutePartitionGivenUp(RouteEvent):
 
     code = "ROUTE_PARTITION_GIVEN_UP"
     level = Level.INFO
-    stream: str
-    durable: str
-    partition: int
     seconds: float
 
 
-class RoutePartitionLost(RouteEvent):
+class RoutePartitionLost(PartitionEvent):
     """This process no longer leads a partition of a route, which is its share: the server or the link is the cause.
 
     Unsettled messages are redelivered to the process that leads it next, which may be this one. `reason` and `detail`
@@ -79,9 +81,6 @@ class RoutePartitionLost(RouteEvent):
 
     code = "ROUTE_PARTITION_LOST"
     level = Level.WARN
-    stream: str
-    durable: str
-    partition: int
     reason: str
     detail: str
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import inf
 from socket import gethostname
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -22,6 +22,7 @@ from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import bounded
 from router_trio.events import (
     Emit,
+    PartitionEvent,
     RouteMembersChanged,
     RoutePartitionGivenUp,
     RoutePartitionLost,
@@ -338,16 +339,7 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
                 await partition.give_away()
                 membership.released(number)
                 now = trio.current_time()
-                self._emit(
-                    RoutePartitionGivenUp(
-                        at=now,
-                        route=self.state.name,
-                        stream=self._stream,
-                        durable=self._durable,
-                        partition=number,
-                        seconds=now - partition.since,
-                    )
-                )
+                self._report(RoutePartitionGivenUp, partition, now, seconds=now - partition.since)
                 partition.since = now
                 self._resize()
         finally:
@@ -368,16 +360,7 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
 
     def available(self, partition: Partition) -> None:
         now = trio.current_time()
-        self._emit(
-            RoutePartitionTaken(
-                at=now,
-                route=self.state.name,
-                stream=self._stream,
-                durable=self._durable,
-                partition=partition.number,
-                seconds=now - partition.since,
-            )
-        )
+        self._report(RoutePartitionTaken, partition, now, seconds=now - partition.since)
 
     def not_led(self, partition: Partition) -> None:
         if self._membership.phase(partition.number) is LED:
@@ -386,20 +369,15 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
                 partition.close()
 
     def lost(self, partition: Partition, error: SourceError) -> None:
-        self._emit(
-            RoutePartitionLost(
-                at=trio.current_time(),
-                route=self.state.name,
-                stream=self._stream,
-                durable=self._durable,
-                partition=partition.number,
-                reason=error.reason,
-                detail=str(error),
-            )
-        )
+        now = trio.current_time()
+        self._report(RoutePartitionLost, partition, now, reason=error.reason, detail=str(error))
 
     def changed(self) -> None:
         self._show()
+
+    def _report(self, event: type[PartitionEvent], partition: Partition, now: float, **about: Any) -> None:
+        route, stream, durable = self.state.name, self._stream, self._durable
+        self._emit(event(at=now, route=route, stream=stream, durable=durable, partition=partition.number, **about))
 
     # --- what pages show ---
 
