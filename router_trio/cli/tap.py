@@ -16,7 +16,7 @@ from router_trio.cli.command_line import DONE, Parser, number
 from router_trio.cli.interruptible import until_interrupted
 from router_trio.cli.router_pages import DEFAULT_URL, RouterPages
 from router_trio.errors import RouterError
-from router_trio.telemetry.logs.console import shows_colours
+from router_trio.terminals import shows_colours
 
 _MARGIN = " " * 13
 _GOOD, _DOUBTFUL, _FAINT = ("routed",), ("returned", "duplicate"), ("filtered",)

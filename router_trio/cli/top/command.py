@@ -21,7 +21,7 @@ from router_trio.cli.router_pages import DEFAULT_URL, RouterPages
 from router_trio.cli.top.rates import Overview, overview
 from router_trio.cli.top.table import lines
 from router_trio.errors import RouterError
-from router_trio.telemetry.logs.console import is_terminal, shows_colours
+from router_trio.terminals import is_terminal, shows_colours
 
 INTERVAL = 2.0
 """Seconds between two readings."""

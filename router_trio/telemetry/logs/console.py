@@ -6,28 +6,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any
 
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARN": "33", "ERROR": "31"}
 _FIRST = ("timestamp", "level", "message", "error_code")
 _IMPLIED = frozenset({"error_tag", "attempt", "max_attempts", "trace_id", "span_id"})
 """Fields that repeat the code or the message, or that only programs read."""
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Return True if stdout or stderr is a terminal; False if it is missing or closed."""
-    try:
-        return stream is not None and stream.isatty()
-    except (AttributeError, ValueError):  # it is an object of the program that lacks the method, or is closed
-        return False
-
-
-def shows_colours(stream: TextIO | None) -> bool:
-    """Return True if a stream is a terminal that shows colours and NO_COLOR is not set (https://no-color.org)."""
-    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def console_line(line: Mapping[str, Any], *, colours: bool) -> str:

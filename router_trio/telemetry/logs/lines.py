@@ -23,11 +23,12 @@ from typing import Any
 import trio
 
 from router_trio.events import Event, Level, RouterStopped, catalogue
-from router_trio.telemetry.logs.console import console_line, is_terminal, shows_colours
+from router_trio.telemetry.logs.console import console_line
 from router_trio.telemetry.logs.merge import INTERVAL, Merged, Merger
 from router_trio.telemetry.logs.redact import redact_all
 from router_trio.telemetry.logs.sentences import sentence, shown
 from router_trio.telemetry.logs.writer import LineWriter, write_to_stderr
+from router_trio.terminals import is_terminal, shows_colours
 
 LIBRARY = "LIBRARY"
 LIBRARIES = ("nats", "opentelemetry", "trio", "trio-asyncio", "asyncio", "router_trio")
