@@ -143,7 +143,7 @@ class MessageTracer:
         link.wire.send(framing.publish(wire, payload, headers=block))
         reports = dict[str, TraceReport]()
         with trio.move_on_after(REPORTS_WITHIN):
-            while not reports or _silent(reports.values()):
+            while "" not in reports or _silent(reports.values()):
                 await self._arrived.wait()
                 self._arrived = trio.Event()
                 for raw in self._received:

@@ -13,6 +13,8 @@ import pytest
 
 from router_trio import Router, Settings
 from router_trio.embedded import HOST, reserve_port
+from router_trio.nats.command_link import open_links
+from router_trio.nats.message_trace import MessageTracer
 from tests.support.command import over_its_links
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
@@ -184,6 +186,31 @@ async def test_servers_between_are_shown_with_their_hops(place: Place, tmp_path:
     first, second = found["arrives"][0]["servers"]
     assert [(first["server"], first["hop"]), (second["server"], second["hop"])] == [("leaf", ""), ("hub", "1")]
     assert any(one.get("queue") == "routers" for one in second["events"])
+
+
+async def test_a_report_of_a_later_server_may_be_the_first_to_arrive() -> None:
+    """The reports of two servers are sent independently of each other."""
+
+    def report(server: str, header: dict[str, list[str]], hop: str) -> bytes:
+        sent = [{"type": "eg", "kind": 2, "name": "hub", "hop": hop}] if hop else []
+        return json.dumps({"server": {"name": server}, "request": {"header": header}, "events": sent}).encode()
+
+    inbox = ""
+
+    def answer(published: Published) -> Iterable[Sent]:
+        if published.subject == "orders.7":
+            yield Sent(inbox, report("hub", {"Nats-Trace-Hop": ["1"]}, ""))
+            yield Sent(inbox, report("leaf", {}, "1"))
+
+    async with raw_server(answer) as (_, url):
+        settings = Settings.parse(f'[connections.main]\nservers = ["{url}"]\n'.encode())
+        async with open_links(settings, "trace", ["main"]) as links:
+            tracer = MessageTracer(links["main"])
+            await tracer.open()
+            inbox = f"{links['main'].requests.inbox.decode()}-trace.1"
+            trace = await tracer.trace("orders.7")
+    assert [(one.server, one.hop) for one in trace.reports] == [("leaf", ""), ("hub", "1")]
+    assert trace.silent == ()
 
 
 async def eventually_connected(server: NatsServer) -> None:
