@@ -106,7 +106,7 @@ class Listener:
         if stream:
             detail = f"stream {excerpt(stream)!r}: {detail}"
         self.destinations.publish_refused(operation.subject, reason, detail, retriable)
-        self._refusals.ack_refused(order, reason, detail, retriable)
+        self._refusals.ack_refused(operation.order, reason, detail, retriable)
 
     def expects(self, stream: str) -> bool:
         return self.outbox.expects(stream)

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import ClassVar, Protocol
 
 from router_trio.message import FENCED, Fate
-from router_trio.protocol.framing import readdressed
+from router_trio.protocol.framing import addresses, readdressed
 from router_trio.states import DURATION_BOUNDS, NANO, Histogram
 
 
@@ -241,6 +241,7 @@ class OperationWithAck(CoreOperation):
       and was held back instead.
     - `refused_for`: reason and detail of the last refusal, while it is being retried.
     - `refused_with`: reason and detail of a refusal that will be final unless the next answer differs.
+    - `asked_as`: the number in its reply subject since then, which no other client can have guessed.
     - `resent`: it was written before and not answered.
     - `unanswered_since`: when it was first written without being answered; a stream may have stored it since.
     - `puback_from`: whose PubAcks count regardless of the subject. Either the name of a stream, or a destination (see
@@ -249,6 +250,7 @@ class OperationWithAck(CoreOperation):
     """
 
     __slots__ = (
+        "asked_as",
         "first_written_at",
         "puback_from",
         "refused_for",
@@ -278,6 +280,7 @@ class OperationWithAck(CoreOperation):
         self.first_written_at: float | None = None
         self.refused_for: tuple[str, str] | None = None
         self.refused_with: tuple[str, str] | None = None
+        self.asked_as: int | None = None
         self.resent: bool = False
         self.unanswered_since: float | None = None
         self.written_at: float = 0.0
@@ -288,6 +291,20 @@ class OperationWithAck(CoreOperation):
         self.resent = True
         if self.unanswered_since is None:
             self.unanswered_since = self.written_at
+
+    def ask(self, number: int, reason: str, detail: str) -> None:
+        """Have it written again with this number in its reply subject, after a refusal that may not be its stream's."""
+        self.refused_with = reason, detail
+        self._answer_to(number)
+        self.asked_as = number
+        self.send_again()
+
+    def stop_asking(self) -> None:
+        """Let the next answer decide: another server may take it, and its PubAck may be late."""
+        self.refused_with = None
+        if self.asked_as is not None:
+            self._answer_to(self.order)
+            self.asked_as = None
 
     @property
     def may_be_denied_twice(self) -> bool:
@@ -304,6 +321,10 @@ class OperationWithAck(CoreOperation):
     def expect_puback_at(self, inbox: bytes) -> None:
         """Direct the PubAck to `inbox`, with the number of the publish as its last token."""
         self.frame = readdressed(self.frame, b"%b.%d" % (inbox, self.order))
+
+    def _answer_to(self, number: int) -> None:
+        inbox = addresses(self.frame)[1].rpartition(b".")[0]
+        self.frame = readdressed(self.frame, b"%b.%d" % (inbox, number))
 
     @property
     def lane(self) -> Hashable:

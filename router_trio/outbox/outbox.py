@@ -336,7 +336,10 @@ class Outbox:
             # A held publish with a late PubAck is rare. A duplicate PubAck finds nothing.
             operation = unacked.get(order) or self._lanes.find(order)
             if operation is None:
-                continue
+                operation = self.refusals.asked(order)
+                if operation is None:
+                    continue
+                order = operation.order
             if fate[2] is not stream:
                 stream = fate[2]
                 covered = belief.covered_by(stream)
@@ -384,15 +387,14 @@ class Outbox:
         `stream` is `""` if the error does not name one. An error of a stream that has not been looked up yet is kept
         until it has been, as PubAcks are; `stream_found` then returns it.
         """
-        order = refusal[0]
-        operation = self._queue.find(order)
+        operation = self.refusals.answered(refusal[0])
         may_answer = self.belief.may_answer(stream, operation) if operation is not None and stream else True
-        if may_answer:
+        if operation is None or may_answer:
             return operation
         if may_answer is None:
             self.belief.keep_refusal(stream, refusal)
         else:
-            self.belief.pass_over(order, stream)
+            self.belief.pass_over(operation.order, stream)
         return None
 
     def expects(self, stream: str) -> bool:

@@ -196,7 +196,7 @@ class SendQueue:
         for operation in back:
             if isinstance(operation, OperationWithAck) and operation.first_written_at is not None:
                 operation.first_written_at = None  # each one gets its full budget on the next link
-                operation.refused_with = None  # another server may take it, and its PubAck may be late
+                operation.stop_asking()
                 operation.resent = True
         self.put_back(back)
 

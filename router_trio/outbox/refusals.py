@@ -5,6 +5,7 @@ Pure and synchronous; clock and `wake` are passed in.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol
 
@@ -27,6 +28,10 @@ class RetryListener(Protocol):
     def accepted(self, operation: OperationWithAck) -> None:
         """Record that a stream has accepted a publish."""
 
+
+FIRST_ASKED = 10**17
+"""The smallest number in the reply subject of a publish that is sent again after a refusal that may be forged. It has
+as many digits as any number may have, and no publish has so large a number of its own."""
 
 POISON = "the server ended the connection each time that this was sent"
 
@@ -58,6 +63,8 @@ class Refusals:
         self._wake = wake
         self.resends_refused: bool = False
         """True if a publish that is refused for good is sent once more before the refusal counts: see `ack_refused`."""
+        self._asked: dict[int, OperationWithAck] = {}
+        """Publishes sent again after a refusal that may be forged, by their numbers `asked_as`; some have a fate."""
         self._listeners: dict[Hashable, list[RetryListener]] = {}
         self.expected_denials: dict[bytes, tuple[int, int]] = {}
         """Denials that may still arrive for publishes that have failed already, by `in_flight.denial_keys`: their
@@ -80,29 +87,48 @@ class Refusals:
         self.resends_refused = True
 
     def link_down(self) -> None:
-        """Forget the denials still expected on the link that was lost."""
+        """Forget the denials still expected, and the publishes asked about, on the link that was lost."""
         self.expected_denials.clear()
+        self._asked.clear()
 
     # --- refused or denied ---
 
     def ack_refused(self, order: int, reason: str, detail: str, retriable: bool) -> None:
         """Retry a publish that was answered with an error, if that may help and its budget allows it; else fail it.
 
-        Any client that can read the reply subject can make some stream answer there with an error, or send one itself.
-        So with `resends_refused` the publish is sent again after the first final error, with the same id: a stream that
-        has stored it answers with a PubAck, which counts whenever it arrives. The next error is final. `timeout` is
-        final at once, because it is not an answer: the link itself reports it after waiting for one.
+        Any client that can read the reply subject can make some stream answer there with an error, or send one itself,
+        and can guess the reply subjects of the next publishes, whose numbers are consecutive. So with `resends_refused`
+        the publish is sent again after the first final error, with the same id and a random number in its reply
+        subject: a stream that has stored it answers with a PubAck, which counts whenever it arrives. The next error to
+        the random number is final; see `answered`. `timeout` is final at once, because it is not an answer: the link
+        itself reports it after waiting for one.
         """
         operation = self._in_flight.take_acked(order)
         if operation is not None:
             may_be_forged = not retriable and reason != reasons.TIMEOUT
             asked = self.resends_refused and may_be_forged and operation.refused_with is None
             if asked:
-                operation.refused_with = (reason, detail)
-                operation.send_again()
+                number = FIRST_ASKED + secrets.randbelow(9 * FIRST_ASKED)
+                operation.ask(number, reason, detail)
+                self._asked[number] = operation
             after = ASK_AFTER if asked else RETRY_REFUSED_AFTER
             self._hold_or_fail(operation, reason, detail, retriable or asked, after)
             self._wake()
+
+    def asked(self, number: int) -> OperationWithAck | None:
+        """Return the publish without a fate that was sent again with this number in its reply subject."""
+        operation = self._asked.get(number)
+        return operation if operation is not None and self._queue.find(operation.order) is operation else None
+
+    def answered(self, number: int) -> OperationWithAck | None:
+        """Return the publish that an error with this number in its subject decides about; None if there is none.
+
+        Once a publish was sent again with a random number, an error to its own number decides nothing.
+        """
+        if number >= FIRST_ASKED:
+            return self.asked(number)
+        operation = self._queue.find(number)
+        return None if operation is None or operation.asked_as is not None else operation
 
     def publish_denied(self, subject: bytes, detail: str) -> bool:
         """Fail the publishes that a denial of `subject` may be about. Return False if nothing in flight matches.
@@ -256,6 +282,7 @@ class Refusals:
         """Fail publishes that were refused for good, sent again at or before `written_at`, and not answered since."""
         if not self.resends_refused:
             return
+        self._asked = {number: one for number, one in self._asked.items() if self.asked(number) is not None}
         by_refusal: dict[tuple[str, str], list[Operation]] = {}
         for one in self._in_flight.unacked_since(written_at):
             if one.refused_with is not None:

@@ -10,8 +10,9 @@ import pytest
 from router_trio.message import PubAck, stored
 from router_trio.outbox import belief as belief_module
 from router_trio.outbox.belief import Belief
-from router_trio.outbox.operation import OperationWithAck
+from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.outbox import Outbox
+from router_trio.protocol.framing import addresses
 from router_trio.subjects.patterns import matches
 
 INBOX = b"_INBOX.a"
@@ -232,16 +233,57 @@ def test_a_new_link_forgets_the_known_subjects_of_streams() -> None:
     assert (desk.acked, desk.asked) == (0, ["OUT"])
 
 
-def test_an_error_fails_a_publish_only_if_it_is_repeated() -> None:
+def refuse(desk: Desk, number: int) -> None:
+    """Deliver an error with this number at the end of its subject."""
+    operation = desk.outbox.answered_by("", (number, "limit", "full", False))
+    if operation is not None:
+        desk.outbox.refusals.ack_refused(operation.order, "limit", "full", False)
+
+
+def number_in(operation: Operation) -> int:
+    """Return the number at the end of the reply subject of a publish."""
+    inbox, _, number = addresses(operation.frame)[1].rpartition(b".")
+    assert inbox == INBOX
+    return int(number)
+
+
+def test_an_error_fails_a_publish_only_if_the_next_try_is_answered_with_one_as_well() -> None:
+    """Numbers are consecutive: a client that has seen one can forge errors to those that follow."""
     desk = Desk()
     order = desk.publish()
-    desk.outbox.refusals.ack_refused(order, "limit", "full", False)
-    assert desk.outbox.ledger.settled["failed"] == 0
-    desk.outbox.refusals.ack_refused(order, "limit", "full", False)
+    for _ in range(3):
+        refuse(desk, order)
     desk.now = 0.1
-    assert [one.order for one in desk.outbox.sender.next_batch()] == [order]
-    desk.outbox.refusals.ack_refused(order, "limit", "full", False)
+    (again,) = desk.outbox.sender.next_batch()
+    assert (again.order, number_in(again) != order) == (order, True)
+    refuse(desk, order)
+    refuse(desk, number_in(again) - 1)
+    assert desk.outbox.ledger.settled["failed"] == 0
+    refuse(desk, number_in(again))
     assert desk.outbox.ledger.settled["failed"] == 1
+    refuse(desk, number_in(again))
+    desk.outbox.acked([puback(number_in(again))])
+    assert (desk.acked, desk.outbox.ledger.settled["failed"]) == (0, 1)
+
+
+def test_the_next_link_expects_the_answer_to_the_number_of_the_publish() -> None:
+    desk = Desk()
+    order = desk.publish()
+    before = desk.outbox.pending, desk.outbox._queue.waiting_bytes
+    refuse(desk, order)
+    desk.now = 0.1
+    (again,) = desk.outbox.sender.next_batch()
+    guessed = number_in(again)
+    desk.outbox.link_down()
+    desk.outbox.link_up(INBOX)
+    assert number_in(again) == order
+    desk.outbox.sender.next_batch()
+    assert (desk.outbox.pending, desk.outbox._queue.waiting_bytes) == before
+    refuse(desk, guessed)
+    assert desk.outbox.ledger.settled["failed"] == 0
+    desk.outbox.belief.learn({"OUT": ("out.*",)}, {})
+    desk.outbox.acked([puback(order)])
+    assert desk.acked == 1
 
 
 def test_a_timeout_reported_by_the_link_fails_a_publish_without_a_second_try() -> None:
@@ -250,17 +292,19 @@ def test_a_timeout_reported_by_the_link_fails_a_publish_without_a_second_try() -
     assert desk.outbox.ledger.settled["failed"] == 1
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_a_publish_that_is_stored_after_an_error_is_acked(again: bool) -> None:
+@pytest.mark.parametrize("answered", ["before", "first", "second"])
+def test_a_publish_that_is_stored_after_an_error_is_acked(answered: str) -> None:
+    """The PubAck is received before the next try, or answers the first try or the second one after it."""
     desk = Desk()
     desk.outbox.belief.learn({"OUT": ("out.*",)}, {})
     order = desk.publish()
-    desk.outbox.refusals.ack_refused(order, "wrong_expectation", "made up", False)
-    if again:
+    refuse(desk, order)
+    if answered != "before":
         desk.now = 0.1
-        desk.outbox.sender.next_batch()
-    desk.outbox.acked([puback(order)])
-    assert (desk.acked, desk.outbox.ledger.settled["failed"]) == (1, 0)
+        (again,) = desk.outbox.sender.next_batch()
+    desk.outbox.acked([puback(number_in(again) if answered == "second" else order)])
+    desk.outbox.refusals.sweep()
+    assert (desk.acked, desk.outbox.ledger.settled["failed"], desk.outbox.refusals._asked) == (1, 0, {})
 
 
 def test_memory_that_another_client_can_cause_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
