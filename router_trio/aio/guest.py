@@ -115,6 +115,8 @@ class Guest:
             run_sync_soon_not_threadsafe=self._soon,
             done_callback=self._done,
             host_uses_signal_set_wakeup_fd=True,
+            # A Ctrl-C is for the program, and must not end a task of the router that happens to have its turn.
+            restrict_keyboard_interrupt_to_checkpoints=True,
             clock=self._idle,
         )
 

@@ -13,7 +13,7 @@ from tests.support.command import running
 pytestmark = pytest.mark.slow
 
 BEGIN = """
-import asyncio, signal, sys, threading, time, trio
+import asyncio, signal, sys, threading, time
 from router_trio import Router, Settings, aio
 from router_trio.errors import AsyncioRequiredError
 from router_trio.testing import FakeBroker
@@ -28,7 +28,6 @@ router = Router(settings, log=False, connect=lambda name, _: broker.connect)
 receipts = []
 
 @router.route("in", to="out")
-@trio.lowlevel.enable_ki_protection
 def on_in(message):
     signal.raise_signal(signal.SIGINT)
     return message
