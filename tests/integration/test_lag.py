@@ -245,10 +245,11 @@ async def test_a_destination_that_is_away(server: NatsServer, proxy: TcpProxy) -
 async def test_failed_messages_that_wait_for_their_next_attempt(server: NatsServer) -> None:
     async def fail(message: Message) -> Message:
         if failing:
+            failed.add(message.subject)
             raise ValueError("not yet")
         return message
 
-    failing, watch = True, Watch()
+    failing, failed, watch = True, set[str](), Watch()
     router = Router(settings(server.url), observers=[watch], log=False)
     retry: RetryOptions = {"initial": "8s", "max": "8s"}
     router.route(name="route", to=ROUTE["to"], retry=retry, **ROUTE["from"])(fail)
@@ -256,9 +257,10 @@ async def test_failed_messages_that_wait_for_their_next_attempt(server: NatsServ
         await until_known(watch)
         truth = Truth(stream, in_flight=2)
         await truth.publish(5)
-        await eventually(lambda: watch.metric("router_nats_nak_total") == 5)
+        # One may have had a short delay, and have failed more than once.
+        await eventually(lambda: len(failed) == 5 and not watch.router.routes[0].in_hand)
         await truth.compare_for(TRUE_WITHIN + 1, reported_by(watch))
-        assert (behind_of(watch).messages, watch.router.routes[0].in_hand) == (5, 0)
+        assert behind_of(watch).messages == 5
         assert behind_of(watch).seconds > TRUE_WITHIN
         failing = False
         await eventually(lambda: not behind_of(watch).messages)
