@@ -35,7 +35,7 @@ def test_a_contestant_that_is_not_built_is_left_out(kind: str, monkeypatch: pyte
 def test_without_go_its_programs_are_left_out_with_a_notice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environment, "GO_PEERS", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    names = ("nats_go", "watermill")
+    names = ("nats_go", "orbit_group", "watermill")
     assert environment.build_go_peers() == [f"{name}: there is no Go here" for name in names]
 
 

@@ -37,7 +37,7 @@ func main() {
 		names[i] = fmt.Sprintf("m%d", i)
 	}
 	ctx := context.Background()
-	_, err = pcgroups.CreateStatic(ctx, js, stream, group, uint(partitions), ">", names, nil)
+	_, err = pcgroups.CreateStatic(ctx, js, stream, group, uint(partitions), []string{">"}, names, nil)
 	check(err)
 	handle := func(message jetstream.Msg) {
 		time.Sleep(wait)
