@@ -35,7 +35,7 @@ PARTITIONS = 16
 MEMBERS = (1, 2, 4)
 PAYLOAD = b"x" * 128
 
-WAITS = 0.01
+WAITS = 0.04
 AT_A_TIME = 16
 PER_MEMBER = round(AT_A_TIME / WAITS)
 """Messages per second of a member whose handler waits, if nothing else takes time."""
