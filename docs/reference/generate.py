@@ -247,7 +247,7 @@ def _functions(functions: Iterable[Function], shown: Callable[[Function, Overloa
 
 
 def _call(function: Function, one: Overload) -> str:
-    names = "abcd"[: len(one.takes)]
+    names = [*"abcd"[: len(one.takes)], *["..."] * one.repeats]
     if one.method:
         return f"a.{function.name}({', '.join(names[1:])})"
     return f"{function.name}({', '.join(names)})"

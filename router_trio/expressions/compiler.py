@@ -21,6 +21,7 @@ from router_trio.expressions.closures import (
     watched_by,
 )
 from router_trio.expressions.costs import Cost, cost_of
+from router_trio.expressions.functions import fields
 from router_trio.expressions.functions.patterns import EXTRA, BadPattern, Pattern, matches
 from router_trio.expressions.language.signatures import BY_ID
 from router_trio.expressions.language.source import Source
@@ -252,6 +253,8 @@ class _Compiler:
         parts = [self.of(argument) for argument in node.arguments]
         if name == "matches":
             return self._matches(node, parts)
+        if name in fields.EDITS:
+            return self._edit(node, parts)
         if name in COMPARISONS:
             return self._folded(self._comparison(node, parts), *parts)
         if name in ("dyn", "type"):
@@ -454,6 +457,33 @@ class _Compiler:
             return matches(value, wanted, message)
 
         return self._folded(found, text, pattern)
+
+    def _edit(self, node: Call, parts: list[Closure]) -> Closure:
+        """Return the closure of a call that changes the fields at some paths; constant paths are read here."""
+        edit = fields.EDITS[node.function]
+        of, *paths = parts
+        for path, argument in zip(paths, node.arguments[1:], strict=True):
+            if path in self._constants:
+                try:
+                    fields.steps(self._constants[path])
+                except EvaluationError as error:
+                    raise self._source.error(str(error), argument.start, argument.end) from None
+        known = fields.tree_of([self._constants[path] for path in paths]) if self._is_constant(*paths) else None
+
+        def edited(message: Any) -> Value:
+            value = of(message)
+            if value.__class__ is not dict and value.__class__ is not list:
+                raise no_overload(node.function, (value,))
+            if known is not None:
+                return edit(value, known, message)
+            texts = [path(message) for path in paths]
+            for one in texts:
+                if one.__class__ is not str:
+                    raise no_overload(node.function, (value, one))
+                message.budget.spend(10 + len(one))
+            return edit(value, fields.tree_of(texts), message)
+
+        return self._folded(edited, *parts)
 
 
 def weight_of(node: Node) -> int:

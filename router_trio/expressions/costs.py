@@ -89,6 +89,11 @@ def _read(most: int, shift: int) -> Before:
     return cost
 
 
+def _hashed(budget: Budget, text: str) -> None:
+    """Charge for hashing a text; a character takes up to four bytes."""
+    budget.spend(len(text) >> (5 if text.isascii() else 3))
+
+
 def _zone(budget: Budget, value: Any, zone: str) -> None:
     budget.spend(times.zone_cost(zone))
 
@@ -136,6 +141,10 @@ COSTS: dict[str, Cost] = {
     "duration:string": Cost(10, _read(times.MAX_TIME_TEXT, 3), always=True),
     "type": FREE,
     "dyn": FREE,
+    "omit": Cost(20),  # `fields` charges the rest
+    "mask": Cost(20),
+    "sha256": Cost(12, _hashed),
+    "sha256:bytes": Cost(12, _looked_at(5)),
     "contains": _SEARCHED,
     "startsWith": Cost(5, _start),
     "endsWith": Cost(5, _start),

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from router_trio.errors import EvaluationError
-from router_trio.expressions.functions import conversions, patterns, strings, times
+from router_trio.expressions.functions import conversions, digests, fields, patterns, strings, times
 from router_trio.expressions.functions.conversions import checked_int, checked_uint, overflow
 from router_trio.expressions.language.signatures import BY_ID, BY_NAME
 from router_trio.expressions.values import (
@@ -220,6 +220,12 @@ FUNCTIONS: dict[str, Function] = {
     "duration:string": times.parse_duration,
     "duration:duration": lambda value: value,
     "dyn:a": lambda value: value,
+    "omit:map_string": fields.omit,
+    "omit:list_string": fields.omit,
+    "mask:map_string": fields.mask,
+    "mask:list_string": fields.mask,
+    "sha256:string": digests.sha256_of_string,
+    "sha256:bytes": digests.sha256_of_bytes,
     "contains:string_string": operator.contains,
     "startsWith:string_string": str.startswith,
     "endsWith:string_string": str.endswith,

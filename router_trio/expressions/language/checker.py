@@ -233,7 +233,7 @@ class _Checker:
         for overload in function.overloads:
             if overload.method != node.is_method:
                 continue
-            *takes, result = self.solution.instance((*overload.takes, overload.gives))
+            *takes, result = self.solution.instance((*overload.takes_for(len(given)), overload.gives))
             if not self.solution.fit_all(given, takes):
                 continue
             found.append(overload.id)
@@ -317,7 +317,7 @@ def _cure(node: Call, given: list[Type]) -> str:
 
 
 def _shown(name: str, overload: Overload) -> str:
-    takes = [spelled(one) for one in overload.takes]
+    takes = [spelled(one) for one in overload.takes] + ["..."] * overload.repeats
     if overload.method:
         return f"{takes[0]}.{name}({', '.join(takes[1:])})"
     return f"{name}({', '.join(takes)})"

@@ -52,6 +52,9 @@ _TABLE = (
     (rf"({_PATH})\.(?:size|length|len|count)\b(?:\(\))?", "write size({0})"),
     (rf"{_START}len(?:gth)?\(\s*({_PATH})\s*\)", "write size({0})"),
     (rf"{_START}(?:message|msg|event)\.(subject|headers|payload|body|size|tokens)\b", "write {0}"),
+    (rf"({_PATH})\.(?:without|omit)\(\s*({_TEXT})\s*\)", "write omit({0}, {1})"),
+    (rf"({_PATH})\.(?:redact|mask)\(\s*({_TEXT})\s*\)", "write mask({0}, {1})"),
+    (rf"{_START}(?:hash|md5|sha1)\(\s*({_PATH})\s*\)", "write sha256({0})"),
     (rf"{_START}(?:\$|json|data|message|msg|event|value)\.(\w+)", "the payload as JSON is body: write body.{0}"),
     (r"\{\{.*?\}\}|\$\d", "placeholders are for subjects only: write tokens[0] for the first token of the subject"),
     # --- operators ---

@@ -7,7 +7,7 @@ is generated from it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router_trio.expressions.language.types import (
     BOOL,
@@ -33,12 +33,21 @@ _ORDERED = (BOOL, INT, UINT, DOUBLE, STRING, BYTES, TIMESTAMP, DURATION)
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """A signature of a function: the types of its arguments and of its result. A method's first is its receiver."""
+    """A signature of a function: the types of its arguments and of its result. A method's first is its receiver.
+
+    `repeats`: the last argument may be given any number of times.
+    """
 
     id: str
     takes: tuple[Type, ...]
     gives: Type
     method: bool = False
+    repeats: bool = False
+
+    def takes_for(self, count: int) -> tuple[Type, ...]:
+        """Return the types of the arguments of a call with `count` arguments."""
+        more = count - len(self.takes) if self.repeats else 0
+        return self.takes + self.takes[-1:] * more
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,11 @@ def _operator(shown: str, name: str, about: str, *rows: tuple[Type, ...]) -> Fun
 
 def _function(name: str, about: str, *rows: tuple[Type, ...]) -> Function:
     return Function(name, about, tuple(_overloads(name, *rows)))
+
+
+def _repeating(name: str, about: str, *rows: tuple[Type, ...]) -> Function:
+    """Return a function whose last argument may be repeated."""
+    return Function(name, about, tuple(replace(one, repeats=True) for one in _overloads(name, *rows)))
 
 
 def _method(name: str, about: str, *rows: tuple[Type, ...]) -> Function:
@@ -198,6 +212,24 @@ FUNCTIONS = (
     ),
     _function("type", "The type of a value, for comparisons such as type(x) == int.", (A, type_of(A))),
     _function("dyn", "The value itself, with its type hidden from the type checker.", (A, DYN)),
+    _repeating(
+        "omit",
+        "The value without the fields at these paths, such as 'card.number', also in each element of a list.",
+        (_MAP, STRING, DYN),
+        (_LIST, STRING, DYN),
+    ),
+    _repeating(
+        "mask",
+        "The value with '****' in place of the fields at these paths, whatever they contain.",
+        (_MAP, STRING, DYN),
+        (_LIST, STRING, DYN),
+    ),
+    _function(
+        "sha256",
+        "The SHA-256 of a string in UTF-8, or of bytes, as 64 lower-case hexadecimal digits.",
+        (STRING, STRING),
+        (BYTES, STRING),
+    ),
     _method("contains", "True if the string contains the other string.", (STRING, STRING, BOOL)),
     _method("startsWith", "True if the string starts with the other string.", (STRING, STRING, BOOL)),
     _method("endsWith", "True if the string ends with the other string.", (STRING, STRING, BOOL)),

@@ -12,6 +12,7 @@ _OF_SCALARS = frozenset({
     "!_", "-_", "_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_", "_+_", "_-_", "_*_", "_/_", "_%_", "matches", "int",
     "uint", "double", "bool", "string", "timestamp", "duration", "contains", "startsWith", "endsWith", "charAt",
     "indexOf", "lastIndexOf", "lowerAscii", "upperAscii", "replace", "split", "substring", "trim",
+    "sha256",
 })  # fmt: skip
 """Functions whose arguments are rarely lists or maps."""
 
