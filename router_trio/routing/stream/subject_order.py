@@ -242,6 +242,15 @@ class SubjectOrder(Generic[D]):
         for one in self.expected():
             one.until = max(one.until, max(one.due, now) + within)
 
+    def returned(self, last: float = inf) -> list[int]:
+        """Return the sequences, up to `last`, of the awaited messages that were returned to the stream, in order."""
+        if not self.awaited:
+            return []
+        lines = self.lines.values()
+        return sorted(
+            sequence for line in lines for sequence, one in line.awaited.items() if sequence <= last and one.due < inf
+        )
+
     def late(self, now: float) -> list[int]:
         """Return the sequences that are late, and may never be redelivered; the oldest of each subject first."""
         if not self.awaited:

@@ -6,7 +6,7 @@ that it delivers nothing new because too many messages are unacked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 
 import trio
@@ -57,7 +57,8 @@ class ConsumerChecks:
     """Checks the consumer of one route. `lost` is called after an edit that makes the consumer unusable.
 
     `changed` is called when `stopped` has changed, and when kept deliveries were requested again; `paused` when the
-    consumer was paused on the server, with a description, and when it was resumed, with None.
+    consumer was paused on the server, with a description, and when it was resumed, with None. `never_come` is called
+    with awaited messages that the consumer does not redeliver, since it has finished with them.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ConsumerChecks:
         *,
         lost: Callable[[SourceError], None],
         changed: Callable[[], None],
+        never_come: Callable[[Collection[int]], None],
         lifted: Callable[[Sequence[str]], None],
         paused: Callable[[str | None], None],
         requested_since: Callable[[], float],
@@ -90,6 +92,7 @@ class ConsumerChecks:
         self._payloads = payloads
         self._lost = lost
         self._changed = changed
+        self._never_come = never_come
         self._lifted = lifted
         self._report_pause = paused
         self._paused: str | None = None
@@ -176,6 +179,7 @@ class ConsumerChecks:
                     if deliveries <= cursor.deliveries and deliveries and 2 * state.deliveries <= deliveries:
                         self._pending.consumer_was_reset(state.passed + 1)
                     cursor.learn(state.passed, state.delivered, state.deliveries)
+                    self._await_none_up_to(state.passed)
                     cursor.forget_up_to(state.passed, self._pending.open)
                     if state.cut_off is None:  # else the server may report an old state
                         lag.checked(asked, state, cursor, trio.current_time())
@@ -196,14 +200,28 @@ class ConsumerChecks:
             with self._pause:
                 await self._until_needed(may_ask=not denied)
 
+    def _await_none_up_to(self, floor: int) -> None:
+        """Stop waiting for messages up to the ack floor: other processes have settled them.
+
+        Otherwise each would be waited for until its redelivery is late.
+        """
+        settled = self._pending.order.returned(floor)
+        if settled:
+            self._never_come(settled)
+            self._changed()
+
     async def _until_needed(self, *, may_ask: bool) -> None:
-        """Wait until a check is requested, or until it is not known without one how far the route is behind."""
+        """Wait until a check is requested, or is the only way to learn something.
+
+        That is how far the route is behind, or whether another process has settled an awaited message that is due.
+        """
         while not self._now.is_set():
             with trio.move_on_after(CHECK_EVERY):
                 await self._now.wait()
             self._infer()
+            now, pending = trio.current_time(), self._pending
             requested = self._requested_since() < inf and self.stopped is None
-            if may_ask and not self._pending.lag.stays_known(requested, trio.current_time()):
+            if may_ask and (pending.order.count_due(now) or not pending.lag.stays_known(requested, now)):
                 return
 
     def _look_for_new(self, now: float) -> int:

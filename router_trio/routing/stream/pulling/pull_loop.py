@@ -127,6 +127,7 @@ class PullLoop:
             payloads,
             lost=self.lose,
             changed=self.look_again,
+            never_come=never_come,
             lifted=lifted,
             paused=paused,
             requested_since=lambda: self._asked_since if self._credit.outstanding and not self._quiet else math.inf,

@@ -138,6 +138,17 @@ def test_the_oldest_message_of_each_subject_is_looked_up_first() -> None:
     assert turns.late(1.0 + LATE) == [1, 3, 2, 4]
 
 
+def test_messages_in_hand_are_not_among_those_returned_to_the_stream() -> None:
+    turns, (one, two, three) = SubjectOrder[Message](), messages(3)
+    assert turns.returned() == []
+    refuse(turns, three, one, two, Message(4, b"b"))
+    assert turns.returned() == [1, 2, 3, 4]
+    assert turns.returned(2) == [1, 2]
+    assert admitted(turns, [one]) == [1]
+    assert turns.await_redelivery(one) is None
+    assert turns.returned() == [2, 3, 4], "the first is in hand again"
+
+
 def test_a_message_redelivered_and_refused_again_meanwhile_is_not_gone() -> None:
     turns, (one, two) = SubjectOrder[Message](), messages(2)
     refuse(turns, one)
