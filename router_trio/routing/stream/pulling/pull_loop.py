@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from itertools import islice
 
 import trio
 
@@ -58,7 +59,7 @@ LEAST_PROGRESS_DELAY = 0.01
 """Minimum seconds between signs of progress: a consumer may have an ack wait of a nanosecond."""
 
 MOST_LATE = 256
-"""Refused messages that are looked up at a time: the oldest of each subject first."""
+"""Refused messages that are looked up at a time: late ones first, and of these the oldest of each subject."""
 
 ACKS_TESTED_EVERY = 5.0
 """Seconds between two tests whether refused acks are accepted again: a server logs each refusal."""
@@ -342,8 +343,13 @@ class PullLoop:
         self._look_again.set()
 
     async def _ask_about(self, consumer: PullConsumer, late: Sequence[int], within: float) -> None:
-        """Stop waiting for messages that will not be redelivered, and wait longer for the others."""
+        """Stop waiting for messages that will not be redelivered, and wait longer for the others.
+
+        All awaited messages are looked up. What happened to the late ones may have happened to the others, and each
+        would otherwise be waited for until it is late, one ack wait after the other.
+        """
         pending, order = self._pending, self._pending.order
+        asked = dict.fromkeys((*late, *order.returned()))
         cursor = pending.cursor
         gone: Collection[int] = ()
         # Not those of an earlier link: the server may have redelivered them to another process, or given them up.
@@ -354,9 +360,9 @@ class PullLoop:
             return sum(pending.open.get(delivery.sequence) is delivery for delivery in before)
 
         try:
-            gone = await consumer.gone({one: cursor.time_of(one) for one in late}, still_in_hand)
+            gone = await consumer.gone({one: cursor.time_of(one) for one in islice(asked, MOST_LATE)}, still_in_hand)
             self._lookup_error = None
-            self._comes_again |= len(gone) < len(late)  # their ack wait has ended as well
+            self._comes_again |= not all(one in gone for one in late)  # their ack wait has ended as well
         except SourceError as error:
             self._lookup_error = str(error)
         if cursor is pending.cursor:

@@ -71,6 +71,27 @@ async def test_refused_messages_that_another_process_has_acked_are_awaited_until
         await eventually(lambda: w.route.state == RUNNING)
 
 
+async def test_one_lookup_finds_all_awaited_messages_that_are_gone(autojump_clock: MockClock) -> None:
+    """The checks of the durable do not show it: another process has an earlier message in hand."""
+    async with world([route(ack_wait="10s", retry={"initial": "10s"})], brokers=one_broker()) as w:
+        consumer = w.broker._server.consumers["IN", "router"]
+        w.broker.trouble.take_by_hand("IN", "router", ack=False)
+        fill(w.broker, 1, subjects="z")
+        await eventually(consumer.left_unacked)
+        consumer.again([1], trio.current_time() + 1000.0)
+        w.broker.deny_publish("out.*")
+        for subject in "abc":
+            fill(w.broker, 1, subjects=subject)
+            await trio.sleep(3.0)
+        assert w.route.failed["permission_denied"] == 3
+        w.broker.allow_publish("out.*")
+        for sequence in (2, 3, 4):
+            consumer.ack(sequence)
+        fill(w.broker, 1, first=1, subjects="abc")
+        await eventually(lambda: w.broker.messages("OUT"), 30)
+        await eventually(lambda: len(w.broker.messages("OUT")) == 3, 1)
+
+
 async def test_a_refused_message_delivered_after_others_has_room_as_soon_as_it_is_due(
     autojump_clock: MockClock,
 ) -> None:
