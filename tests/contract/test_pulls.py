@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import delivered_size, header_block, payload
 from router_trio.protocol.headers import status
 from tests.contract.orders import SPEC, ending, sequences
@@ -40,6 +41,22 @@ async def test_a_pull_waits_for_messages_published_later(peer: Peer) -> None:
         await link.send([operation(1, b"orders.a", b"a"), operation(2, b"orders.b", b"b")])
         raws = await received.until_delivered(2)
     assert [payload(raw) for raw in raws] == [b"a", b"b"]
+
+
+async def test_the_pulls_of_a_closed_link_get_nothing(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    received = Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, Recorder())
+        consumer.pull(2, 30.0)
+        await link.fence()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        assert not consumer.progress.in_use
+        await peer.publish("orders.a")
+        consumer.pull(1, 5.0)
+        (raw,) = await received.until_delivered(1)
+    assert ack_reply.tokens(raw[1])[ack_reply.DELIVERIES] == b"1", "no delivery went to the closed link"
 
 
 async def test_a_pull_that_expires_ends_with_status_408(peer: Peer, clock: object) -> None:
