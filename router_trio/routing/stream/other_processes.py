@@ -34,7 +34,10 @@ class OtherProcesses:
     def __init__(self) -> None:
         self.ack_wait: float = 0.0
         self.noticed: bool = False
-        """True if deliveries went elsewhere since the consumer was opened; the next time it listens for others."""
+        """True if deliveries went elsewhere since the consumer was opened, or others were heard then.
+
+        The next time it listens for others.
+        """
         self.missing: int = 0
         """Deliveries that went elsewhere; `seen` returns whether they still count."""
         self._last_at = -inf
@@ -54,9 +57,12 @@ class OtherProcesses:
         """Subtract earlier deliveries of a message that was redelivered here: no process had settled it."""
         self.missing = max(0, self.missing - count)
 
-    def opened(self) -> None:
-        """Start again with a consumer that was opened, after listening for others if any were `noticed`."""
-        self.noticed = False
+    def opened(self, *, heard: bool) -> None:
+        """Start again with a consumer that was opened, after listening for others if any were `noticed`.
+
+        `heard`: other processes use it now. No delivery may show that before the link is lost.
+        """
+        self.noticed = heard
 
     def seen(self, now: float) -> bool:
         """Return True if another process may have messages in hand: deliveries are missing, the last one recent."""

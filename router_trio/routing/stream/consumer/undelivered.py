@@ -31,8 +31,9 @@ async def ask_again(consumer: PullConsumer, pending: StreamInHand, within: float
     first, take = cursor.unseen_from, others.take(opened_at)
     in_use = take or progress.in_use is not False
     others_seen = take or others.noticed
-    others.opened()
-    if cursor.opened(progress.deliveries, opened_at, within, in_use=in_use, others_seen=others_seen):
+    alone = cursor.opened(progress.deliveries, opened_at, within, in_use=in_use, others_seen=others_seen)
+    others.opened(heard=not alone and progress.in_use is True)
+    if alone:
         unacked = await consumer.unacked(first)
         if unacked is not None:
             missing = [sequence for sequence in unacked if not cursor.knows(sequence)]

@@ -74,6 +74,32 @@ async def test_a_consumer_recreated_while_the_link_is_down_delivers_awaited_mess
         await eventually(lambda: arrived(w, "a") == numbers(10), 5)
 
 
+async def test_messages_that_another_process_has_in_hand_are_not_requested_on_the_second_link_either(
+    autojump_clock: MockClock,
+) -> None:
+    """The first link is lost before it received anything. The other process has no request pending."""
+    brokers, go_on = one_broker(), trio.Event()
+    fill(brokers["main"], 2)
+
+    async def work(message: Message) -> Message:
+        await go_on.wait()
+        return message
+
+    destination = to("out.{{wildcard(1)}}", jetstream=True)
+    busy = handled(work, to=destination, stream="IN", durable="router", filter="in.*", max_in_flight=2)
+    async with world(handlers=[busy], brokers=brokers) as first:
+        await eventually(lambda: first.route.in_hand == 2)
+        async with world([route()], brokers=brokers, servers=["nats://second:4222"]) as second:
+            await eventually(lambda: len(second.watch.of("ROUTE_READY")) == 1)
+            brokers["main"].cut("second:4222")
+            await eventually(lambda: len(second.watch.of("ROUTE_READY")) == 2)
+            await trio.sleep(2.0)
+            assert second.route.received == 0
+            go_on.set()
+            await all_acked(first, 2)
+            assert second.route.received == 0
+
+
 async def test_waiting_messages_are_routed_when_their_stream_is_replaced(autojump_clock: MockClock) -> None:
     brokers = one_broker()
     async with world([route()], brokers=brokers) as w:
