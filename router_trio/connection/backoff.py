@@ -48,11 +48,17 @@ class ReconnectPlan:
         tls: bool = False,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """With `tls`, announced servers are connected to with TLS, as they are if any configured server is."""
+        """With `tls`, announced servers are connected to with TLS, as they are if any configured server is.
+
+        By WebSocket a server announces the addresses of WebSocket listeners.
+        """
         assert servers, "a connection has a server"
         self._configured = list(servers)
-        tls = tls or any(server.startswith("tls://") for server in servers)
-        self._scheme = "tls://" if tls else "nats://"
+        schemes = {server.partition("://")[0] for server in servers if "://" in server}
+        if schemes & {"ws", "wss"}:
+            self._scheme = "wss://" if tls or "wss" in schemes else "ws://"
+        else:
+            self._scheme = "tls://" if tls or "tls" in schemes else "nats://"
         self._servers = list(servers)
         self.attempts_of_round = attempts
         self._base = base
@@ -81,7 +87,7 @@ class ReconnectPlan:
         addresses that are no longer in use.
         """
         upcoming = self._servers[self._next_server % len(self._servers)]
-        known = {_bare(server) for server in self._configured}
+        known = {_bare(server).partition("/")[0] for server in self._configured}
         announced = dict.fromkeys(self._scheme + server for server in servers if _bare(server) not in known)
         self._servers = [*self._configured, *announced]
         if upcoming in self._servers:
@@ -131,4 +137,5 @@ class ReconnectPlan:
 
 
 def _bare(server: str) -> str:
+    """Return `host:port`, with the path of a WebSocket server."""
     return server.rpartition("://")[2].rpartition("@")[2]

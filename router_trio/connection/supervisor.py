@@ -45,7 +45,17 @@ HAND_OVER_WITHIN = 2.0
 
 SWEEP_EVERY = 1.0
 
-_WHERE = ("servers", "credentials_file", "nkey_seed_file", "user", "token", "domain", "api_prefix")
+_WHERE = (
+    "servers",
+    "proxy",
+    "websocket_headers",
+    "credentials_file",
+    "nkey_seed_file",
+    "user",
+    "token",
+    "domain",
+    "api_prefix",
+)
 """The settings that decide which servers and which account a connection uses."""
 
 
@@ -329,7 +339,7 @@ class Connection:
         first = self._lost_at is None
         self.state.link_up(link.server, session.fenced_at, first=first)
         # An address without a scheme is shown as nats://.
-        server = session.server if session.server.startswith("tls://") else link.server
+        server = session.server if session.server.startswith(("tls://", "ws://", "wss://")) else link.server
         if self._lost_at is None:
             self._emit(ConnectionEstablished(at=now, connection=self.name, server=server))
         else:

@@ -1,5 +1,7 @@
 """The handshake of a link: INFO, TLS, CONNECT, and the PONG with which the server confirms it. Trio only.
 
+Before these may come a tunnel through a proxy, and a WebSocket, whose TLS precedes everything else.
+
 What the server sends is interpreted here before anything is answered. The handshake also enforces TLS: where the
 configuration requires it, nothing is written in clear text, and nothing that was read in clear text is used after the
 upgrade.
@@ -15,12 +17,28 @@ from typing import NoReturn, TypeVar
 
 import trio
 
-from router_trio.errors import AuthorizationError, LinkError, ProtocolError, reasons
+from router_trio.errors import (
+    AuthorizationError,
+    CertificateError,
+    LinkError,
+    ProtocolError,
+    UnexpectedError,
+    reasons,
+)
 from router_trio.nats.credentials import Login, login
 from router_trio.nats.info import ServerInfo, parse_info, quote
-from router_trio.nats.transport import address, certificate_required, tls_context, tls_demand, unforeseen, upgrade
+from router_trio.nats.transport import (
+    SecureStream,
+    address,
+    certificate_required,
+    tls_context,
+    tls_demand,
+    unforeseen,
+    upgrade,
+)
+from router_trio.nats.websocket import WebSocketStream
 from router_trio.protocol.framing import MAX_INFO, PING, PONG
-from router_trio.settings import ConnectionSettings
+from router_trio.settings import ConnectionSettings, ProxyURL
 
 MAX_LINES_BEFORE_PONG = 64
 """Lines between CONNECT and its PONG. A server sends one INFO there, or two, and perhaps a PING."""
@@ -28,6 +46,7 @@ MAX_LINES_BEFORE_PONG = 64
 HANDSHAKE_SHARE = 0.9
 """Part of `connect_timeout` after which a handshake fails with an error that shows how far it got."""
 
+_HANGS = "it hangs, or is no WebSocket listener"
 
 T = TypeVar("T")
 
@@ -48,19 +67,19 @@ class Handshake:
         self._server = server
         self._settings = settings
         self._name = name
+        # The text of a server has no query, which may be a secret: the configured one has it.
+        self._url = next((url for url in settings.servers if str(url) == server), None) or address(server)
         self._demand = tls_demand(server, settings)
         """The setting that requires TLS, or None."""
-        self.stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
+        self.stream: trio.SocketStream | SecureStream | WebSocketStream = stream
+        self.secured: bool = False
+        """True if TLS is on."""
+        self._in_tunnel = False
         self.info: ServerInfo = ServerInfo()
         """The server's INFO, as far as it can be trusted."""
         self._buffer = bytearray()
         self._searched = 0
         self._plain = stream
-
-    @property
-    def secured(self) -> bool:
-        """True if TLS is on."""
-        return self.stream is not self._plain
 
     @property
     def rest(self) -> bytes:
@@ -78,7 +97,11 @@ class Handshake:
         context = None if self._demand is None else await self._tls_context()
         try:
             with trio.fail_after(HANDSHAKE_SHARE * self._settings.connect_timeout):
-                if self._settings.tls_handshake_first:
+                if self._settings.proxy is not None:
+                    await self._open_tunnel(self._settings.proxy)
+                if self._url.websocket:
+                    await self._open_websocket(context)
+                elif self._settings.tls_handshake_first:
                     await self._upgrade(context or await self._tls_context())
                 if self._vet_greeting(await self._read_line()) and not self.secured:
                     await self._upgrade(context or await self._tls_context())
@@ -86,7 +109,9 @@ class Handshake:
                 await self._read_pong()
         except trio.TooSlowError:
             raise LinkError(self._too_slow(), reason=reasons.TIMEOUT) from None
-        except (LinkError, OSError):
+        except LinkError as error:
+            raise self._in_words(error) from error.__cause__
+        except OSError:
             raise
         except Exception as error:
             raise unforeseen(error) from error
@@ -132,12 +157,36 @@ class Handshake:
         }
         return b"CONNECT %b\r\n" % json.dumps(options).encode()
 
+    async def _open_tunnel(self, proxy: ProxyURL) -> None:
+        # Imported here, as is `upgrade`: most routers never parse HTTP to connect.
+        from router_trio.nats.http_proxy import open_tunnel
+
+        self._buffer += await open_tunnel(self._plain, proxy, self._url)
+        self._in_tunnel = True
+        if self._buffer and (self._url.websocket or self._settings.tls_handshake_first):
+            raise ProtocolError(f"more than an answer came from the proxy, before anything was sent: {self._quote()}")
+
+    async def _open_websocket(self, context: ssl.SSLContext | None) -> None:
+        from router_trio.nats.upgrade import open_websocket
+
+        stream: trio.SocketStream | SecureStream = self._plain
+        if self._url.tls:
+            stream = await self._secure(context or await self._tls_context())
+        elif self._demand is not None:
+            raise self._no_tls(self._demand)
+        self.stream = await open_websocket(stream, self._url, self._settings.websocket_headers)
+
     async def _upgrade(self, context: ssl.SSLContext) -> None:
         if self._buffer:
             self._refuse_to_upgrade()
-        hostname = self._settings.tls_hostname or address(self._server).host
-        self.stream = await upgrade(self._plain, context, hostname)
+        await self._secure(context)
         self.info = self.info.without_announcements()
+
+    async def _secure(self, context: ssl.SSLContext) -> SecureStream:
+        hostname = self._settings.tls_hostname or self._url.host
+        self.stream = stream = await upgrade(self._plain, context, hostname)
+        self.secured = True
+        return stream
 
     def _vet_greeting(self, line: bytes) -> bool:
         """Read the INFO. Return True if TLS has to follow."""
@@ -146,6 +195,8 @@ class Handshake:
         if not line.startswith(b"INFO "):
             raise ProtocolError(f"this is not a NATS server: it sent {quote(line)}; check `servers`")
         self.info = info = parse_info(line[5:])
+        if self._url.websocket:
+            return False  # its TLS is that of the URL, whatever the server or a gateway before it reports
         offered = info.tls_required or info.tls_available
         if self._demand is not None and not self.secured and not offered:
             raise self._no_tls(self._demand)
@@ -168,13 +219,34 @@ class Handshake:
         raise ProtocolError(f"the server sent {MAX_LINES_BEFORE_PONG} lines and did not answer CONNECT")
 
     def _too_slow(self) -> str:
+        if self._settings.proxy is not None and not self._in_tunnel:
+            return (
+                f"the proxy {self._settings.proxy} did not answer the request for a tunnel in time; check that it runs"
+            )
+        if self._url.websocket and not isinstance(self.stream, WebSocketStream):
+            what = "TLS handshake" if self._url.tls and not self.secured else "WebSocket request"
+            return f"{self._url} accepted the connection and did not finish the {what} in time; {_HANGS}"
         if self.info == ServerInfo() and not self._buffer and not self._settings.tls_handshake_first:
+            if self._url.websocket:
+                return f"{self._url} opened a WebSocket and sent no INFO; {_HANGS}"
             return (
                 f"{address(self._server).address} accepted the connection and sent nothing, where a NATS server sends "
                 "INFO at once; it hangs, or this is not its client port (by default 4222; a monitoring port, 8222, "
                 "waits for HTTP)"
             )
         return "the server did not finish the handshake in time"
+
+    def _in_words(self, error: LinkError) -> LinkError:
+        """Return the error, with the proxy if nothing that a server sends has arrived through its tunnel."""
+        if not self._in_tunnel or self.info != ServerInfo() or isinstance(error, UnexpectedError):
+            return error
+        if isinstance(error, CertificateError):
+            cure = "if it inspects TLS, set tls_ca_file to its authority, or have it pass this host on"
+        else:
+            cure = "it may answer by itself: check that it allows CONNECT to this host and port"
+        found = type(error)(f"{error}. This was through the proxy {self._settings.proxy}: {cure}", reason=error.reason)
+        found.__cause__ = error.__cause__
+        return found
 
     def _no_tls(self, demand: str) -> LinkError:
         return LinkError(
@@ -188,9 +260,12 @@ class Handshake:
         if self._buffer.startswith(b"-ERR "):
             raise _refused(bytes(self._buffer[5:].partition(b"\n")[0]), logging_in=False)
         raise ProtocolError(
-            f"more than an INFO came in clear before the upgrade to TLS: {quote(bytes(self._buffer))}; somebody "
+            f"more than an INFO came in clear before the upgrade to TLS: {self._quote()}; somebody "
             "between here and the server may have put it there"
         )
+
+    def _quote(self) -> str:
+        return quote(bytes(self._buffer))
 
     async def _read_line(self) -> bytes:
         """Return the next line, without its line end."""
@@ -211,7 +286,9 @@ class Handshake:
                     "the connection broke in the handshake", reason=reasons.CLOSED
                 ) from error
             if not data:
-                raise LinkError("the server closed the connection in the handshake", reason=reasons.CLOSED)
+                close = self.stream.close if isinstance(self.stream, WebSocketStream) else None
+                why = "" if close is None else f": {close}"
+                raise LinkError(f"the server closed the connection in the handshake{why}", reason=reasons.CLOSED)
             self._buffer += data
 
 

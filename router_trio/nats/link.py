@@ -38,6 +38,7 @@ from router_trio.nats.jetstream.api import API, Api, Denials
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
 from router_trio.nats.subscriptions import WireSubscription
 from router_trio.nats.transport import BeforeWrite, abandon, address, failed_attempt, open_stream, stream_for_wire
+from router_trio.nats.websocket import WebSocketStream
 from router_trio.nats.wire import READ_SIZE_WITH_CONSUMERS, Wire
 from router_trio.protocol import framing
 from router_trio.protocol.refusals import PUBLISH, REPLY, Denied
@@ -96,8 +97,11 @@ class NatsLink:
         self.max_payload: int = self.info.max_payload
         self.max_control_line: int = self.info.max_control_line
         self.ended = False
+        stream = handshake.stream
         self.wire: Wire = Wire(
-            stream_for_wire(handshake.stream, before_write),
+            stream.for_wire(before_write)
+            if isinstance(stream, WebSocketStream)
+            else stream_for_wire(stream, before_write),
             pass_to_client=lambda data: self.api.control.pass_to_client(data),
             on_info=self._on_info,
             denied=self._was_denied,
@@ -448,7 +452,8 @@ class Dialer:
         handshake: Handshake | None = None
         opened = False
         try:
-            handshake = Handshake(await open_stream(server), server, self._settings, self._name, self._files)
+            stream = await open_stream(server, self._settings.proxy)
+            handshake = Handshake(stream, server, self._settings, self._name, self._files)
             await handshake.shake_hands()
             async with trio.open_nursery() as nursery:
                 link = NatsLink(server, handshake, self._settings, inbox, listener, self._before_write)

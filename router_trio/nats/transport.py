@@ -17,7 +17,7 @@ import trio
 
 from router_trio.errors import CertificateError, LinkError, UnexpectedError, reasons
 from router_trio.forked import close_in_children
-from router_trio.settings import ConnectionSettings, ServerURL
+from router_trio.settings import ConnectionSettings, ProxyURL, ServerURL
 from router_trio.settings.checks.files import load_certificate
 
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOSPC})
@@ -34,28 +34,33 @@ def address(server: str) -> ServerURL:
 
 def tls_demand(server: str, settings: ConnectionSettings) -> str | None:
     """Return the setting that requires TLS with this server, regardless of its INFO; None if the server decides."""
-    return settings.tls_demanded_by or ("tls:// in its address" if server.startswith("tls://") else None)
-
-
-async def open_stream(server: str) -> trio.SocketStream:
-    """Connect by TCP. Raises `LinkError`: reason `dns` or `network`. Can be cancelled at any point."""
     url = address(server)
-    host, port = url.host, url.port
+    return settings.tls_demanded_by or (f"{url.scheme}:// in its address" if url.tls else None)
+
+
+async def open_stream(server: str, proxy: ProxyURL | None = None) -> trio.SocketStream:
+    """Connect by TCP, to the proxy if there is one. Raises `LinkError`: reason `dns` or `network`.
+
+    Can be cancelled at any point.
+    """
+    url = proxy or address(server)
+    host, port, key = url.host, url.port, "servers" if proxy is None else "proxy"
+    name = "server" if proxy is None else "proxy"
     try:
         stream = await trio.open_tcp_stream(host, port)
     except (socket.gaierror, UnicodeError) as error:
         # UnicodeError: a name that can't be passed to a resolver, for instance with an empty or a too long label.
         detail = getattr(error, "strerror", None) or error
         raise LinkError(
-            f"the name {host!r} can't be resolved: {detail}; check `servers` and the resolver", reason=reasons.DNS
+            f"the name {host!r} can't be resolved: {detail}; check `{key}` and the resolver", reason=reasons.DNS
         ) from error
     except OSError as error:
         if (lacking := out_of_resources(error)) is not None:
             raise lacking from error
         if any(isinstance(one, ConnectionRefusedError) for one in _leaves(error)):
-            raise LinkError(f"connection refused by {url.address}; is the server running?") from error
+            raise LinkError(f"connection refused by {url.address}; is the {name} running?") from error
         detail = error.strerror or str(error)
-        raise LinkError(f"can't connect to {url.address}: {detail}; is the server running there?") from error
+        raise LinkError(f"can't connect to {url.address}: {detail}; is the {name} running there?") from error
     close_in_children(stream.socket)
     return stream
 

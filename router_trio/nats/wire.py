@@ -18,6 +18,7 @@ from router_trio.nats.control_plane.plane import is_for_nats_py
 from router_trio.nats.info import quote
 from router_trio.nats.subscriptions import Subscriptions
 from router_trio.nats.transport import NotedStream, TCPStream, unforeseen
+from router_trio.nats.websocket import WebSocketStream, WebSocketTCPStream
 from router_trio.protocol import framing
 from router_trio.protocol.refusals import Denied, read_denied
 
@@ -48,7 +49,7 @@ class Wire:
 
     def __init__(
         self,
-        stream: trio.abc.Stream | TCPStream | NotedStream,
+        stream: trio.abc.Stream | TCPStream | NotedStream | WebSocketStream,
         *,
         pass_to_client: Callable[[bytes], None],
         on_info: Callable[[bytes], None],
@@ -62,7 +63,9 @@ class Wire:
         called before the messages of each read are delivered, `read_done` after it.
         """
         self._stream = stream
-        self._write_some = stream.write_some if isinstance(stream, TCPStream) else None
+        self._write_some = stream.write_some if isinstance(stream, TCPStream | WebSocketTCPStream) else None
+        if isinstance(stream, WebSocketStream):
+            stream.write_pongs_by(lambda: self.send(b""))
         self.clear: bool = self._write_some is not None
         """True if bytes appended during the turn of a read can be written in that turn."""
         self.read_size = READ_SIZE
@@ -241,7 +244,7 @@ class Wire:
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                     raise self._ended(f"the connection broke while reading: {_cause(error)}") from error
                 if not data:
-                    raise self._ended("the server closed the connection")
+                    raise self._closed()
         except LinkError:
             raise
         except Exception as error:
@@ -311,6 +314,17 @@ class Wire:
                 raise LinkError(f"the server ended the connection: {text}", reason=reason)
             # Only the server knows whether this error ends the connection. If so, it closes it.
             self._last_words = (trio.current_time(), text)
+
+    def _closed(self) -> LinkError:
+        """Return the error of a link that the server has closed, with the status of its WebSocket."""
+        close = self._stream.close if isinstance(self._stream, WebSocketStream) else None
+        if close is None:
+            return self._ended("the server closed the connection")
+        reason = _reason(close.text.lower().encode())
+        error = self._ended(f"the server closed the connection: {close}")
+        if error.reason != reasons.CLOSED:
+            return LinkError(f"{error}; {close}", reason=error.reason)
+        return error if reason == reasons.SERVER_ERROR else LinkError(str(error), reason=reason)
 
     def _ended(self, how: str) -> LinkError:
         """Return the error of a link that has ended, with the server's last error if that was just before."""

@@ -29,7 +29,7 @@ from router_trio.settings.sections import (
     RouterSettings,
     TelemetrySettings,
 )
-from router_trio.settings.server_url import ServerURL
+from router_trio.settings.server_url import ProxyURL, ServerURL
 from router_trio.settings.settings import Settings
 from router_trio.settings.streams import StreamSettings
 
@@ -49,6 +49,7 @@ __all__ = [
     "OnPendingFull",
     "OnReconnectExhausted",
     "PositionSettings",
+    "ProxyURL",
     "RetrySettings",
     "RouteSettings",
     "RouterSettings",

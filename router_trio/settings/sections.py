@@ -7,6 +7,7 @@ are seconds inside the program, all sizes bytes. Passwords and tokens are `Secre
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from router_trio.errors import ConfigurationError
 from router_trio.settings.host_names import canonical_host, is_loopback
 from router_trio.settings.problems import problems_from
-from router_trio.settings.server_url import ServerURL
+from router_trio.settings.server_url import ProxyURL, ServerURL
 from router_trio.settings.units import Duration, DurationForm, SizeForm
 from router_trio.subjects.patterns import INBOX_PREFIX
 
@@ -114,6 +115,26 @@ def _checked_endpoint(text: str) -> str:
     if "@" in parts.netloc:
         raise ValueError("must not hold credentials; put them into OTEL_EXPORTER_OTLP_HEADERS")
     return text
+
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
+_OWN_HEADERS = re.compile(
+    r"(?i)host|connection|upgrade|content-length|transfer-encoding|nats-no-masking|sec-websocket-.*|proxy-.*"
+)
+
+
+def _checked_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValueError("has one header twice, since their case does not matter; remove one")
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError("has a name that is not valid for an HTTP header: it has letters, digits and '-'")
+        if _OWN_HEADERS.fullmatch(name):
+            raise ValueError(f"{name} is set by the router itself; remove it")
+        if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+            raise ValueError(f"the value of {name} must be printable ASCII characters, without spaces at the ends")
+    return headers
 
 
 class RouterSettings(Section, init=False):
@@ -227,9 +248,22 @@ class ConnectionSettings(Section, init=False):
 
     servers: list[ServerURL] = Field(
         default=[],
-        description="Servers to try: nats://, tls:// or host:port. One tls://, or any tls_ key, requires TLS for all "
-        "of them. May be empty only with `run --embedded-nats`.",
-        examples=[["nats://127.0.0.1:4222"]],
+        description="Servers to try: nats://, tls:// or host:port; or all of them ws://, or all wss://, for WebSocket, "
+        "with a path if needed. One tls://, or any tls_ key, requires TLS for all of them. May be empty only with `run "
+        "--embedded-nats`.",
+        examples=[["nats://127.0.0.1:4222"], ["wss://nats.example.com/nats"]],
+    )
+    proxy: ProxyURL | None = Field(
+        None,
+        description="HTTP proxy through which every server is reached, by CONNECT: http://proxy:3128, with "
+        "user:password@ if it requires a login. Variables such as HTTPS_PROXY have no effect.",
+        examples=["http://user:password@proxy:3128"],
+    )
+    websocket_headers: Annotated[dict[str, SecretStr], AfterValidator(_checked_headers)] = Field(
+        default={},
+        description="HTTP headers of the request that opens a WebSocket, for example for a gateway. Their values are "
+        "never shown.",
+        examples=[{"Authorization": "Bearer token"}],
     )
     credentials_file: Path | None = Field(None, description="File with the JWT and the NKey seed of a user (.creds).")
     user: str | None = Field(None, min_length=1, description="User name; needs a password.")
@@ -323,8 +357,9 @@ class ConnectionSettings(Section, init=False):
         It applies to every server of the connection, announced ones included. Otherwise an attacker who can redirect
         the router to a server without TLS would get the credentials.
         """
-        if any(server.tls for server in self.servers):
-            return "tls:// in servers"
+        demanding = next((server for server in self.servers if server.tls), None)
+        if demanding is not None:
+            return f"{demanding.scheme}:// in servers"
         for key in ("tls_ca_file", "tls_cert_file", "tls_key_file", "tls_hostname", "tls_handshake_first"):
             if getattr(self, key):
                 return key

@@ -85,13 +85,13 @@ Play = Callable[[Caller], Awaitable[None]]
 
 
 @asynccontextmanager
-async def impostor(play: Play) -> AsyncIterator[Impostor]:
+async def impostor(play: Play, kind: type[Caller] = Caller) -> AsyncIterator[Impostor]:
     """Listen on a free port. A connection lives until the caller ends it, or `play` closes it."""
     listening = trio.Event()
 
     async def serve(stream: trio.SocketStream) -> None:
         await listening.wait()
-        caller = Caller(stream)
+        caller = kind(stream)
         running.callers.append(caller)
         try:
             await play(caller)

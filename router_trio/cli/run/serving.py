@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from router_trio.router import Pages
 
 
-_AUTHENTICATION = ("credentials_file", "user", "password", "token", "nkey_seed_file")
+_AUTHENTICATION = ("credentials_file", "user", "password", "token", "nkey_seed_file", "proxy")
 
 
 async def serve(

@@ -21,6 +21,7 @@ from router_trio.settings.checks.handlers import check_reply_to, check_respond
 from router_trio.settings.checks.loops import feeds_itself, feeds_itself_through
 from router_trio.settings.checks.resolve import Connections, Streams, by_name, resolve_connection, stream_read
 from router_trio.settings.checks.streams import valid_patterns
+from router_trio.settings.checks.transports import check_transport
 from router_trio.settings.examples import ExampleSettings
 from router_trio.settings.patterns import NOT_IN_NAMES, misplaced_placeholder
 from router_trio.settings.problems import suggestion
@@ -136,6 +137,7 @@ def _check_connections(connections: Connections) -> Iterator[Problem]:
             yield from _check_api(path, connection)
             yield from _check_authentication(path, connection)
             yield from check_files(path, connection)
+            yield from check_transport(path, connection)
 
 
 def _check_api(path: str, connection: ConnectionSettings) -> Iterator[Problem]:

@@ -26,7 +26,7 @@ _TAP = ("tap", "tap_payloads")
 AT_ONCE = frozenset({"router.shutdown_timeout", *(f"telemetry.{key}" for key in _TAP)})
 """Keys outside connections, routes and streams that a reload applies; the others need a restart."""
 
-_HOLD_CREDENTIALS = frozenset({"password", "token", "servers"})
+_HOLD_CREDENTIALS = frozenset({"password", "token", "servers", "proxy", "websocket_headers"})
 
 _NOT_SET = "not set"
 _HIDDEN = "not shown"
@@ -222,7 +222,7 @@ class _Flat:
         # As text, all credentials look equal.
         as_they_are = dict(_flat(section.model_dump(by_alias=True)))
         self.values: dict[str, Any] = as_text | {
-            path: value for path, value in as_they_are.items() if path.rpartition(".")[2] in _HOLD_CREDENTIALS
+            path: value for path, value in as_they_are.items() if not _HOLD_CREDENTIALS.isdisjoint(path.split("."))
         }
         self.shown: dict[str, str] = {
             path: json.dumps(without_keys(value), ensure_ascii=False)

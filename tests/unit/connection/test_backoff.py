@@ -226,6 +226,17 @@ def test_announced_servers_are_connected_with_tls_however_the_configuration_requ
     assert server == ("tls://c:4222" if asking else "nats://c:4222")
 
 
+def test_announced_servers_are_reached_by_websocket_if_the_configured_ones_are() -> None:
+    ahead = plan("wss://a:443/nats", "wss://b:443")
+    ahead.set_discovered(["c:443", "a:443", "b:443", "c:8443"])
+    assert ahead.servers == ("wss://a:443/nats", "wss://b:443", "wss://c:443", "wss://c:8443")
+    ahead = plan("ws://a:80/one", "ws://a:80/two")
+    ahead.set_discovered(["b:80"])
+    assert ahead.servers == ("ws://a:80/one", "ws://a:80/two", "ws://b:80")
+    # Two paths may lead to two servers.
+    assert [one.server for one in ahead.elsewhere("ws://a:80/one")] == ["ws://a:80/two", "ws://b:80"]
+
+
 def test_elsewhere_is_every_other_server_however_it_is_written() -> None:
     ahead = plan(A, "tls://b:4222", "c:4222")
     assert [one.server for one in ahead.elsewhere("nats://user:secret@b:4222")] == [A, "c:4222"]

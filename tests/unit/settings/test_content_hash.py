@@ -109,6 +109,8 @@ def with_credential(secret: str) -> list[Settings]:
         connected(token=secret),
         connected(servers=[f"nats://bob:{secret}@one:4222"]),
         connected(servers=[f"nats://{secret}@one:4222"]),
+        connected(servers=[f"wss://one/nats?key={secret}"], websocket_headers={"X-Key": secret}),
+        connected(servers=["ws://one"], proxy=f"http://bob:{secret}@proxy:3128"),
         configuration(telemetry={"otlp_endpoint": f"http://localhost:4318/?key={secret}"}),
         configuration(routes=[route("a", to="x") | {"to": [header]}]),
     ]

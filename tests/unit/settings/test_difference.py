@@ -119,6 +119,27 @@ def test_a_change_of_credentials_is_reported_without_showing_them() -> None:
     assert keys(old, new) == [f"password: {hidden}", f"servers: {hidden}", f"token: {hidden}"]
 
 
+def test_a_changed_proxy_scheme_or_header_is_a_changed_connection() -> None:
+    def using(url: str, **more: Any) -> Settings:
+        return configuration(connections={"main": {"servers": [url], **more}})
+
+    hidden = "not shown -> not shown"
+    headers, others = {"X-Key": "old-secret", "X-Two": "same"}, {"X-Key": "new-secret", "X-Two": "same"}
+    for old, new, shown in (
+        (using("nats://h"), using("ws://h"), 'servers: ["nats://h:4222"] -> ["ws://h:80"]'),
+        (using("wss://h/a?key=1"), using("wss://h/a?key=2"), f"servers: {hidden}"),
+        (using("ws://h", proxy="http://p"), using("ws://h"), 'proxy: "http://p:80" -> not set'),
+        (using("ws://h", proxy="http://u:a@p"), using("ws://h", proxy="http://u:b@p"), f"proxy: {hidden}"),
+        (
+            using("ws://h", websocket_headers=headers),
+            using("ws://h", websocket_headers=others),
+            f"websocket_headers.X-Key: {hidden}",
+        ),
+    ):
+        assert keys(old, new) == [shown]
+        assert keys(old, old) == []
+
+
 def test_a_route_whose_connection_changes_is_changed_too() -> None:
     both: dict[str, dict[str, Any]] = {"main": {}, "edge": {}, "third": {}}
     away = {"subject": "out.$1", "connection": "edge"}

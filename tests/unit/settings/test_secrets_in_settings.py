@@ -51,6 +51,10 @@ ODD_URLS = [
     "nats://a:4222,nats://user:{}",
     "nats://[{}",
     "nats://[{}]:4222",
+    "wss://host/leafnode?{}",
+    "wss://host/nats?a={}#b",
+    "wss://host/{}:x",
+    "ws://user:{}@host/mqtt?{}",
 ]
 
 
