@@ -108,7 +108,7 @@ class Handshake:
                 await self.send(self._connect(credentials.answer_to(self.info.nonce)) + PING)
                 await self._read_pong()
         except trio.TooSlowError:
-            raise LinkError(self._too_slow(), reason=reasons.TIMEOUT) from None
+            raise self._in_words(LinkError(self._too_slow(), reason=reasons.TIMEOUT)) from None
         except LinkError as error:
             raise self._in_words(error) from error.__cause__
         except OSError:
