@@ -1,4 +1,6 @@
-"""The peer of each test: the fake broker or a real nats-server.
+"""The peer of each test: the fake broker, or a real nats-server by TCP, by WebSocket, or by WebSocket with TLS.
+
+By WebSocket every test runs at night, and those of `BY_WEBSOCKET` on every run.
 
 Tests that let time pass take `clock`: with the fake they run on an autojump clock, with the real server on the real
 one.
@@ -16,11 +18,25 @@ import trio.testing
 from tests.contract.peers import Peer, open_peer
 from tests.support.server_version import why_not
 
+BY_WEBSOCKET = {"test_connecting": "wss", "test_core": "ws", "test_publishing": "ws", "test_lookups": "wss"}
+"""The modules whose tests have a peer by WebSocket on every run, and its kind."""
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.slow)])
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test of the contract its peers."""
+    if "kind" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        kinds = ["fake", pytest.param("real", marks=pytest.mark.slow)]
+        for kind in ("ws", "wss"):
+            marks = [pytest.mark.slow] if BY_WEBSOCKET.get(module) == kind else [pytest.mark.nightly]
+            kinds.append(pytest.param(kind, marks=marks))
+        metafunc.parametrize("kind", kinds, indirect=True)
+
+
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
     mark = request.node.get_closest_marker("real_needs_server")
-    if request.param == "real" and mark is not None and (reason := why_not(*mark.args, **mark.kwargs)):
+    if request.param != "fake" and mark is not None and (reason := why_not(*mark.args, **mark.kwargs)):
         pytest.skip(reason)
     return str(request.param)
 

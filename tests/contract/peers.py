@@ -1,5 +1,7 @@
 """Two peers that a link can have, the fake broker and a real nats-server, behind the same few methods.
 
+The real one is reached by TCP, or by WebSocket with TLS or without.
+
 In both, the router's user may not publish to `denied.>`, subscribe to `secret.>`, look up the stream `SECRET` or make
 a stream called `FORBIDDEN`.
 """
@@ -8,18 +10,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from router_trio.embedded import HOST, reserve_port
 from router_trio.link import Connect, Link
 from router_trio.nats.link import Dialer
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
+from tests.support.certificates import create_certificates
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
 from tests.support.recorder import INBOX, Recorder
 from tests.support.servers import NatsServer, nats_server
+from tests.support.websockets import websocket_config
 
 PASSWORD = "s3cret"
 WRONG_PASSWORD = "gu3ssed"
@@ -165,10 +170,14 @@ class FakePeer:
 
 
 class RealPeer:
-    """A `Peer` around a nats-server."""
+    """A `Peer` around a nats-server. `listeners` is the configuration of its listeners for other transports."""
 
-    def __init__(self, process: NatsServer, client: RawClient) -> None:
-        self.server = process.url
+    def __init__(
+        self, process: NatsServer, client: RawClient, server: str, ca: Path | None = None, listeners: str = ""
+    ) -> None:
+        self.server = server
+        self._ca = ca
+        self._listeners = listeners
         self._process = process
         self._client = client
         self._jetstream = JetStream(client)
@@ -176,7 +185,9 @@ class RealPeer:
 
     @property
     def connect(self) -> Connect:
-        settings = ConnectionSettings(servers=[self.server], user="router", password=self._password)
+        settings = ConnectionSettings(
+            servers=[self.server], user="router", password=self._password, tls_ca_file=self._ca
+        )
         return Dialer(settings, "main")
 
     async def refuse_credentials(self) -> None:
@@ -222,7 +233,7 @@ class RealPeer:
         self._process.lame_duck()
 
     async def deny_publish(self, *subjects: str) -> None:
-        await self._process.reload(_users(*subjects))
+        await self._process.reload(_users(*subjects) + self._listeners)
 
     async def die(self) -> None:
         await self._process.kill()
@@ -230,15 +241,22 @@ class RealPeer:
 
 @asynccontextmanager
 async def open_peer(kind: str, tmp_path: Path) -> AsyncIterator[Peer]:
-    """Yield a peer of that kind, `fake` or `real`."""
+    """Yield a peer of that kind: `fake`, `real`, or a real one by `ws` or `wss`."""
     if kind == "fake":
         yield FakePeer()
         return
-    async with (
-        nats_server(tmp_path, config=_users()) as process,
-        connect(process.url, user="other", password="other") as client,
-    ):
-        yield RealPeer(process, client)
+    ca, listeners, server = None, "", ""
+    with ExitStack() as stack:
+        if kind != "real":
+            port = stack.enter_context(reserve_port())
+            certificates = create_certificates(tmp_path / "certificates") if kind == "wss" else None
+            ca = None if certificates is None else certificates.ca
+            listeners, server = websocket_config(port, certificates), f"{kind}://{HOST}:{port}"
+        async with (
+            nats_server(tmp_path, config=_users() + listeners) as process,
+            connect(process.url, user="other", password="other") as client,
+        ):
+            yield RealPeer(process, client, server or process.url, ca, listeners)
 
 
 def link_of(peer: Peer, listener: Recorder | None = None) -> AbstractAsyncContextManager[Link]:

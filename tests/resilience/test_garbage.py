@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from random import Random
 
 import pytest
@@ -15,23 +15,35 @@ from router_trio.nats.link import Dialer
 from router_trio.settings import ConnectionSettings
 from tests.support.eventually import eventually
 from tests.support.garbage import session
-from tests.support.impostors import Caller, impostor, info
+from tests.support.impostors import Caller, Impostor, Play, impostor, info
 from tests.support.raw_nats import connect
 from tests.support.recorder import INBOX, Recorder
 from tests.support.servers import NatsServer
 from tests.support.settings import settings
 from tests.support.watch import Watch, router_tasks, watched
+from tests.support.websockets import websocket_impostor
 
 SECONDS = 5.0
+
+Reached = Callable[[Play], AbstractAsyncContextManager[Impostor]]
+"""Runs an impostor that is reached by TCP, or by WebSocket."""
 
 
 NIGHTLY = [pytest.mark.nightly, pytest.mark.timeout(1_800)]
 
 
-@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 2_000), marks=NIGHTLY)])
-async def test_a_link_to_garbage_ends_only_with_a_link_error(seeds: Sequence[int]) -> None:
+@pytest.mark.parametrize(
+    ("reached", "seeds"),
+    [
+        (impostor, range(30)),
+        (websocket_impostor, range(12)),
+        pytest.param(impostor, range(30, 2_000), marks=NIGHTLY),
+        pytest.param(websocket_impostor, range(30, 2_000), marks=NIGHTLY),
+    ],
+)
+async def test_a_link_to_garbage_ends_only_with_a_link_error(reached: Reached, seeds: Sequence[int]) -> None:
     for seed in seeds:
-        async with impostor(session(Random(seed))) as server:
+        async with reached(session(Random(seed))) as server:
             config = ConnectionSettings(servers=[server.url], user="u", password="p")
             error = await end_of_a_link(config)
             assert not isinstance(error, UnexpectedError), f"seed {seed}: {error}"
@@ -58,8 +70,18 @@ def same(message: Message) -> Message:
     return message.replace(payload=message.payload + bytes(message.subject, "utf-8", "replace"))
 
 
-@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 1_000), marks=NIGHTLY)])
-async def test_a_router_survives_garbage_and_routes_elsewhere(core_server: NatsServer, seeds: Sequence[int]) -> None:
+@pytest.mark.parametrize(
+    ("reached", "seeds"),
+    [
+        (impostor, range(30)),
+        (websocket_impostor, range(12)),
+        pytest.param(impostor, range(30, 1_000), marks=NIGHTLY),
+        pytest.param(websocket_impostor, range(30, 1_000), marks=NIGHTLY),
+    ],
+)
+async def test_a_router_survives_garbage_and_routes_elsewhere(
+    core_server: NatsServer, reached: Reached, seeds: Sequence[int]
+) -> None:
     """Each link to the bad server uses another seed; routes lead from it, to it, and past it."""
     talked = 0
 
@@ -75,7 +97,7 @@ async def test_a_router_survives_garbage_and_routes_elsewhere(core_server: NatsS
         elif talked - 2 < len(seeds):
             await session(Random(seeds[talked - 2]))(caller)
 
-    async with impostor(play) as bad:
+    async with reached(play) as bad:
         quick = {"reconnect_delay": "10ms", "max_reconnect_delay": "50ms", "liveness_interval": "1s"}
         connections = {
             "bad": {"servers": [bad.url], **quick, "connect_timeout": "1s"},

@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from router_trio import Settings
-from router_trio.embedded import HOST
+from router_trio.embedded import HOST, reserve_port
 from tests.resilience.chaos import load, variants
 from tests.resilience.chaos.routers import KeptRouter
 from tests.resilience.chaos.schedule import Schedule
@@ -26,6 +26,7 @@ from tests.support.proxy import TcpProxy, background, tcp_proxy
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.servers import NatsServer, nats_server
 from tests.support.watch import Watch
+from tests.support.websockets import websocket_config
 
 LIVENESS = 0.4
 """Seconds, the setting of a router under test. The longest fault is longer than two missed fences."""
@@ -35,9 +36,16 @@ class Scene:
     """All that a fault may touch; open it with `scene`."""
 
     def __init__(
-        self, schedule: Schedule, server: NatsServer, proxies: Sequence[TcpProxy], collector: OtlpReceiver
+        self,
+        schedule: Schedule,
+        server: NatsServer,
+        proxies: Sequence[TcpProxy],
+        collector: OtlpReceiver,
+        listeners: str = "",
     ) -> None:
+        """`listeners` is the configuration of the server's other listeners."""
         self.schedule = schedule
+        self._listeners = listeners
         self.server = server
         self.proxies = proxies
         self.collector = collector
@@ -115,7 +123,7 @@ class Scene:
 
     async def change(self, **changes: Any) -> None:
         """Reload the server with another configuration; without arguments, with the original one."""
-        await self.server.reload(config(**changes))
+        await self.server.reload(config(**changes) + self._listeners)
 
     async def stored(self, stream: str) -> list[StoredMessage]:
         """Return the contents of a stream."""
@@ -166,7 +174,10 @@ def router_settings(schedule: Schedule, proxies: Sequence[TcpProxy], collector: 
     return Settings(
         router={"shutdown_timeout": 0.5},
         telemetry=telemetry,
-        connections={name: {"servers": [proxy.url], **common} for name, proxy in zip(names, proxies, strict=True)},
+        connections={
+            name: {"servers": [variants.url(schedule.variant, proxy)], **common}
+            for name, proxy in zip(names, proxies, strict=True)
+        },
         routes=[route],
     )
 
@@ -202,10 +213,14 @@ def config(
 async def scene(schedule: Schedule, directory: Path) -> AsyncIterator[Scene]:
     """Yield server, streams, proxies and the first routers, ready for faults. Call `close_routers` before the end."""
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(nats_server(directory, config=config()))
+        listeners, port = "", 0
+        if schedule.variant == "websocket":
+            port = stack.enter_context(reserve_port())
+            listeners = websocket_config(port)
+        server = await stack.enter_async_context(nats_server(directory, config=config() + listeners))
         needed = schedule.connections * variants.routers(schedule.variant)
-        proxies = [await stack.enter_async_context(tcp_proxy(HOST, server.port)) for _ in range(needed)]
-        made = Scene(schedule, server, proxies, await stack.enter_async_context(otlp_receiver()))
+        proxies = [await stack.enter_async_context(tcp_proxy(HOST, port or server.port)) for _ in range(needed)]
+        made = Scene(schedule, server, proxies, await stack.enter_async_context(otlp_receiver()), listeners)
         await made.create_sink()
         if schedule.kind == "stream":
             await made.create_source()

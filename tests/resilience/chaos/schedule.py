@@ -13,11 +13,11 @@ from typing import Literal, get_args
 
 Kind = Literal["stream", "core"]
 
-Variant = Literal["plain", "max-deliver", "sparse", "memory", "two-routers", "content", "keys"]
+Variant = Literal["plain", "max-deliver", "sparse", "memory", "two-routers", "content", "keys", "websocket"]
 """How streams, durable, routers and routes are created: see `variants`."""
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
-OF_CORE: tuple[Variant, ...] = ("plain", "content")
+OF_CORE: tuple[Variant, ...] = ("plain", "content", "websocket")
 """The variants of core routes."""
 
 NETWORK: Mapping[str, int] = {

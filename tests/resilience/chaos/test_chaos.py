@@ -57,6 +57,12 @@ async def test_a_seed_by_key_breaks_no_promise(seed: int) -> None:
     assert not outcome.broken, outcome.report
 
 
+@pytest.mark.parametrize(("seed", "kind"), [(6, "stream"), (3, "core")])
+async def test_a_seed_by_websocket_breaks_no_promise(seed: int, kind: Kind) -> None:
+    outcome = await run_seed(seed, kind, 500, "websocket")
+    assert not outcome.broken, outcome.report
+
+
 @pytest.mark.parametrize(("seed", "kind", "messages"), [*FEW, *FEW_CORE])
 async def test_a_seed_breaks_no_promise(seed: int, kind: Kind, messages: int) -> None:
     outcome = await run_seed(seed, kind, messages)
@@ -74,7 +80,8 @@ async def test_a_hundred_seeds_break_no_promise(seed: int, kind: Kind) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(
-    ("kind", "variant"), [("core", "content"), *(("stream", variant) for variant in VARIANTS if variant != "plain")]
+    ("kind", "variant"),
+    [("core", "content"), ("core", "websocket"), *(("stream", variant) for variant in VARIANTS if variant != "plain")],
 )
 @pytest.mark.parametrize("seed", range(OF_EACH_VARIANT))
 async def test_ten_seeds_of_each_variant_break_no_promise(seed: int, kind: Kind, variant: Variant) -> None:

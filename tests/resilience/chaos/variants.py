@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.resilience.chaos import keyed, load
 from tests.resilience.chaos.schedule import Schedule, Variant
+from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient
 
@@ -37,6 +38,11 @@ NOISE = 19
 def routers(variant: Variant) -> int:
     """Return how many routers run at the same time."""
     return 2 if variant == "two-routers" else 1
+
+
+def url(variant: Variant, proxy: TcpProxy) -> str:
+    """Return the URL at which a router reaches its server."""
+    return proxy.url.replace("nats://", "ws://") if variant == "websocket" else proxy.url
 
 
 def noise(variant: Variant) -> int:
