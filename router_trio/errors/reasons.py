@@ -402,17 +402,21 @@ TABLE: Final[Mapping[str, Reason]] = {
             "start the server, or correct `servers`",
         ),
         _link(DNS, "the host name can't be resolved", "correct `servers` or the resolver"),
-        _link(TLS, "the TLS handshake failed", "use TLS on both sides or on neither; `tls://` in the URL requires it"),
+        _link(
+            TLS,
+            "the TLS handshake failed",
+            "use TLS on both sides or on neither; `tls://` and `wss://` in the URL require it",
+        ),
         _link(
             CERTIFICATE, "a certificate is not trusted, or is for another name", "set `tls_ca_file` or `tls_hostname`"
         ),
         _link(
             AUTHORIZATION,
-            "the server refused the credentials",
+            "the server, a gateway or a proxy refused the credentials",
             "[TLS and credentials](../how-to/tls-and-credentials.md)",
         ),
         _link(PROTOCOL, "the peer does not speak the NATS protocol", "correct `servers`"),
-        _link(HANDSHAKE, "the server refused the connection", "see `detail` and the log of the server"),
+        _link(HANDSHAKE, "the server, a gateway or a proxy refused the connection", "see `detail` and its log"),
         _link(RESOURCES, "the system has no descriptor, memory or thread left", "raise its limits (`ulimit -n`)"),
         _link(CLOSED, "the connection was closed", "see the log of the server"),
         _link(SERVER_ERROR, "the server ended the connection with an error", "see `detail` and the log of the server"),

@@ -15,11 +15,14 @@ import pytest
 import trio
 
 from router_trio.embedded import HOST
+from tests.support.certificates import create_certificates
 from tests.support.command import ROOT, command, running
 from tests.support.eventually import eventually
+from tests.support.http_proxy import http_proxy
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer, nats_server
+from tests.support.websockets import websocket_server
 
 EXAMPLES = ROOT / "examples"
 FILES = sorted(path for path in EXAMPLES.iterdir() if path.suffix in (".toml", ".py"))
@@ -78,6 +81,30 @@ async def test_a_stream_is_copied_over_an_outage_of_headquarters(server: NatsSer
             assert await router.ended() == 0
     assert sorted(int(copy.payload) for copy in copies) == list(range(20))
     assert {copy.subject for copy in copies} == {f"sites.berlin.readings.{number}.heat" for number in range(3)}
+
+
+async def test_alarms_of_a_site_pass_its_proxy(tmp_path: Path, server: NatsServer) -> None:
+    certificates = create_certificates(tmp_path / "certificates")
+    async with (
+        websocket_server(tmp_path, certificates, jetstream=False) as (headquarters, url),
+        http_proxy(login="router:s3cret") as proxy,
+        connect(headquarters.url) as there,
+    ):
+        env = NO_HTTP | {
+            "ROUTER_TRIO_CONNECTIONS__SITE__SERVERS": json.dumps([server.url]),
+            "ROUTER_TRIO_CONNECTIONS__HEADQUARTERS__SERVERS": json.dumps([f"{url}/nats"]),
+            "ROUTER_TRIO_CONNECTIONS__HEADQUARTERS__PROXY": proxy.url,
+            "ROUTER_TRIO_CONNECTIONS__HEADQUARTERS__TLS_CA_FILE": str(certificates.ca),
+        }
+        alarms = await there.subscribe("sites.>")
+        async with running("run", EXAMPLES / "site_behind_a_proxy.toml", cwd=tmp_path, env=env) as router:
+            await router.has_logged("ROUTER_STARTED")
+            async with connect(server.url) as client:
+                await client.publish("alarms.door.7", b"open")
+            alarm = await alarms.next()
+            router.send(signal.SIGTERM)
+            assert await router.ended() == 0
+    assert (alarm.subject, alarm.payload) == ("sites.berlin.alarms.door.7", b"open")
 
 
 async def test_orders_are_sorted_by_their_content(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ HOW_IT_IS_MEASURED = """## How it is measured
   and programs are killed.
 """
 
+WEBSOCKET_TEXT = "A router by `ws://`, without masking, beside one by `nats://` on the same server.\n\n"
+
 IN_FLIGHT_TEXT = "Stream to stream, by `max_in_flight`, which is 4,096 by default.\n\n"
 
 FIRST_TEXT = "From the start of the process to the first message that arrives.\n\n"
@@ -183,6 +185,16 @@ TABLES = (
             ),
         ),
         ratios=("x one", "x nats.go"),
+    ),
+    Table(
+        "By WebSocket",
+        WEBSOCKET_TEXT,
+        (
+            Row("websocket-128", "core to core", "WebSocket", ("TCP",)),
+            Row("websocket-4096", "core to core, 4,096 B", "WebSocket", ("TCP",)),
+            Row("websocket-stream", "stream to stream", "WebSocket", ("TCP",)),
+        ),
+        ratios=("x TCP",),
     ),
     Table(
         "Messages in flight",

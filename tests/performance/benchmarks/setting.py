@@ -15,7 +15,8 @@ import trio
 
 from tests.performance.benchmarks.contestants import Job
 from tests.performance.benchmarks.environment import PEERS
-from tests.support.servers import NatsServer, nats_server
+from tests.support.servers import NatsServer
+from tests.support.websockets import websocket_server
 
 SERVER_CONFIG = 'ping_interval: "1h"\nmax_payload: 2MB\n'
 """No PING in the middle of a measurement: the load generator answers none."""
@@ -25,7 +26,8 @@ SERVER_CONFIG = 'ping_interval: "1h"\nmax_payload: 2MB\n'
 class Setting:
     """The common needs of all workloads. `collector` is the address of a collector that accepts every span.
 
-    `seconds` is the length of one measurement, `rounds` how often each has its turn.
+    `seconds` is the length of one measurement, `rounds` how often each has its turn. `websocket_url` is that of the
+    server's listener for WebSockets, if there is one server.
     """
 
     servers: Sequence[NatsServer]
@@ -35,6 +37,7 @@ class Setting:
     rounds: int
     quick: bool
     say: Callable[[str], None]
+    websocket_url: str = ""
 
     @property
     def url(self) -> str:
@@ -54,9 +57,19 @@ class Setting:
 @asynccontextmanager
 async def setting(directory: Path, *, quick: bool, say: Callable[[str], None]) -> AsyncIterator[Setting]:
     """Run a server while the context is open."""
-    async with nats_server(directory, config=SERVER_CONFIG) as server, listening("otlp_sink.py") as port:
+    async with (
+        websocket_server(directory, config=SERVER_CONFIG) as (server, websocket_url),
+        listening("otlp_sink.py") as port,
+    ):
         yield Setting(
-            [server], f"http://127.0.0.1:{port}", directory, 1.2 if quick else 3.0, 3 if quick else 5, quick, say
+            [server],
+            f"http://127.0.0.1:{port}",
+            directory,
+            1.2 if quick else 3.0,
+            3 if quick else 5,
+            quick,
+            say,
+            websocket_url,
         )
 
 

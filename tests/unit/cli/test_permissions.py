@@ -491,6 +491,10 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
             INBOX,
         ),
     },
+    "site_behind_a_proxy.toml": {
+        "site": ([], ["alarms.>", *INBOX]),
+        "headquarters": (["sites.berlin.alarms.>"], INBOX),
+    },
     "route_by_content.toml": {
         "main": (
             [

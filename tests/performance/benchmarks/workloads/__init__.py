@@ -17,6 +17,7 @@ from tests.performance.benchmarks.workloads.many import keys, routes, streams
 from tests.performance.benchmarks.workloads.programs import drain, memory, publish, start
 from tests.performance.benchmarks.workloads.routing import core, handler, stream
 from tests.performance.benchmarks.workloads.scale import scale
+from tests.performance.benchmarks.workloads.transport import websocket
 
 Workload = Callable[[Setting], Awaitable[list[Section]]]
 
@@ -26,6 +27,7 @@ WORKLOADS: dict[str, Workload] = {
     "stream": stream,
     "cluster": cluster,
     "distance": distance,
+    "websocket": websocket,
     "routes": routes,
     "streams": streams,
     "keys": keys,
