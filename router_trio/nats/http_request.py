@@ -52,7 +52,7 @@ class Answer:
 
 
 async def request(
-    stream: trio.SocketStream | SecureStream, method: bytes, target: bytes, headers: Sequence[Header], *, of: str
+    stream: trio.SocketStream | SecureStream, method: bytes, target: bytes, headers: list[Header], *, of: str
 ) -> Answer:
     """Send a request without a body, and return the answer: any but an informational one, which 101 is not here.
 
@@ -80,7 +80,7 @@ async def request(
                     raise _no_http(of, begin)
                 if received > MAX_ANSWER + _READ_SIZE:
                     raise _endless(of)
-                connection.receive_data(part)
+                connection.receive_data(bytes(part))
             elif isinstance(event, h11.Response | h11.InformationalResponse):
                 status = event.status_code
                 if status >= HTTPStatus.OK or status == HTTPStatus.SWITCHING_PROTOCOLS:

@@ -35,7 +35,7 @@ class WebSocketStream(trio.abc.AsyncResource):
         """The close frame of the server; None if it has sent none."""
         return self._reader.close
 
-    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+    async def receive_some(self, max_bytes: int) -> bytes:
         """Return received payload, `b""` at the end of the connection or behind a close frame.
 
         Reads at most `max_bytes` at a time. Raises as the stream below does, and `ProtocolError`.
@@ -45,7 +45,7 @@ class WebSocketStream(trio.abc.AsyncResource):
             data = data or await self._below.receive_some(max_bytes)
             if not data:
                 return b""
-            payload = self._reader.feed(data)
+            payload = self._reader.feed(bytes(data))
             ping = self._reader.take_ping()
             if ping is not None:
                 self._writer.answer(ping)

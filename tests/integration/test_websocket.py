@@ -51,14 +51,14 @@ async def echoes(link: NatsLink, size: int = 5) -> None:
 @pytest.fixture(params=["ws", "wss"])
 async def served(
     request: pytest.FixtureRequest, tmp_path: Path, certificates: Certificates
-) -> AsyncIterator[tuple[NatsServer, str, dict[str, Path]]]:
+) -> AsyncIterator[tuple[NatsServer, str, dict[str, Any]]]:
     """A nats-server, the URL of its WebSocket listener, and the settings that it needs."""
     used = certificates if request.param == "wss" else None
     async with websocket_server(tmp_path, used) as (server, url):
         yield server, url, {} if used is None else {"tls_ca_file": certificates.ca}
 
 
-async def test_a_link_carries_messages_and_requests(served: tuple[NatsServer, str, dict[str, Path]]) -> None:
+async def test_a_link_carries_messages_and_requests(served: tuple[NatsServer, str, dict[str, Any]]) -> None:
     server, url, options = served
     async with link_to(f"{url}/nats?token={SECRET}", **options) as link:
         await echoes(link)
@@ -82,7 +82,7 @@ async def rewriting(url: str, rewrite: Callable[[bytes], bytes]) -> AsyncIterato
 
             async def back() -> None:
                 async for data in behind:
-                    await caller.write(data)
+                    await caller.write(bytes(data))
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(back)
@@ -313,6 +313,17 @@ async def test_certificates_are_verified(tmp_path: Path, certificates: Certifica
         error = await refused(f"ws://127.0.0.1:{server.port}")
         assert error.reason == "protocol"
         assert "did not answer in HTTP" in str(error)
+
+
+async def test_a_user_for_other_kinds_of_connections_is_refused(tmp_path: Path) -> None:
+    def user(name: str, kind: str) -> str:
+        return f'{{ user: {name}, password: "{SECRET}", allowed_connection_types: ["{kind}"] }}'
+
+    config = f"authorization {{ users: [ {user('router', 'STANDARD')}, {user('other', 'WEBSOCKET')} ] }}\n"
+    async with websocket_server(tmp_path, config=config, jetstream=False) as (_, url):
+        assert isinstance(await refused(url), AuthorizationError)
+        async with link_to(url, user="other", password=SECRET) as link:
+            await echoes(link)
 
 
 # --- a live link ---
