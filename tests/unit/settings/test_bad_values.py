@@ -404,7 +404,7 @@ def test_an_impossible_port_is_named_in_the_problem() -> None:
     found = problems(lambda: Settings(connections={"main": {"servers": ["nats://host:99999"]}}))
     assert found == {
         "connections.main.servers[0]": "'nats://host:99999' is not a server URL: ports go up to 65535; write "
-        "'nats://host:4222', 'tls://host:4222' or 'host:4222'"
+        "'nats://host:4222', 'tls://host:4222', 'wss://host/path' or 'host:4222'"
     }
 
 

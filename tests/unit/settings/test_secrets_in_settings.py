@@ -54,7 +54,7 @@ ODD_URLS = [
     "wss://host/leafnode?{}",
     "wss://host/nats?a={}#b",
     "wss://host/{}:x",
-    "ws://user:{}@host/mqtt?{}",
+    "ws://user:{}@host/mqtt?x",
 ]
 
 

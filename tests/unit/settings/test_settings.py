@@ -295,7 +295,7 @@ def test_the_schema_describes_every_key_of_the_file() -> None:
     connection = sections["ConnectionSettings"]["properties"]
     assert connection["reconnect_delay"]["default"] == "1s"
     assert connection["max_pending_bytes"]["default"] == "64MiB"
-    assert connection["servers"]["examples"] == [["nats://127.0.0.1:4222"]]
+    assert connection["servers"]["examples"] == [["nats://127.0.0.1:4222"], ["wss://nats.example.com/nats"]]
     assert set(sections["RouteSettings"]["required"]) == {"name", "from"}
     assert "null" not in json.dumps(schema)
     assert sections["RouteSettings"]["properties"]["strategy"]["enum"] == list(get_args(Strategy))

@@ -262,7 +262,7 @@ def test_a_name_that_fits_two_connections_is_refused(load: Load) -> None:
     ("name", "value", "path", "message"),
     [
         ("CONNECTIONS__MAIN__FAIL_OPEN", "perhaps", "connections.main.fail_open", "must be true or false"),
-        ("CONNECTIONS__MAIN__SERVERS", '["ftp://host"]', "connections.main.servers[0]", "has a scheme"),
+        ("CONNECTIONS__MAIN__SERVERS", '["ftp://host"]', "connections.main.servers[0]", "'ftp://host' has a scheme"),
         ("CONNECTIONS__MAIN__SERVERS", '{"a": 1}', "ROUTER_TRIO_CONNECTIONS__MAIN__SERVERS", "has the wrong form"),
         ("CONNECTIONS__MAIN__FAIL_OPN", "1", "connections.main.fail_opn", "unknown key; did you mean"),
         ("ROUTER__NAM", "x", "router.nam", "unknown key; did you mean 'name'?"),
