@@ -52,8 +52,9 @@ def named(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 async def test_the_examples_give_no_finding(example: str, tmp_path: Path) -> None:
     async with nats_server(tmp_path) as server:
         text = TEXTS[example]
-        for url in ("nats://127.0.0.1:4222", "nats://127.0.0.1:4223"):
+        for url in ("nats://127.0.0.1:4222", "nats://127.0.0.1:4223", "wss://nats.example.com/nats"):
             text = text.replace(url, server.url)
+        text = text.replace('proxy = "http://proxy.example.com:3128"\n', "")
         text = text.replace("[connections.main]\n", f'[connections.main]\nservers = ["{server.url}"]\n')
         (tmp_path / "router.toml").write_text(text)
         async with Router(Settings.load(tmp_path / "router.toml"), log=False).open():
