@@ -107,7 +107,7 @@ class StreamInHand(InHand[StreamDelivery]):
         if not self.others.take(now):
             for delivery in self.open.values():
                 self._let_wait(self.order.await_redelivery(delivery))
-        return LeftInHand(self._left, before)
+        return LeftInHand(lambda: self._left[before])
 
     def _leaves(self, delivery: StreamDelivery) -> None:
         """Record that a message leaves the hand, which may be one of an earlier generation."""
@@ -436,13 +436,13 @@ class LeftInHand:
     behind = None
     partitions = None
 
-    def __init__(self, left: Counter[RouteState], route: RouteState) -> None:
-        self._left = left
-        self._route = route
+    def __init__(self, count: Callable[[], int]) -> None:
+        """`count` returns how many messages of that generation are still in hand."""
+        self._count = count
 
     @property
     def in_hand(self) -> int:
-        return self._left[self._route]
+        return self._count()
 
 
 def place_of(delivery: StreamDelivery) -> int:

@@ -7,7 +7,7 @@ partition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import trio
 
@@ -18,7 +18,7 @@ from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.in_hand import place_of
 from router_trio.routing.stream.keeper import StreamKeeper
 from router_trio.routing.stream.partitions.in_hand import PartitionsInHand, keeper_of
-from router_trio.states import Behind, Holder, Partitions
+from router_trio.states import Behind, Partitions
 
 
 class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
@@ -155,23 +155,6 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
     def retire(self) -> None:
         for keeper in self.hand.keepers:
             keeper.retire()
-
-
-class HeldByEach:
-    """The `Holder` of messages that an earlier generation of a route has left in several partitions."""
-
-    limited = 0
-    retrying: tuple[int, float] = (0, 0.0)
-    uncounted = 0
-    behind = None
-    partitions = None
-
-    def __init__(self, holders: Sequence[Holder]) -> None:
-        self._holders = holders
-
-    @property
-    def in_hand(self) -> int:
-        return sum(one.in_hand or 0 for one in self._holders)
 
 
 class PartitionRoute:

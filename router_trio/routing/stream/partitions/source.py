@@ -34,8 +34,9 @@ from router_trio.routing.source import KeptSource
 from router_trio.routing.stream.consumer.feeding import Feeding
 from router_trio.routing.stream.consumer.limits import consumer_spec
 from router_trio.routing.stream.consumer.tokens import token_of
+from router_trio.routing.stream.in_hand import LeftInHand
 from router_trio.routing.stream.keeper import StreamKeeper
-from router_trio.routing.stream.partitions.keeper import HeldByEach, PartitionsKeeper
+from router_trio.routing.stream.partitions.keeper import PartitionsKeeper
 from router_trio.routing.stream.partitions.membership import (
     ELSEWHERE,
     GIVEN_UP,
@@ -133,7 +134,7 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
         left: list[Holder] = []
         for number, keeper in self._before.items():
             left.append(self._partition(number).keeper.left or keeper)
-        before.state.held_by(HeldByEach(left))
+        before.state.held_by(LeftInHand(lambda: sum(one.in_hand or 0 for one in left)))
 
     # --- on one link ---
 
