@@ -18,7 +18,7 @@ from router_trio.audit.report import MAX_FINDINGS, Finding, Report
 from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import ConsumerInfo, StoredMessage, StreamInfo, nanoseconds
-from router_trio.nats.range_reader import MOST_PULLED
+from router_trio.nats.range_reader import MOST_PULLED, StreamRange
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, message_ids
 from router_trio.settings import RouteSettings, Settings
@@ -108,43 +108,21 @@ async def limits_of(messages: StoredMessages, wanted: Range, info: StreamInfo) -
 
 
 class _Reading:
-    """The messages of one stream of a destination, from `first` to its last, read as far as they are needed."""
+    """A range of one stream of a destination, read as far as it is needed."""
 
-    def __init__(
-        self,
-        link: CommandLink,
-        info: StreamInfo,
-        first: int,
-        pattern: str,
-        ahead: int,
-        most: int,
-        *,
-        headers_only: bool,
-    ) -> None:
-        """`most` limits the messages that are requested at a time."""
+    def __init__(self, link: CommandLink, info: StreamInfo, wanted: StreamRange, ahead: int) -> None:
         self.stored = link.stored(info.name)
         self.info = info
         self.ahead = ahead
         self._link = link
-        self._first = first
-        self._pattern = pattern
-        self._most = most
-        self._headers_only = headers_only
+        self._wanted = wanted
         self._batches = self.batches()
         self._batch: Sequence[StoredMessage] = ()
         self._next = 0
 
     def batches(self) -> AsyncGenerator[Sequence[StoredMessage], None]:
         """Read all of them."""
-        return self._link.read(
-            self.info,
-            self._first,
-            self.info.last_sequence,
-            [self._pattern],
-            OWNER,
-            headers_only=self._headers_only,
-            most=self._most,
-        )
+        return self._link.read(self.info, self._wanted)
 
     async def peek(self, pace: Pace) -> StoredMessage | None:
         """Return the next message without taking it; None behind the last one."""
@@ -390,7 +368,8 @@ class Audit:
                     report.notes.append(f"stream {stream} stores sums (allow_msg_counter): payloads are not compared")
                 start = await stored.first_at(since, info)
                 ahead, no_digests = await ahead_by(stored, self._messages), several or info.allow_counter
-                reading = _Reading(link, info, start, pattern, ahead, self._pace.most, headers_only=no_digests)
+                wanted = self._range(start, info.last_sequence, [pattern], headers_only=no_digests)
+                reading = _Reading(link, info, wanted, ahead)
                 stack.push_async_callback(reading.aclose)
                 destination.readings.append(reading)
             found.append(destination)
@@ -403,8 +382,11 @@ class Audit:
         self, info: StreamInfo, first: int, last: int, patterns: Sequence[str], *, headers_only: bool
     ) -> AsyncGenerator[Sequence[StoredMessage], None]:
         """Read a range of the source."""
-        link, most = self._links[self._route.source.connection], self._pace.most
-        return link.read(info, first, last, patterns, OWNER, headers_only=headers_only, most=most)
+        link = self._links[self._route.source.connection]
+        return link.read(info, self._range(first, last, patterns, headers_only=headers_only))
+
+    def _range(self, first: int, last: int, patterns: Sequence[str], *, headers_only: bool) -> StreamRange:
+        return StreamRange(first, last, patterns, OWNER, headers_only, self._pace.most)
 
     async def _compare(self, report: Report, info: StreamInfo, floor: int) -> None:
         patterns, total = self._route.source.patterns, report.last - report.first + 1
@@ -449,10 +431,8 @@ class Audit:
         for name in names:
             info = await link.stored(name).info()
             everything, begin = [">" if info.has_others else pattern], max(info.first_sequence, 1)
-            letters = link.read(
-                info, begin, info.last_sequence, everything, OWNER, headers_only=True, most=self._pace.most
-            )
-            async with aclosing(letters) as batches:
+            wanted = self._range(begin, info.last_sequence, everything, headers_only=True)
+            async with aclosing(link.read(info, wanted)) as batches:
                 async for batch in batches:
                     await self._pace.spend(len(batch))
                     for one in batch:

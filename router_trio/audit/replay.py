@@ -22,6 +22,7 @@ from router_trio.expressions.message import Facts
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.jetstream.pubacks import Refused, read_puback
+from router_trio.nats.range_reader import StreamRange
 from router_trio.nats.requests import Request
 from router_trio.protocol import framing, message_ids
 from router_trio.routing.rehearsal import Arrived, Copy, Place, Rehearsal
@@ -147,7 +148,7 @@ class Replay:
     async def _selected(self, info: StreamInfo) -> AsyncGenerator[StoredMessage, None]:
         patterns, total = self._route.source.patterns, self.last - self.first + 1
         link, first = self._links[self._route.source.connection], max(self.first, 1)
-        async with aclosing(link.read(info, first, self.last, patterns, "replay")) as batches:
+        async with aclosing(link.read(info, StreamRange(first, self.last, patterns, "replay"))) as batches:
             async for batch in batches:
                 for message in batch:
                     if any(matches(one, message.subject) for one in patterns) and self._is_wanted(message):

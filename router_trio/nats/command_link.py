@@ -15,7 +15,7 @@ import trio
 from router_trio.errors import LinkError
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.link import Dialer, NatsLink, client_name
-from router_trio.nats.range_reader import MOST_PULLED, read_stream
+from router_trio.nats.range_reader import StreamRange, read_stream
 from router_trio.nats.requests import Requests
 from router_trio.nats.stored import StoredMessages
 from router_trio.settings import Settings
@@ -39,30 +39,9 @@ class CommandLink:
         """Return the messages of a stream."""
         return StoredMessages(stream, self.requests, self.link.api.prefix)
 
-    def read(
-        self,
-        info: StreamInfo,
-        first: int,
-        last: int,
-        patterns: Sequence[str],
-        owner: str,
-        *,
-        headers_only: bool = False,
-        most: int = MOST_PULLED,
-    ) -> AsyncGenerator[Sequence[StoredMessage], None]:
+    def read(self, info: StreamInfo, wanted: StreamRange) -> AsyncGenerator[Sequence[StoredMessage], None]:
         """Read a range of a stream, as `range_reader.read_stream` does, in the way that fits its retention."""
-        by_consumer = info.retention == "limits"
-        return read_stream(
-            self.stored(info.name),
-            self.requests,
-            first,
-            last,
-            patterns,
-            owner,
-            by_consumer=by_consumer,
-            headers_only=headers_only,
-            most=most,
-        )
+        return read_stream(self.stored(info.name), self.requests, wanted, by_consumer=info.retention == "limits")
 
     def publish_denied(self, subject: bytes, detail: str) -> None:
         if self.is_open:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from secrets import token_hex
 
 import trio
@@ -40,33 +41,36 @@ HEARTBEAT, NO_MESSAGES = 100, 404
 """
 
 
+@dataclass(frozen=True, slots=True)
+class StreamRange:
+    """The messages of a stream from `first` to `last` whose subjects match one of `patterns`, and how they are read.
+
+    Names of consumers begin with `owner`. With `headers_only` they deliver no payloads. `most` limits the messages of
+    one pull request.
+    """
+
+    first: int
+    last: int
+    patterns: Sequence[str]
+    owner: str
+    headers_only: bool = False
+    most: int = MOST_PULLED
+
+
 async def read_stream(
-    stored: StoredMessages,
-    requests: Requests,
-    first: int,
-    last: int,
-    patterns: Sequence[str],
-    owner: str,
-    *,
-    by_consumer: bool,
-    headers_only: bool = False,
-    most: int = MOST_PULLED,
+    stored: StoredMessages, requests: Requests, wanted: StreamRange, *, by_consumer: bool
 ) -> AsyncGenerator[Sequence[StoredMessage], None]:
-    """Yield the messages of a stream from `first` to `last` whose subjects match, in order, several at a time.
+    """Yield the messages of a range in order, several at a time.
 
     They are read as the stream's leader has them: by consumers as far as that is possible, if `by_consumer`, and the
     rest by requests for single messages. The latter may also yield messages with other subjects, and some that have
-    been deleted since. With `headers_only` consumers deliver no payloads. `most` limits the messages of one pull.
-    Raises `SourceError`.
+    been deleted since. Raises `SourceError`.
     """
-    position = first - 1
+    position, last, patterns = wanted.first - 1, wanted.last, wanted.patterns
     while by_consumer and position < last:
         begin = position
         try:
-            reader = read_range(
-                stored, requests, begin + 1, last, patterns, owner, headers_only=headers_only, most=most
-            )
-            async with aclosing(reader) as batches:
+            async with aclosing(read_range(stored, requests, replace(wanted, first=begin + 1))) as batches:
                 async for batch in batches:
                     yield batch
                     position = batch[-1].sequence
@@ -80,27 +84,18 @@ async def read_stream(
 
 
 async def read_range(
-    stored: StoredMessages,
-    requests: Requests,
-    first: int,
-    last: int,
-    patterns: Sequence[str],
-    owner: str,
-    *,
-    headers_only: bool = False,
-    most: int = MOST_PULLED,
+    stored: StoredMessages, requests: Requests, wanted: StreamRange
 ) -> AsyncGenerator[Sequence[StoredMessage], None]:
-    """Yield the messages of a stream from `first` to `last` whose subjects match, in order, several at a time.
+    """Yield the messages of a range in order, several at a time.
 
-    The name of the consumer begins with `owner`. It is deleted at the end, and when this is closed or cancelled while
-    the link is open. With `headers_only` it delivers no payloads. `most` limits the messages of one pull.
+    The consumer is deleted at the end, and when this is closed or cancelled while the link is open.
 
     When the consumer was created, its server had all messages of the stream's leader, unless it had just become the
     leader: ask the leader whether there is more behind the last message that was yielded. Raises `SourceError` if the
     servers refuse the consumer, place it nowhere else than behind the leader, or stop to deliver; everything up to
     there was yielded.
     """
-    name, position, count = await _created(stored, first, patterns, owner, headers_only), first - 1, 1
+    name, position, last, count = await _created(stored, wanted), wanted.first - 1, wanted.last, 1
     pull = _Pull(requests, stored.subject_of("CONSUMER.MSG.NEXT", name), stored.stream, name)
     try:
         pull.send(count)
@@ -110,23 +105,25 @@ async def read_range(
                 break
             position = messages[-1].sequence
             size = sum(len(one.payload) + len(one.headers) for one in messages) // len(messages)
-            count = max(1, min(2 * count, most, PULLED_BYTES // (size + 1)))
+            count = max(1, min(2 * count, wanted.most, PULLED_BYTES // (size + 1)))
             if not pull.is_done and position < last:
                 pull.send(count)  # arrives while these are used
-            if wanted := [one for one in messages if one.sequence <= last]:
-                yield wanted
+            if batch := [one for one in messages if one.sequence <= last]:
+                yield batch
     finally:
         pull.close()
         await _delete(stored, name)
 
 
-async def _created(stored: StoredMessages, first: int, patterns: Sequence[str], owner: str, headers_only: bool) -> str:
+async def _created(stored: StoredMessages, wanted: StreamRange) -> str:
     """Create a consumer on the server that leads the stream, and return its name. Raises `SourceError`."""
     for _ in range(MOST_CREATED):
-        name, is_there, is_wanted = f"{owner}-{token_hex(8)}", True, False
+        name, is_there, is_wanted = f"{wanted.owner}-{token_hex(8)}", True, False
         try:
             try:
-                server = await stored.create_reader(name, first, patterns, UNUSED_FOR, headers_only=headers_only)
+                server = await stored.create_reader(
+                    name, wanted.first, wanted.patterns, UNUSED_FOR, headers_only=wanted.headers_only
+                )
             except SourceError:
                 is_there = False
                 raise

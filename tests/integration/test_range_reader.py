@@ -16,7 +16,7 @@ from router_trio.errors import SourceError
 from router_trio.nats import range_reader, requests
 from router_trio.nats.command_link import CommandLink, open_links
 from router_trio.nats.jetstream.api import StoredMessage
-from router_trio.nats.range_reader import read_range, read_stream
+from router_trio.nats.range_reader import StreamRange, read_range, read_stream
 from router_trio.nats.stored import StoredMessages
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -46,7 +46,7 @@ async def place(url: str, user: str | None = None) -> AsyncIterator[tuple[JetStr
 
 async def read(link: CommandLink, first: int, last: int, patterns: Sequence[str] = (">",)) -> list[StoredMessage]:
     found = list[StoredMessage]()
-    async for batch in read_range(link.stored("SOURCE"), link.requests, first, last, patterns, "test"):
+    async for batch in read_range(link.stored("SOURCE"), link.requests, StreamRange(first, last, patterns, "test")):
         assert batch, "no batch is empty"
         found += batch
     return found
@@ -93,7 +93,7 @@ async def test_the_consumer_is_deleted_if_reading_is_cancelled(server: NatsServe
     async with place(server.url) as (streams, link):
         await streams.publish_many(("source.1", b"", None) for _ in range(100))
         with trio.move_on_after(5) as scope:
-            reading = read_range(link.stored("SOURCE"), link.requests, 1, 100, ["source.*"], "test")
+            reading = read_range(link.stored("SOURCE"), link.requests, StreamRange(1, 100, ["source.*"], "test"))
             async with aclosing(reading) as batches:
                 async for _ in batches:
                     (name,) = await consumers(streams)
@@ -106,7 +106,6 @@ async def test_the_consumer_is_deleted_if_reading_is_cancelled(server: NatsServe
 async def test_everything_before_a_deleted_consumer_is_read_and_then_the_reader_fails(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(range_reader, "MOST_PULLED", 10)
     monkeypatch.setattr(requests, "ANSWER_WITHIN", 1.0)
     monkeypatch.setattr(range_reader, "ANSWER_WITHIN", 1.0)
     async with place(server.url) as (streams, link):
@@ -114,7 +113,8 @@ async def test_everything_before_a_deleted_consumer_is_read_and_then_the_reader_
         found = list[int]()
 
         async def read_and_delete() -> None:
-            async for batch in read_range(link.stored("SOURCE"), link.requests, 1, 100, ["source.*"], "test"):
+            wanted = StreamRange(1, 100, ["source.*"], "test", most=10)
+            async for batch in read_range(link.stored("SOURCE"), link.requests, wanted):
                 found.extend(one.sequence for one in batch)
                 for name in await consumers(streams):
                     await streams.delete_consumer("SOURCE", name)
@@ -129,7 +129,7 @@ async def test_without_payloads(server: NatsServer) -> None:
     async with place(server.url) as (streams, link):
         headers = [("Nats-Msg-Id", "a"), ("b", "1")]
         await streams.publish_many([("source.1", b"payload", headers), ("source.2", b"payload", None)])
-        reading = read_range(link.stored("SOURCE"), link.requests, 1, 2, [">"], "test", headers_only=True)
+        reading = read_range(link.stored("SOURCE"), link.requests, StreamRange(1, 2, [">"], "test", headers_only=True))
         found = [one async for batch in reading for one in batch]
         assert [(one.sequence, one.subject, one.payload) for one in found] == [
             (1, "source.1", b""),
@@ -139,9 +139,8 @@ async def test_without_payloads(server: NatsServer) -> None:
 
 
 async def read_all(link: CommandLink, last: int, *, by_consumer: bool = True) -> list[StoredMessage]:
-    reading = read_stream(
-        link.stored("SOURCE"), link.requests, 1, last, ["source.*"], "test", by_consumer=by_consumer, most=10
-    )
+    wanted = StreamRange(1, last, ["source.*"], "test", most=10)
+    reading = read_stream(link.stored("SOURCE"), link.requests, wanted, by_consumer=by_consumer)
     async with aclosing(reading) as batches:
         return [one async for batch in batches for one in batch]
 

@@ -19,6 +19,7 @@ from router_trio.audit.repair import repaired
 from router_trio.audit.report import Report
 from router_trio.nats.command_link import CommandLink, open_links
 from router_trio.nats.jetstream.api import StoredMessage
+from router_trio.nats.range_reader import StreamRange
 from router_trio.nats.stored import StoredMessages
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, JetStreamError
@@ -182,7 +183,7 @@ async def test_streams_are_read_on_the_servers_that_lead_them(tmp_path: Path, mo
         async with links_of(configure(tmp_path, group.urls[0], group.urls)) as links:
             info = await links["main"].stored("SOURCE").info()
             while len(set(servers)) < 2:  # the servers place consumers at random
-                reading = links["main"].read(info, 1, 100, ["source.*"], "test", most=10)
+                reading = links["main"].read(info, StreamRange(1, 100, ["source.*"], "test", most=10))
                 assert [one.sequence async for batch in reading for one in batch] == [*range(1, 101)]
                 assert servers[-1] == info.group.leader
     assert {*requested} == {101}, "all was read by consumers"

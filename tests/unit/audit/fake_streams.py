@@ -21,6 +21,7 @@ from router_trio.nats.jetstream.api import (
     consumer_info,
     stream_info,
 )
+from router_trio.nats.range_reader import StreamRange
 from router_trio.nats.stored import StoredMessages
 from router_trio.settings import RouteSettings, Settings
 from router_trio.subjects.patterns import matches
@@ -120,23 +121,13 @@ class FakeStream:
             if any(matches(pattern, one.subject) for one in some):
                 yield some
 
-    async def read(
-        self,
-        info: StreamInfo,
-        first: int,
-        last: int,
-        patterns: Sequence[str],
-        owner: str,
-        *,
-        headers_only: bool = False,
-        most: int = 0,
-    ) -> AsyncGenerator[Sequence[StoredMessage], None]:
+    async def read(self, info: StreamInfo, wanted: StreamRange) -> AsyncGenerator[Sequence[StoredMessage], None]:
         """Yield what a consumer delivers, which has no other messages, and the rest as the leader does."""
+        first, last, patterns = wanted.first, wanted.last, wanted.patterns
         consumed = self.newest - self.newest // 3 if info.retention == "limits" else 0
-        wanted = [one for one in sorted(self.messages) if first <= one <= min(last, consumed)]
-        found = [self.messages[one] for one in wanted]
+        found = [self.messages[one] for one in sorted(self.messages) if first <= one <= min(last, consumed)]
         found = [one for one in found if any(matches(each, one.subject) for each in patterns)]
-        if headers_only:
+        if wanted.headers_only:
             found = [replace(one, payload=b"") for one in found]
         for place in range(0, len(found), 5):
             yield found[place : place + 5]
@@ -158,8 +149,8 @@ def links_to(settings: Settings, streams: Mapping[str, FakeStream]) -> Mapping[s
     stored = {name: stream() for name, stream in streams.items()}
     link = SimpleNamespace(max_payload=2**20, max_control_line=4096, find_streams=find_streams)
 
-    def read(info: StreamInfo, *given: Any, **more: Any) -> AsyncGenerator[Sequence[StoredMessage], None]:
-        return streams[info.name].read(info, *given, **more)
+    def read(info: StreamInfo, wanted: StreamRange) -> AsyncGenerator[Sequence[StoredMessage], None]:
+        return streams[info.name].read(info, wanted)
 
     one = SimpleNamespace(link=link, stored=stored.__getitem__, read=read)
     return cast("Mapping[str, CommandLink]", dict.fromkeys(settings.connections, one))
