@@ -22,7 +22,15 @@ from router_trio.cli.explanation import (
     RouteExplanation,
     Sending,
 )
-from router_trio.errors import EvaluationError, HandlerError, InvalidBodyError, LoopError, MappingError, reasons
+from router_trio.errors import (
+    BodyError,
+    EvaluationError,
+    HandlerError,
+    InvalidBodyError,
+    LoopError,
+    MappingError,
+    reasons,
+)
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.framing import MAX_MESSAGE
 from router_trio.protocol.headers import decode
@@ -57,7 +65,7 @@ def explain_message(
 def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, workers: int) -> RouteExplanation:
     found = RouteExplanation(plan, workers=workers, partition=_partition(plan, subject))
     message = Arrived(subject, block, payload)
-    if plan.expressions or plan.counts_hops:
+    if plan.expressions or plan.checks:
         from router_trio.expressions.message import MESSAGE_VARIABLES, Facts
 
         found.assumed = any(expression.reads - MESSAGE_VARIABLES.keys() - {"stream"} for expression in plan.expressions)
@@ -77,6 +85,10 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, work
         except LoopError as error:
             found.error, found.reason = str(error), error.reason
             return found
+    if plan.settings.schema_file is not None:
+        found.schema = plan.settings.schema_file.name
+        if payload and not _fits(plan, message, found):
+            return found
     if plan.key is not None:
         found.key = _evaluated(plan.key, message.facts)
         if plan.settings.goes_by_key(plan.settings.handler is not None):
@@ -89,6 +101,17 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, work
     if found.error is None:
         _choose(found, message)
     return found
+
+
+def _fits(plan: RoutePlan, message: Arrived, found: RouteExplanation) -> bool:
+    """Return True if the payload fits the schema of the route; else add the reason to `found`."""
+    assert plan.schema is not None
+    try:
+        plan.schema.require(message.facts)
+    except BodyError as error:
+        found.error, found.reason = str(error), error.reason
+    found.fits = found.error is None
+    return found.fits
 
 
 def _partition(plan: RoutePlan, subject: str) -> PartitionOfMessage | None:

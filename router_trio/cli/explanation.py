@@ -197,6 +197,7 @@ class RouteExplanation(Printable):
     """The result for one route with this number of `workers`.
 
     `error` is set if the message would fail, and `filtered` if it would be filtered out; each contains the reason.
+    `schema` is the name of the schema file, `fits` whether the body fits it; None if the message has no payload.
     """
 
     plan: RoutePlan
@@ -206,6 +207,8 @@ class RouteExplanation(Printable):
     key: Evaluated | None = None
     per: Evaluated | None = None
     handler: HandlerTypes | None = None
+    schema: str | None = None
+    fits: bool | None = None
     filtered: str | None = None
     error: str | None = None
     reason: str = EvaluationError.reason
@@ -237,6 +240,8 @@ class RouteExplanation(Printable):
         if limit is not None:
             per = {} if self.per is None else {"per": self.per.as_json()}
             found["limit"] = {"rate": format_rate(limit.rate), "burst": limit.most_at_once, **per}
+        if self.schema is not None:
+            found["schema"] = {"file": self.schema, "fits": self.fits}
         if self.handler is not None:
             found["handler"] = {"name": self.plan.settings.handler, **self.handler.as_json()}
         if self.not_taken:
@@ -270,6 +275,9 @@ class RouteExplanation(Printable):
         if self.filtered == reasons.WHEN:
             yield "  filtered: its when is false"
             return
+        if self.schema is not None:
+            judged = {None: "the body must fit it", True: "the body fits", False: "the body does not fit"}
+            yield f"  schema {self.schema}: {judged[self.fits]}"
         if plan.settings.handler is not None and (self.error is None or self.reason == reasons.INVALID_BODY):
             yield f"  handler {plan.settings.handler} may change the message or filter it out"
         if self.handler is not None:

@@ -222,6 +222,15 @@ class LoopError(EvaluationError):
     reason = reasons.LOOP
 
 
+class BodyError(EvaluationError):
+    """The body of a message does not fit the schema of its route.
+
+    Its text has the path in the body and the rule in the schema, never content of the message.
+    """
+
+    reason = reasons.SCHEMA
+
+
 class InvalidBodyError(RouterError):
     """The body of a message does not fit the type that the handler takes.
 

@@ -26,6 +26,7 @@ INVALID_HEADER: Final = "invalid_header"
 INVALID_PAYLOAD: Final = "invalid_payload"
 INVALID_BODY: Final = "invalid_body"
 EXPRESSION: Final = "expression"
+SCHEMA: Final = "schema"
 LOOP: Final = "loop"
 ERROR: Final = "error"
 POISON: Final = "poison"
@@ -227,6 +228,15 @@ TABLE: Final[Mapping[str, Reason]] = {
             "the detail has the path and what is expected there; "
             "[Take a value instead of a message](../how-to/typed-bodies.md)",
             FAILURES,
+        ),
+        _message(
+            SCHEMA,
+            "the body does not fit the schema of the route, or is not JSON",
+            "the detail has the path in the body and the rule in the schema; "
+            "[Require a schema](../how-to/schemas.md); `explain --data` shows it for a body",
+            FAILURES,
+            again=Again.NO,
+            to_name=False,
         ),
         _message(
             REJECTED,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import trio
@@ -118,6 +119,7 @@ class Router:
         thread: bool = False,
         loop: HandlerLoop | None = None,
         hop_limit: int | None = None,
+        schema: str | Path | None = None,
         **source: Unpack[SourceOptions],
     ) -> Callable[[H], H]:
         """Add a route through the decorated function, which is called with each message, or with its JSON body.
@@ -128,8 +130,8 @@ class Router:
         function's return value answers the message, and `to` may be omitted. `connection` is that of the source, and
         the default of the destinations. `retry`, `dead_letter` and `limit` have the keys of `[routes.retry]`,
         `[routes.dead_letter]` and `[routes.limit]`; `when`, `strategy`, `key`, `concurrency`, `thread`, `loop`,
-        `hop_limit` and `reply_to` are those of `[[routes]]`. `source` takes the other keys of `[routes.from]`: `queue`,
-        `stream`, `durable`, `filter`, ... By default the route is named after the function.
+        `hop_limit`, `schema` and `reply_to` are those of `[[routes]]`. `source` takes the other keys of
+        `[routes.from]`: `queue`, `stream`, `durable`, `filter`, ... By default the route is named after the function.
 
         Raises `ConfigurationError` for anything that would make a configuration file invalid.
         """
@@ -148,7 +150,7 @@ class Router:
             named: str = name or str(getattr(handler, "__name__", type(handler).__name__))
             more: dict[str, Any] = {"retry": retry, "dead_letter": dead_letter, "limit": limit, "respond": respond}
             more |= {"when": when, "strategy": strategy, "key": key, "concurrency": concurrency, "thread": thread}
-            more |= {"loop": loop, "hop_limit": hop_limit, "reply_to": list(reply_to)}
+            more |= {"loop": loop, "hop_limit": hop_limit, "schema": schema, "reply_to": list(reply_to)}
             self._add(called, subject, destinations, named, connection, dict(source), more)
             return handler
 

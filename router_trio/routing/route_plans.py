@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from router_trio.routing.policy.failed_messages import Numbering
     from router_trio.routing.policy.strategies import Strategy
     from router_trio.routing.policy.transform import Transform
+    from router_trio.schemas.schema import Schema
 
 Handler = Callable[..., Any]
 
@@ -195,7 +196,18 @@ class RoutePlan:
     def looks(self) -> bool:
         """True if it has to inspect messages, or changes what it sends."""
         by_value = self.per is not None or (self.by_key and self.key is not None)
-        return self.decides or self.transforms or self.counts_hops or by_value
+        return self.decides or self.transforms or self.checks or by_value
+
+    @property
+    def schema(self) -> Schema | None:
+        """The schema that bodies must fit; None if any body does."""
+        file = self.settings.schema_file
+        return None if file is None else file.schema
+
+    @property
+    def checks(self) -> bool:
+        """True if it checks messages that it takes, by a hop limit or a schema."""
+        return self.counts_hops or self.settings.schema_file is not None
 
     @property
     def counts_hops(self) -> bool:
@@ -215,8 +227,10 @@ class RoutePlan:
 
     def reader(self) -> BodyReader:
         """Return a decoder of bodies for all expressions of the route: each body once, and only the fields they use."""
-        from router_trio.expressions.body import reader_for
+        from router_trio.expressions.body import WITHOUT_RECORDS, reader_for
 
+        if self.settings.schema_file is not None:  # which reads the entire body
+            return WITHOUT_RECORDS
         return reader_for(one.body_fields for one in self.expressions)
 
     def strategy(self, healthy: Callable[[int], bool] = lambda index: True) -> Strategy:

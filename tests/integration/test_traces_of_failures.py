@@ -101,6 +101,33 @@ async def test_the_text_of_a_reject_is_in_the_span_and_in_the_log(two: Two, capf
     assert json.loads(line)["detail"] == "there is no such customer"
 
 
+@pytest.mark.parametrize("kind", ["core", "stream"])
+async def test_a_body_that_does_not_fit_is_in_the_span_with_its_rule_and_not_quoted(
+    two: Two, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    schema = tmp_path / "order.schema.json"
+    schema.write_text('{"properties": {"card": {"maxLength": 4}}, "additionalProperties": false}', encoding="utf-8")
+    source: dict[str, Any] = {"subject": "orders.*"}
+    if kind == "stream":
+        await JetStream(two.producer).create_stream("ORDERS", ["orders.>"])
+        source = {"stream": "ORDERS", "durable": "router"}
+    watch = Watch()
+    router = Router(two.traced(), observers=[watch], log=True)
+    router.route(
+        **source, name="strict", connection="edge", to={"subject": "never", "connection": "core"}, schema=schema
+    )(lambda message: message)
+    async with watched(router, watch):
+        await watch.until("ROUTE_READY")
+        for body in ({"card": PAYLOAD.decode()}, {PAYLOAD.decode(): 1}):
+            await two.producer.publish("orders.7", json.dumps(body).encode(), headers={"traceparent": SAMPLED})
+        await watch.until("ROUTE_MESSAGE_FAILED", 2)
+    spans = two.spans("process strict")
+    assert [span.status for span in spans] == [ERROR, ERROR]
+    shown = [*(f"{span.error} {span.attributes} {span.events}" for span in spans), capfd.readouterr().err]
+    assert all("schema" in text for text in shown)
+    assert not [text for text in shown if PAYLOAD.decode() in text]
+
+
 async def test_an_error_that_cannot_be_printed_fails_only_its_message(two: Two) -> None:
     class BrokenError(Exception):
         def __str__(self) -> str:

@@ -19,7 +19,7 @@ import trio
 from router_trio.errors import ConfigurationError
 from router_trio.router.reload_queue import lacks_thread
 from router_trio.settings import Settings
-from router_trio.settings.reading.load import files_of
+from router_trio.settings.reading.load import files_of, in_folder
 
 Watch = Callable[[Callable[[], None]], Awaitable[None]]
 """A function that calls its argument each time that the configuration has changed, until cancelled."""
@@ -34,7 +34,7 @@ POLLS_IF_INCOMPLETE = 6
 """Polls in a row if a key or a file is missing that was there before, or if the files can't be read or parsed."""
 
 Content = tuple[tuple[str, bytes], ...]
-"""The path and the content of each file."""
+"""The path and the content of each file; before the path of a schema file is a mark."""
 
 
 class ReloadRequest:
@@ -79,11 +79,35 @@ async def reload_on_request(
 
 
 def content_of(paths: Sequence[Path]) -> Content | None:
-    """Return the content of these files and of the files in these folders; None if one can't be read. Blocks."""
+    """Return the content of these files, of the files in these folders, and of the schema files that they name.
+
+    None if one can't be read. Blocks.
+    """
     try:
-        return tuple((str(path), path.read_bytes()) for path in files_of(paths))
+        found = [(path, path.read_bytes()) for path in files_of(paths)]
+        schemas = dict.fromkeys(one for path, text in found for one in _schemas_of(path, text))
+        return (
+            *((str(path), text) for path, text in found),
+            *((f"{_SCHEMA}{path}", path.read_bytes()) for path in schemas),
+        )
     except (OSError, ValueError, ConfigurationError):
         return None
+
+
+_SCHEMA = "\0"
+"""The first character of the name of a schema file in a `Content`: no path has it."""
+
+
+def _schemas_of(file: Path, text: bytes) -> Iterator[Path]:
+    """Yield the schema files that a file names, as far as it is valid."""
+    try:
+        routes = tomllib.loads(text.decode()).get("routes")
+    except (ValueError, RecursionError):
+        return
+    for route in routes if isinstance(routes, list) else []:
+        name = route.get("schema") if isinstance(route, dict) else None
+        if isinstance(name, str) and name:
+            yield in_folder(file.resolve().parent, name)
 
 
 class ChangeDetector:
@@ -120,7 +144,7 @@ def _keys(content: Content | None) -> set[tuple[str, ...]] | None:
         return None
     found = set[tuple[str, ...]]()
     try:
-        for _, text in content:
+        for text in [text for name, text in content if not name.startswith(_SCHEMA)]:
             found.update(_paths((), tomllib.loads(text.decode())))
     except (ValueError, RecursionError):
         return None

@@ -36,8 +36,10 @@ class Content:
         self._when = None if plan.when is None else plan.when.evaluate
         if plan.settings.hop_limit is not None:
             self._when = hops.checked(plan.settings.hop_limit, self._when)
+        if plan.schema is not None:
+            self._when = plan.schema.checked(self._when)
         self._strategy = plan.strategy(healthy)
-        self.looks: bool = bool(plan.expressions) or plan.transforms or plan.counts_hops
+        self.looks: bool = bool(plan.expressions) or plan.transforms or plan.checks
         """True if expressions or transforms read messages, which then need facts."""
         self._reader = plan.reader()
         self.parts: Parts = self._parts(plan)
@@ -64,7 +66,7 @@ class Content:
         chosen = self._strategy.choose(None) if fixed else ()
         when = None if plan.when is None else plan.when.header_test
         choose = None if fixed else self._strategy.choose_raw
-        if plan.counts_hops or plan.transforms or (when is None) != (plan.when is None) or not (fixed or choose):
+        if plan.checks or plan.transforms or (when is None) != (plan.when is None) or not (fixed or choose):
             reader = self._reader if self.looks else None
             return Parts(reader, self._when, None if fixed else self._strategy.choose, chosen)
         return Parts(None, when, choose, chosen)

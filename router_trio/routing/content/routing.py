@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
-from router_trio.errors import EvaluationError, PublishError, RouterError
+from router_trio.errors import BodyError, EvaluationError, PublishError, RouterError
 from router_trio.errors.reasons import UNMATCHED, WHEN
 from router_trio.events import Emit
 from router_trio.expressions.message import Facts
@@ -218,10 +219,16 @@ class ContentRouting(Routing):
     def expression_failed(self, error: EvaluationError | PublishError, delivery: Delivery) -> None:
         """Fail a message for which an expression has no value, or with headers that can't be written.
 
-        The caller calls `Delivery.done`.
+        Or one whose body does not fit the schema, which is answered if the route responds. The caller calls
+        `Delivery.done`.
         """
-        delivery.fail(error.reason, Failure(error.reason, str(error)))
-        self.emit_failure_of(delivery, error.reason, str(error))
+        reason, detail = error.reason, str(error)
+        delivery.fail(reason, Failure(reason, detail))
+        if delivery.trace is not None:
+            delivery.trace.failed(reason, detail)
+        self.emit_failure_of(delivery, reason, detail)
+        if self.responder is not None and isinstance(error, BodyError):
+            delivery.when_given_up(partial(self.responder.answer_error, f"{reason}: {detail}", delivery))
 
     def send_answer(
         self, answer: Message, message: Message, delivery: Delivery, number: int, own_id: bytes, several: bool

@@ -149,11 +149,15 @@ class RetryPolicy:
         uniform: Callable[[float, float], float],
         limit: LimitSettings | None = None,
         concurrency: int = 1,
+        *,
+        has_schema: bool = False,
     ) -> None:
         """`most_in_hand`: messages that the route may have in hand. `uniform(a, b)` draws a number from that range.
 
         `limit` is that of the route, if it has one. `concurrency`: calls of its handler that may run at the same time.
+        `has_schema`: bodies that do not fit the schema of the route are given up.
         """
+        self._has_schema = has_schema
         self.initial: float = settings.initial
         self._factor = settings.factor
         self.longest: float = settings.max
@@ -168,7 +172,7 @@ class RetryPolicy:
     @property
     def gives_up(self) -> bool:
         """Return True if messages are ever given up."""
-        return self._attempts > 0 or bool(self._never)
+        return self._attempts > 0 or bool(self._never) or self._has_schema
 
     def over(self, failure: Failure, attempts: int) -> bool:
         """Return True if there is no further attempt after `attempts`, the last one ending with `failure`."""
@@ -201,12 +205,19 @@ class RetryPolicy:
 def retries_without_end(route: RouteSettings) -> bool:
     """Return True if the route never gives up a message, unless its handler raises `Reject`."""
     retry = route.retry_or_default
-    return retry.attempts == 0 and not retry.never
+    return retry.attempts == 0 and not retry.never and route.schema_file is None
 
 
 def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -> RetryPolicy:
     """Return a new policy for a route: without `[routes.retry]`, the default of its source."""
-    return RetryPolicy(route.retry_or_default, route.source.max_in_flight, uniform, route.limit, route.concurrency)
+    return RetryPolicy(
+        route.retry_or_default,
+        route.source.max_in_flight,
+        uniform,
+        route.limit,
+        route.concurrency,
+        has_schema=route.schema_file is not None,
+    )
 
 
 def _is_among(failure: Failure, reasons: Collection[str]) -> bool:

@@ -22,6 +22,7 @@ from router_trio.settings.problems import element_of, key_path, keys_of, keys_of
 from router_trio.settings.reading.document import PREFIX, Document, Location, is_model
 from router_trio.settings.reading.files import Files, merge
 from router_trio.settings.reading.places import Places
+from router_trio.settings.schema_file import SchemaFile
 from router_trio.settings.units import DurationForm
 
 
@@ -126,7 +127,12 @@ def _resolve(data: dict[str, Any], root: type[BaseModel], folder: Path) -> None:
     """Make the paths in the data relative to a folder."""
     for _, table, key, value, info in leaves(data, root):
         if _is_path(info) and isinstance(value, str) and value:
-            table[key] = str(folder / _at_home(value))
+            table[key] = str(in_folder(folder, value))
+
+
+def in_folder(folder: Path, text: str) -> Path:
+    """Return the path that a file in a folder means by a text: relative to the folder, or to the home folder."""
+    return folder / _at_home(text)
 
 
 def _lists(root: type[BaseModel]) -> list[str]:
@@ -189,7 +195,7 @@ def _is_duration(info: FieldInfo) -> bool:
 
 
 def _is_path(info: FieldInfo) -> bool:
-    return info.annotation == Path | None
+    return info.annotation in (Path | None, SchemaFile | None)
 
 
 def _at_home(text: str) -> Path:

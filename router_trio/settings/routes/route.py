@@ -10,6 +10,7 @@ from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes.destination import DestinationSettings
 from router_trio.settings.routes.flow import Expression, LimitSettings
 from router_trio.settings.routes.source import SourceSettings
+from router_trio.settings.schema_file import SchemaFile
 from router_trio.settings.sections import HandlerLoop, Section
 
 Strategy = Literal["all", "first_match", "weighted", "sticky", "fallback"]
@@ -35,6 +36,14 @@ class RouteSettings(Section, init=False):
         description="Expression for the key of a message. Messages with the same key keep their order and are "
         "handled one at a time, and the strategy sticky sends them to one destination. By default the subject.",
         examples=["body.customer.id"],
+    )
+    schema_file: SchemaFile | None = Field(
+        None,
+        validation_alias="schema",
+        serialization_alias="schema",
+        description="File with a JSON Schema (draft 2020-12 or 7) that the body of each message must fit. Others fail "
+        "with the reason schema and are given up at once. Read again by a reload.",
+        examples=["order.schema.json"],
     )
     concurrency: int = Field(
         1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -293,15 +294,19 @@ async def in_three_parts(message: Message) -> list[Message]:
 
 
 @looks_inside
+@pytest.mark.parametrize("schema", [None, '{"properties": {"n": {"maximum": 14}}}'])
 @pytest.mark.parametrize("strategy", ["first_match", "all", "weighted"])
 async def test_a_batch_is_sent_where_its_messages_would_be_sent_one_by_one(
-    strategy: str, autojump_clock: MockClock
+    strategy: str, schema: str | None, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
+    file = tmp_path / "n.schema.json"
+    file.write_text(schema or "true", encoding="utf-8")
     places = [one if strategy != "weighted" else {k: v for k, v in one.items() if k != "when"} for one in CLASSES]
     seen: list[list[tuple[str, bytes]]] = []
     counts: list[Any] = []
     for together in (True, False):
-        async with world([core("in", *places) | {"strategy": strategy, "when": "body.n != 5"}]) as w:
+        decisions = {"strategy": strategy, "when": "body.n != 5", "schema": None if schema is None else str(file)}
+        async with world([core("in", *places) | decisions]) as w:
             (source,) = (one for one in w.live.connections["main"]._sources if isinstance(one, SubjectSource))
             route = cast(Any, source.deliver).__self__
             recorder = Recorder()

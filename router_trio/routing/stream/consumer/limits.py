@@ -55,7 +55,7 @@ def check_retention(policy: RetryPolicy, spec: ConsumerSpec, consumer: PullConsu
         raise SourceError(
             f"messages that are given up would be deleted, since the stream {spec.stream!r} has {retention} retention "
             "and this route has no dead letters; add [routes.dead_letter], or remove `attempts` and `not` from "
-            "[routes.retry]",
+            "[routes.retry], and `schema`",
             reason=reasons.WOULD_DELETE,
         )
 

@@ -1,0 +1,210 @@
+"""Read a schema file and check it: all that could go wrong with a schema is found before the first message.
+
+Each fault is a ValueError whose text has the JSON pointer of the place in the file and the cure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from jsonschema_specifications import REGISTRY
+from referencing.jsonschema import DRAFT7, DRAFT202012
+
+from router_trio.errors.quotes import excerpt, quoted
+from router_trio.expressions.functions.patterns import BadPattern
+from router_trio.expressions.values import MAX_INT, MIN_INT, Budget
+from router_trio.schemas.compiler import DRAFT_7, DRAFT_2020, IN_PLACE, Compiler, pattern_of
+from router_trio.schemas.keywords import TYPES, Check
+from router_trio.schemas.misses import Miss, Run, escaped
+from router_trio.schemas.references import Document, UnresolvedError, references_of
+from router_trio.schemas.values import TooDeepError
+
+MAX_FILE = 256 * 1024
+"""Maximum size of a schema file in bytes."""
+MAX_SCHEMA_NESTING = 50
+"""Maximum nesting of lists and objects in a schema file."""
+MAX_SCHEMAS = 2_000
+"""Maximum number of schemas in a file, each object within counted that is a schema."""
+
+_DIGITS_OF_INTS = 400
+
+
+def read(content: bytes) -> tuple[Document, str]:
+    """Return the checked document of a schema file, and its draft. Raises ValueError for the first fault."""
+    contents = _parsed(content)
+    draft = _draft(contents)
+    _check_against_draft(contents, draft)
+    document = Document(contents, DRAFT7 if draft == DRAFT_7 else DRAFT202012)
+    if len(document.subschemas) > MAX_SCHEMAS:
+        raise ValueError(f"has more than {MAX_SCHEMAS} schemas; divide it among routes")
+    for schema, _ in document.subschemas:
+        if isinstance(schema, dict):
+            _check_dialect(schema, draft, document.pointer(schema, "#"))
+            _check_patterns(schema, document.pointer(schema, "#"))
+    graph = {id(schema): set(_in_place(document, schema, resolver)) for schema, resolver in document.subschemas}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        there = next(one for one, _ in document.subschemas if id(one) == error.args[1][0])
+        pointer = document.pointer(there, "#")
+        raise _fault(pointer, "refers to itself for the same value, without end; remove the reference") from None
+    return document, draft
+
+
+def _fault(pointer: str, text: str) -> ValueError:
+    return ValueError(f"at {excerpt(pointer)}: {text}")
+
+
+# --- JSON ---
+
+
+def _parsed(content: bytes) -> Any:
+    if len(content) > MAX_FILE:
+        raise ValueError(f"has more than {MAX_FILE // 1024} KiB; divide it among routes")
+    try:
+        text = content.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8; save it as UTF-8") from None
+    try:
+        contents = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_number)
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"is not JSON at {at} ({error.msg}); correct it") from None
+    except RecursionError:
+        raise _too_deep() from None
+    if _depth(contents) > MAX_SCHEMA_NESTING:
+        raise _too_deep()
+    if not isinstance(contents, dict | bool):
+        raise ValueError('is not a JSON object; write a schema, such as {"type": "object"}')
+    return contents
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"is nested more than {MAX_SCHEMA_NESTING} levels deep; move parts into $defs")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"has the key {quoted(twice)} twice in one object; remove one of them")
+    return fields
+
+
+def _no_constant(constant: str) -> Any:
+    raise ValueError(f"contains {constant}, which is not JSON; write a number")
+
+
+def _number(text: str) -> float:
+    """Return an int that fits into 64 bits, else a double: as numbers in bodies are decoded."""
+    if len(text) > _DIGITS_OF_INTS:
+        return float(text)
+    number = int(text)
+    return number if MIN_INT <= number <= MAX_INT else float(text)
+
+
+def _depth(contents: Any) -> int:
+    depth, level = 0, [contents]
+    while level:
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                below += one.values()
+            elif isinstance(one, list):
+                below += one
+        depth += 1
+        level = below
+    return depth - 1
+
+
+# --- the rules of the draft ---
+
+
+def _draft(contents: Any) -> str:
+    named = contents.get("$schema", DRAFT_2020) if isinstance(contents, dict) else DRAFT_2020
+    draft = named.rstrip("#") if isinstance(named, str) else ""
+    if draft in (DRAFT_7, DRAFT_2020):
+        return draft
+    raise _fault("#/$schema", f"is not a draft that is known here; write {DRAFT_2020!r}, or {DRAFT_7 + '#'!r}")
+
+
+def _check_dialect(schema: dict[str, Any], draft: str, pointer: str) -> None:
+    if str(schema.get("$schema", draft)).rstrip("#") != draft:
+        raise _fault(f"{pointer}/$schema", "is another draft than that of the file; keep one of them")
+
+
+@cache
+def _meta_schema(draft: str) -> tuple[Check | None, int, Document]:
+    """Return the check of the meta-schema of a draft, its root, and its document, which has to stay alive."""
+    contents = REGISTRY.contents(draft)
+    document = Document(contents, DRAFT7 if draft == DRAFT_7 else DRAFT202012)
+    return Compiler(document, draft).root(), id(contents), document
+
+
+def _check_against_draft(contents: Any, draft: str) -> None:
+    """Raise ValueError for what the meta-schema of the draft does not allow."""
+    check, root, _ = _meta_schema(draft)
+    assert check is not None
+    try:
+        miss = check(contents, Run(Budget(10**9), root, shows_names=True), None)
+    except TooDeepError:
+        raise _too_deep() from None
+    if miss is None:
+        return
+    text = miss.rule.text
+    if miss.path[:1] == ["type"] or miss.path[1:2] == ["type"]:
+        text = f"must be one of {', '.join(TYPES)}, or a list of these{_near(contents, miss)}"
+    raise _fault(f"#{miss.pointer}", f"{text}; correct it")
+
+
+def _near(contents: Any, miss: Miss) -> str:
+    """Return `: did you mean 'string'?` for the misspelt name of a type, else `""`."""
+    for part in reversed(miss.path):
+        contents = contents[part]
+    near = get_close_matches(contents, TYPES, n=1) if isinstance(contents, str) else []
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _check_patterns(schema: dict[str, Any], pointer: str) -> None:
+    patterns = [(f"{pointer}/patternProperties/{escaped(one)}", one) for one in schema.get("patternProperties", ())]
+    if isinstance(schema.get("pattern"), str):
+        patterns.append((f"{pointer}/pattern", schema["pattern"]))
+    for where, text in patterns:
+        try:
+            pattern_of(text)
+        except BadPattern as error:
+            cure = "write it without lookaround and backreferences, whose time has no bound"
+            raise _fault(where, f"RE2 can't read the pattern ({excerpt(str(error))}); {cure}") from None
+
+
+def _in_place(document: Document, schema: Any, resolver: Any) -> Iterator[int]:
+    """Yield the schemas that are applied to the same value. Raises ValueError for a reference that leads nowhere."""
+    if not isinstance(schema, dict):
+        return
+    pointer = document.pointer(schema, "#")
+    for keyword, reference in references_of(schema):
+        try:
+            contents, _ = document.resolve(reference, resolver)
+        except UnresolvedError:
+            raise _fault(f"{pointer}/{keyword}", _nowhere(reference)) from None
+        if not isinstance(contents, dict | bool):
+            raise _fault(f"{pointer}/{keyword}", f"{quoted(reference)} is not a schema; correct the reference")
+        if keyword == "$ref":
+            yield id(contents)
+    for keyword in IN_PLACE:
+        below = schema.get(keyword)
+        if keyword.startswith("depend"):
+            below = list(below.values()) if isinstance(below, dict) else []
+        yield from (id(one) for one in (below if isinstance(below, list) else [below]) if isinstance(one, dict))
+
+
+def _nowhere(reference: str) -> str:
+    if reference.startswith("#"):
+        return f"{quoted(reference)} leads nowhere in this file; correct the reference"
+    return f"{quoted(reference)} is not in this file, and nothing is fetched; copy that schema into $defs"

@@ -1,0 +1,116 @@
+"""The targets of references in a schema, by the library `referencing`. Nothing is fetched.
+
+A document consists of resources: its root, and each schema in it with an `$id`. The meta-schemas of JSON Schema are
+known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from jsonschema_specifications import REGISTRY
+from referencing import Anchor, Registry, Resource, Specification
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DynamicAnchor
+
+from router_trio.schemas.misses import escaped
+
+Resolver = Any
+"""referencing's resolver: it knows the base URI of a place in a document."""
+
+
+class UnresolvedError(Exception):
+    """A reference leads nowhere in this file."""
+
+
+class Document:
+    """A schema document with its resources. A resource is identified by the `id()` of its root, which stays alive."""
+
+    def __init__(self, contents: Any, specification: Specification[Any]) -> None:
+        self.contents: Any = contents
+        self._specification = specification
+        self._anchors: dict[tuple[int, str], Any] = {}
+        self.dynamic: dict[str, dict[int, tuple[Any, Resolver]]] = {}
+        """The schemas of each dynamic anchor, by name and resource."""
+        self.subschemas: list[tuple[Any, Resolver]] = []
+        """All schemas of the document, with the resolver of each."""
+        self._crawled: set[int] = set()
+        self._kept: list[Any] = [contents]
+        self._pointers: dict[int, str] = {}
+        self._locate(contents, "#")
+        resource = specification.create_resource(contents)
+        registry: Any = REGISTRY.combine(Registry().with_resource(resource.id() or "", resource))
+        self.resolver: Resolver = registry.crawl().resolver_with_root(resource)
+        self._crawl(resource, self.resolver, id(contents), self.subschemas)
+        self._crawled.add(id(contents))
+
+    def _locate(self, value: Any, pointer: str) -> None:
+        if isinstance(value, dict | list):
+            self._pointers[id(value)] = pointer
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, one in items:
+                self._locate(one, f"{pointer}/{escaped(str(key))}")
+
+    def pointer(self, schema: Any, fallback: str) -> str:
+        """Return the JSON pointer of a schema in the file; `fallback` if it is not part of it, as a meta-schema."""
+        return self._pointers.get(id(schema), fallback)
+
+    def _crawl(
+        self, resource: Resource[Any], resolver: Resolver, root: int, found: list[tuple[Any, Resolver]] | None
+    ) -> None:
+        """Find the anchors of a resource, and all schemas in it."""
+        contents = resource.contents
+        if found is not None:
+            found.append((contents, resolver))
+        for anchor in resource.anchors():
+            self._anchors[root, anchor.name] = anchor.resource.contents if isinstance(anchor, Anchor) else contents
+            if isinstance(anchor, DynamicAnchor):
+                self.dynamic.setdefault(anchor.name, {})[root] = (contents, resolver)
+        for one in resource.subresources():
+            below = resolver.in_subresource(one)
+            self._crawl(one, below, id(one.contents) if one.id() is not None else root, found)
+
+    def below(self, schema: Any, resolver: Resolver) -> Resolver:
+        """Return the resolver of a schema within a schema."""
+        return resolver.in_subresource(self._specification.create_resource(schema))
+
+    def root(self, resolver: Resolver) -> int:
+        """Return the resource in which a resolver resolves."""
+        contents = resolver.lookup("#").contents
+        if id(contents) not in self._crawled:
+            self._crawled.add(id(contents))
+            self._kept.append(contents)
+            self._crawl(self._specification.create_resource(contents), resolver, id(contents), None)
+        return id(contents)
+
+    def resolve(self, reference: str, resolver: Resolver) -> tuple[Any, Resolver]:
+        """Return the schema that a reference leads to, with its resolver. Raises UnresolvedError."""
+        uri, _, fragment = reference.partition("#")
+        try:
+            if not fragment or fragment.startswith("/"):
+                found = resolver.lookup(reference)
+                return found.contents, found.resolver
+            there = resolver.lookup(f"{uri}#").resolver
+            return self._anchors[self.root(there), unquote(fragment)], there
+        except (Unresolvable, KeyError):
+            raise UnresolvedError(reference) from None
+
+    def alternatives(self, reference: str, resolver: Resolver) -> tuple[str, dict[int, tuple[Any, Resolver]]] | None:
+        """Return the name and the schemas of the dynamic anchor that a `$dynamicRef` leads to; None if it is static."""
+        name = unquote(reference.partition("#")[2])
+        if not name or name.startswith("/"):
+            return None
+        contents, there = self.resolve(reference, resolver)
+        known = self.dynamic.get(name, {})
+        is_dynamic = any(one is contents for one, _ in known.values())
+        return (name, known) if is_dynamic and there is not None else None
+
+
+def references_of(schema: Any) -> Iterator[tuple[str, str]]:
+    """Yield each keyword of a schema that refers to another one, with the reference."""
+    if isinstance(schema, dict):
+        for keyword in ("$ref", "$dynamicRef"):
+            if isinstance(schema.get(keyword), str):
+                yield keyword, schema[keyword]
