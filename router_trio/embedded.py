@@ -4,12 +4,14 @@ Guarantees: the server listens on the loopback interface only, and that of `open
 which is in its URL and unknown to other users of the machine. When `async with` is entered, the server has greeted a
 client; when it is left, in any way, the process has ended and is reaped. Its port is the same over restarts. While the
 server of `open_embedded_server` is down, no other program can have its port, so that no client sends its password to
-another program (on Linux). If our own process is killed, the kernel kills the server as well (on Linux).
+another program (on Linux). If our own process is killed, the kernel kills the server as well (on Linux). All of that
+holds for `open_server_in` too, whose server has the same port, password and store when it is opened the next time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -27,10 +29,12 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import trio
 
 from router_trio.errors import EmbeddedServerError
+from router_trio.events import EmbeddedServerLost, EmbeddedServerRestarted, Emit
 from router_trio.forked import close_in_children
 
 HOST = "127.0.0.1"
@@ -41,8 +45,16 @@ READY_WITHIN = 15.0
 """Maximum time in seconds from the start of a server to its first greeting."""
 STOP_WITHIN = 5.0
 """Maximum time in seconds for a server to end after SIGTERM, and again after SIGKILL."""
+FIRST_RESTART_DELAY = 0.2
+LONGEST_RESTART_DELAY = 30.0
+"""Seconds before a server that ended by itself is restarted. The delay doubles from the first to this one."""
+STABLE_AFTER = 5.0
+"""Seconds of running after which the delay is the first one again."""
+_WATCH_INTERVAL = 0.2
 _POLL_INTERVAL = 0.01
 _LOG_TAIL_BYTES = 8192
+_LONGEST_REASON = 500
+_URL_FILE = "url"
 
 # PR_SET_PDEATHSIG has to be set in the child. A `preexec_fn` would run Python between fork and exec, where the locks
 # of other threads may be held for ever; so a fresh interpreter sets it, and then becomes the server: the same pid. The
@@ -209,6 +221,38 @@ class EmbeddedServer:
         await self.terminate()
         await self._launch()
 
+    async def keep_running(self, emit: Emit) -> None:
+        """Restart the server whenever it ends by itself, until cancelled.
+
+        Emits `EmbeddedServerLost` for each end and for each start that fails, and `EmbeddedServerRestarted`.
+        """
+        delay, started = FIRST_RESTART_DELAY, trio.current_time()
+        reason: str | None = None
+        while True:
+            await trio.sleep(_WATCH_INTERVAL)
+            if reason is None and self.is_running:
+                continue
+            if reason is None:
+                reason = self._how_it_ended()
+                if trio.current_time() - started >= STABLE_AFTER:
+                    delay = FIRST_RESTART_DELAY
+            emit(EmbeddedServerLost(at=trio.current_time(), reason=reason, delay_ms=round(delay * 1000)))
+            await trio.sleep(delay)
+            delay = min(2 * delay, LONGEST_RESTART_DELAY)
+            try:
+                await self.restart()
+            except EmbeddedServerError as error:
+                reason = f"can't be restarted: {error}"
+            else:
+                reason, started = None, trio.current_time()
+                emit(EmbeddedServerRestarted(at=started, pid=self.pid))
+
+    def _how_it_ended(self) -> str:
+        status = None if self._process is None else self._process.poll()
+        if status is None or status >= 0:
+            return f"ended with status {status}. It wrote: {self.recent_log()[-_LONGEST_REASON:]}"
+        return f"was killed by {signal.Signals(-status).name}"
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal. Raises `EmbeddedServerError` if the server is not running."""
         os.kill(self.pid, number)
@@ -316,6 +360,92 @@ async def open_embedded_server(*, store: Path | None = None, jetstream: bool = T
     finally:
         with trio.CancelScope(shield=True):  # bounded by the size of a store that is as old as this process
             await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
+
+
+@asynccontextmanager
+async def open_server_in(directory: Path) -> AsyncIterator[EmbeddedServer]:
+    """Run a nats-server with JetStream whose store, port and password are kept in `directory`.
+
+    The directory is created if it is missing. Its file `url` has the URL with the password, and only its owner can read
+    it; a port that is changed there is used at the next start. The server syncs each message to the disk before it
+    acknowledges it. Raises `EmbeddedServerError` if another process uses the directory, the directory or the port can't
+    be used, there is no binary, or the server does not start. Leaving waits for the process to end, `2 * STOP_WITHIN`
+    seconds at most, also when cancelled.
+    """
+    with _locked(directory):
+        port, password = _kept_access(directory)
+        async with _reserved_again(port) as reservation:
+            config = f"jetstream {{ store_dir: {quoted(directory)}, sync_interval: always }}\n"
+            server = EmbeddedServer(directory, reservation.number, config=config, password=password)
+            _write_kept(directory / _URL_FILE, f"{server.url}\n")
+            server._reservation = reservation
+            async with server:
+                yield server
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Lock the directory, created if it is missing. Raises EmbeddedServerError if another process has the lock."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (directory / "lock").open("wb")
+    except OSError as error:
+        raise EmbeddedServerError(f"can't use the directory {directory}: {error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"the directory {directory} is used by another router: give each its own"
+            ) from error
+        close_in_children(lock)
+        yield
+
+
+def _kept_access(directory: Path) -> tuple[int, str]:
+    """Return the port and the password of the last run; 0 and a new password for the first one."""
+    path = directory / _URL_FILE
+    try:
+        url = urlsplit(path.read_text(encoding="utf-8").strip())
+        if url.scheme == "nats" and url.username == USER and url.password and url.hostname == HOST and url.port:
+            return url.port, url.password
+    except FileNotFoundError:
+        return 0, secrets.token_urlsafe(PASSWORD_BYTES)
+    except (OSError, ValueError) as error:
+        raise EmbeddedServerError(f"can't read {path}: {error}") from error
+    raise EmbeddedServerError(
+        f"{path} has no URL like nats://{USER}:PASSWORD@{HOST}:4222: correct it, or delete it to get a new one"
+    )
+
+
+@asynccontextmanager
+async def _reserved_again(port: int) -> AsyncIterator[_Reservation]:
+    """Reserve the port. Wait `STOP_WITHIN` seconds for a server whose router was killed, and which the kernel ends."""
+    deadline = trio.current_time() + STOP_WITHIN
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                reservation = stack.enter_context(_reserved(port))
+                break
+            except EmbeddedServerError:
+                if trio.current_time() >= deadline:
+                    raise
+            await trio.sleep(_POLL_INTERVAL)
+        yield reservation
+
+
+def _write_kept(path: Path, text: str) -> None:
+    """Write a file that only its owner can read. After a power failure it has either the old or the new text."""
+    written = path.with_name(f"{path.name}.new")
+    try:
+        descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(path)
+    except OSError as error:
+        raise EmbeddedServerError(f"can't write {path}: {error}") from error
 
 
 def quoted(path: Path) -> str:

@@ -50,6 +50,8 @@ from router_trio.events.publishes import (
 from router_trio.events.router import (
     MOST_NAMES,
     AsyncioLoopBlocked,
+    EmbeddedServerLost,
+    EmbeddedServerRestarted,
     FaultInjected,
     FaultInjectionEnabled,
     FaultsCleared,
@@ -134,6 +136,8 @@ __all__ = [
     "DestinationUnconfirmed",
     "DestinationsUnknown",
     "DuplicatesPossible",
+    "EmbeddedServerLost",
+    "EmbeddedServerRestarted",
     "Emit",
     "Event",
     "FaultInjected",

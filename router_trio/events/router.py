@@ -254,6 +254,23 @@ class RouterStopped(Event):
         return Level.WARN if self.unsettled else Level.INFO
 
 
+class EmbeddedServerLost(Event):
+    """The server of `--embedded-nats` ended unexpectedly, or could not be restarted; tried again after `delay_ms`."""
+
+    code = "ROUTER_SERVER_LOST"
+    level = Level.ERROR
+    reason: str
+    delay_ms: int
+
+
+class EmbeddedServerRestarted(Event):
+    """The server of `--embedded-nats` is running again, with the same port, password and store."""
+
+    code = "ROUTER_SERVER_RESTARTED"
+    level = Level.INFO
+    pid: int
+
+
 class WorkerStarted(Event):
     """A worker process has started and receives its share of the messages. `restarts`: how often it was restarted."""
 

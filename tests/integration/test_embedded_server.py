@@ -19,8 +19,16 @@ import trio
 import trio.testing
 
 from router_trio import embedded
-from router_trio.embedded import HOST, EmbeddedServer, find_server_binary, open_embedded_server, reserve_port
+from router_trio.embedded import (
+    HOST,
+    EmbeddedServer,
+    find_server_binary,
+    open_embedded_server,
+    open_server_in,
+    reserve_port,
+)
 from router_trio.errors import EmbeddedServerError
+from router_trio.events import EmbeddedServerLost, EmbeddedServerRestarted, Event
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawNatsError, connect
@@ -252,3 +260,114 @@ class TestEmbeddedServer:
             process.kill()
             await eventually(lambda: is_gone(int(pid)), 5)
         shutil.rmtree(directory)  # which no process was left to remove
+
+
+class TestServerInDirectory:
+    async def test_port_password_and_messages_are_kept(self, tmp_path: Path) -> None:
+        directory = tmp_path / "var" / "site"
+        urls = []
+        for expected in (1, 2):
+            async with open_server_in(directory) as server, connect(server.url) as client:
+                urls.append(server.url)
+                jetstream = JetStream(client)
+                if expected == 1:
+                    await jetstream.create_stream("S", ["s"])
+                assert (await jetstream.publish("s"))["seq"] == expected
+                assert (directory / "url").read_text().strip() == server.url
+        assert urls[0] == urls[1]
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert stat.S_IMODE((directory / "url").stat().st_mode) == 0o600
+
+    async def test_a_message_is_on_the_disk_before_it_is_acknowledged(self, tmp_path: Path) -> None:
+        async with open_server_in(tmp_path):
+            assert "sync_interval: always" in (tmp_path / "nats-server.conf").read_text()
+
+    async def test_a_port_of_the_users_choice_is_used(self, tmp_path: Path) -> None:
+        with reserve_port() as port:
+            pass
+        (tmp_path / "url").write_text(f"nats://router:secret@{HOST}:{port}\n")
+        async with open_server_in(tmp_path) as server, connect(f"nats://router:secret@{HOST}:{port}"):
+            assert server.port == port
+
+    @pytest.mark.parametrize("text", ["", "nats://router@127.0.0.1:4222", "nats://router:x@0.0.0.0:4222", "nats://[:1"])
+    async def test_a_url_that_it_did_not_write_is_refused(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "url").write_text(text)
+        with pytest.raises(EmbeddedServerError, match=r"/url"):
+            async with open_server_in(tmp_path):
+                pytest.fail("it started")
+
+    async def test_a_directory_is_for_one_router(self, tmp_path: Path) -> None:
+        async with open_server_in(tmp_path):
+            with pytest.raises(EmbeddedServerError, match="used by another router"):
+                async with open_server_in(tmp_path):
+                    pytest.fail("two servers would write to one store")
+
+    async def test_a_directory_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(EmbeddedServerError, match=r"can't use the directory .*/file"):
+            async with open_server_in(tmp_path / "file"):
+                pytest.fail("it started")
+
+    async def test_it_waits_for_the_port_of_a_killed_predecessor(self, tmp_path: Path) -> None:
+        async with open_server_in(tmp_path) as server:
+            port = server.port
+        with socket.create_server((HOST, port)) as dying:
+
+            async def end() -> None:
+                await trio.sleep(0.2)
+                dying.close()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end)
+                async with open_server_in(tmp_path) as server:
+                    assert server.port == port
+
+    async def test_a_port_that_another_program_keeps_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(embedded, "STOP_WITHIN", 0.2)
+        with socket.create_server((HOST, 0)) as taken:
+            port = taken.getsockname()[1]
+            (tmp_path / "url").write_text(f"nats://router:secret@{HOST}:{port}\n")
+            with pytest.raises(EmbeddedServerError, match=f"port {port}"):
+                async with open_server_in(tmp_path):
+                    pytest.fail("it started")
+
+
+class TestKeepRunning:
+    async def test_a_killed_server_is_restarted_with_its_data(self) -> None:
+        events: list[Event] = []
+        async with open_embedded_server() as server, trio.open_nursery() as nursery:
+            nursery.start_soon(server.keep_running, events.append)
+            async with connect(server.url) as client:
+                await JetStream(client).create_stream("S", ["s"])
+            before = server.pid
+            server.send_signal(signal.SIGKILL)
+            await eventually(lambda: len(events) == 2)
+            lost, restarted = events
+            assert isinstance(lost, EmbeddedServerLost)
+            assert (lost.reason, lost.delay_ms) == ("was killed by SIGKILL", 200)
+            assert isinstance(restarted, EmbeddedServerRestarted)
+            assert restarted.pid == server.pid != before
+            async with connect(server.url) as client:
+                assert await JetStream(client).stream_info("S")
+            nursery.cancel_scope.cancel()
+
+    async def test_a_server_that_does_not_start_is_started_again_and_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(embedded, "FIRST_RESTART_DELAY", 0.01)
+        monkeypatch.setattr(embedded, "LONGEST_RESTART_DELAY", 0.03)
+        events: list[Event] = []
+        async with open_embedded_server(jetstream=False) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(server.keep_running, events.append)
+            server.write_config("no_such_option: 1\n")
+            server.send_signal(signal.SIGTERM)
+            await eventually(lambda: len(events) == 4)
+            reasons = [(one.reason, one.delay_ms) for one in events if isinstance(one, EmbeddedServerLost)]
+            assert [delay for _, delay in reasons] == [10, 20, 30, 30]
+            assert reasons[0][0].startswith("ended with status")
+            assert "no_such_option" in reasons[1][0]
+            server.write_config("")
+            await eventually(lambda: isinstance(events[-1], EmbeddedServerRestarted))
+            nursery.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -120,6 +121,40 @@ async def test_an_embedded_server_admits_only_clients_with_its_url(write: Write)
     password = urlsplit(url).password
     assert password
     assert password not in run.errors
+
+
+async def test_an_embedded_server_that_is_killed_is_restarted(write: Write) -> None:
+    config = write()
+    async with running("run", config, "--embedded-nats", cwd=config.parent) as run:
+        url = (await run.has_printed(URL))[0].strip()
+        pid = int((await run.has_printed(r"nats-server: pid (\d+)\n"))[1])
+        await run.has_logged("ROUTE_READY")
+        os.kill(pid, signal.SIGKILL)
+        await run.has_logged("ROUTER_SERVER_LOST", level="ERROR", reason="was killed by SIGKILL")
+        await run.has_logged("ROUTER_SERVER_RESTARTED")
+        await run.has_logged("NATS_CONNECTION_RESTORED")
+        async with connect(url) as client:
+            arrived = await client.subscribe("eu.*")
+            await client.ping()
+            await client.publish("orders.7", b"hello")
+            assert (await arrived.next()).subject == "eu.7"
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+async def test_a_killed_router_finds_its_streams_and_its_port_again(write: Write) -> None:
+    config, urls = write(), []
+    for last in (1, 2):
+        async with running("run", config, "--embedded-nats", "--data", "site", cwd=config.parent) as run:
+            urls.append((await run.has_printed(URL))[0].strip())
+            await run.has_logged("ROUTER_STARTED")
+            async with connect(urls[-1]) as client:
+                if last == 1:
+                    await JetStream(client).create_stream("S", ["s"])
+                assert (await JetStream(client).publish("s"))["seq"] == last
+            run.send(signal.SIGKILL)
+            await run.ended()
+    assert urls[0] == urls[1] == config.with_name("site").joinpath("url").read_text().strip()
 
 
 async def test_an_unused_embedded_server_causes_a_warning(core_server: NatsServer, write: Write) -> None:

@@ -13,6 +13,7 @@ from router_trio.cli.configuration import STDIN, load_with_handlers
 from router_trio.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
+    from router_trio.cli.run.serving import OpenServer
     from router_trio.settings import Settings
 
 MOST_WORKERS = 256
@@ -24,6 +25,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_configurations(required=False)
     parser.add_argument(
         "--embedded-nats", action="store_true", help="start a nats-server for connections without servers"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="keep streams, port and password of the embedded nats-server in DIR",
     )
     parser.add_argument("--watch", action="store_true", help="reload the configuration when a file changes")
     parser.add_argument(
@@ -43,6 +50,7 @@ def run(
     configs: Sequence[Path],
     *,
     embedded_nats: bool,
+    data: Path | None,
     watch: bool,
     workers: int | None,
     enable_fault_injection: bool,
@@ -72,7 +80,11 @@ def run(
     port, with a temporary store, and stops it at the end. Every connection
     without servers uses it. The first line of the output is its URL, with
     a new password, so that no other user of this machine can connect; the
-    second line has its pid.
+    second line has its pid. If the server dies, it is restarted.
+
+    With --data its streams survive the router: DIR keeps them, and a file
+    named url with the same port and password for each run. Each message is
+    on the disk before it is acknowledged.
 
     --enable-fault-injection is for rehearsals: anyone who can reach the
     HTTP server can make operations fail with POST /faults, and end that
@@ -84,6 +96,7 @@ def run(
         router-trio run router.toml
         router-trio run base.toml routes.d/
         router-trio run --embedded-nats
+        router-trio run --embedded-nats --data /var/lib/router-trio
         router-trio run --watch router.toml
         router-trio run --workers 4 router.toml
     """
@@ -101,6 +114,8 @@ def run(
         read = partial(content_of, configs)
         # The files are read before the configuration is loaded, so that a change in between is noticed.
         watching = partial(watch_files, read, read())
+    if data is not None and not embedded_nats:
+        raise UsageError("--data is the directory of the embedded nats-server; add --embedded-nats")
     load = partial(load_with_handlers, *configs, workers=workers)
     settings = load()
     if not embedded_nats:
@@ -119,13 +134,14 @@ def run(
         )
     import trio
 
+    open_server = _embedded_server(data) if embedded_nats else None
     load_again = _refuse_to_load_again if from_stdin else load
     if settings.router.workers > 1:
         if enable_fault_injection:
             raise UsageError("--enable-fault-injection works with one process only; add --workers 1")
         from router_trio.cli.run.supervisor import serve_workers
 
-        return trio.run(serve_workers, load_again, settings, embedded_nats, watching, early_hangups)
+        return trio.run(serve_workers, load_again, settings, open_server, watching, early_hangups)
     from router_trio.cli.last_resort import run_without_threads
     from router_trio.cli.run.serving import serve
 
@@ -133,11 +149,17 @@ def run(
         serve,
         load_again,
         settings,
-        embedded_nats,
+        open_server,
         enable_fault_injection,
         watching,
         early_hangups,
     )
+
+
+def _embedded_server(data: Path | None) -> OpenServer:
+    from router_trio.embedded import open_embedded_server, open_server_in
+
+    return open_embedded_server if data is None else partial(open_server_in, data.absolute())
 
 
 def _refuse_to_load_again() -> Settings:

@@ -11,7 +11,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
@@ -21,7 +21,7 @@ from router_trio.cli.last_resort import LastResort
 from router_trio.cli.run.reloading import ReloadRequest, Watch, reload_on_request
 from router_trio.cli.run.systemd import Systemd
 from router_trio.cli.signals import run_with_signals
-from router_trio.events import Emit, HangupIgnored, InterruptIgnored
+from router_trio.events import Emit, Event, HangupIgnored, InterruptIgnored
 from router_trio.router import Router, no_pages, real_network
 from router_trio.router.garbage_collection import begin_collecting
 from router_trio.settings import ServerURL, Settings
@@ -30,8 +30,11 @@ from router_trio.telemetry.http.status import waiting_for
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
+    from router_trio.embedded import EmbeddedServer
     from router_trio.router import Pages
 
+OpenServer: TypeAlias = "Callable[[], AbstractAsyncContextManager[EmbeddedServer]]"
+"""Opens the embedded server, which runs until the context manager is left."""
 
 _AUTHENTICATION = ("credentials_file", "user", "password", "token", "nkey_seed_file", "proxy")
 
@@ -39,7 +42,7 @@ _AUTHENTICATION = ("credentials_file", "user", "password", "token", "nkey_seed_f
 async def serve(
     load: Callable[[], Settings],
     settings: Settings,
-    embedded_nats: bool,
+    open_server: OpenServer | None,
     fault_injection: bool = False,
     watch: Watch | None = None,
     early_hangups: Sequence[int] = (),
@@ -60,6 +63,10 @@ async def serve(
         emit = emit_event
         report_ignored_signals(emit)
 
+    def emit_once_open(event: Event) -> None:
+        if emit is not None:
+            emit(event)
+
     def on_signal(number: int) -> None:
         if number > 1 or not opening:
             everything.cancel()
@@ -69,7 +76,7 @@ async def serve(
         nonlocal opening
         live: Live | None = None
         with everything:
-            async with with_server(embedded_nats, settings, load) as (used, load_used):
+            async with with_server(open_server, settings, load, emit_once_open) as (used, load_used):
                 observers = [systemd.observe, last_resort.observe]
                 router = (
                     with_faults(used, observers, on_open)
@@ -132,20 +139,28 @@ def report_ignored_signals(emit: Emit) -> None:
 
 @asynccontextmanager
 async def with_server(
-    embedded_nats: bool, settings: Settings, load: Callable[[], Settings]
+    open_server: OpenServer | None, settings: Settings, load: Callable[[], Settings], emit: Emit
 ) -> AsyncIterator[tuple[Settings, Callable[[], Settings]]]:
-    """Start a server if `embedded_nats`, and print its URL and pid. Yield settings, and their loader, that use it.
+    """Open a server, and print its URL and pid. Yield settings, and their loader, that use it.
 
-    On exit, stop the server and wait for its end.
+    Without `open_server` the settings stay as they are. The server is restarted if it ends by itself. On exit it is
+    stopped, and its end awaited.
     """
-    if not embedded_nats:
+    if open_server is None:
         yield settings, load
         return
-    from router_trio.embedded import open_embedded_server
-
-    async with open_embedded_server() as server:
+    failure: Exception | None = None
+    async with open_server() as server:
         print(f"{server.url}\nnats-server: pid {server.pid}", flush=True)
-        yield _with_servers(settings, server.url), partial(_load_with_servers, load, server.url)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.keep_running, emit)
+            try:
+                yield _with_servers(settings, server.url), partial(_load_with_servers, load, server.url)
+            except Exception as error:
+                failure = error  # raised here, the nursery would wrap it in an exception group
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _load_with_servers(load: Callable[[], Settings], url: str) -> Settings:

@@ -17,11 +17,11 @@ import trio
 from router_trio.cli.command_line import DONE, FAILED
 from router_trio.cli.last_resort import LastResort
 from router_trio.cli.run.reloading import ReloadRequest, Watch, reload_on_request
-from router_trio.cli.run.serving import report_ignored_signals, with_server
+from router_trio.cli.run.serving import OpenServer, report_ignored_signals, with_server
 from router_trio.cli.run.systemd import Systemd
 from router_trio.cli.signals import run_with_signals
 from router_trio.errors import RouterError
-from router_trio.events import StatusPageReady
+from router_trio.events import Event, StatusPageReady
 from router_trio.router.garbage_collection import begin_collecting
 from router_trio.router.workers.counts.block import anonymous_file
 from router_trio.router.workers.supervisor import Supervisor
@@ -42,7 +42,7 @@ WORKERS_END_WITHIN = 15.0
 async def serve_workers(
     load: Callable[[], Settings],
     settings: Settings,
-    embedded_nats: bool,
+    open_server: OpenServer | None,
     watch: Watch | None = None,
     early_hangups: Sequence[int] = (),
 ) -> int:
@@ -57,8 +57,14 @@ async def serve_workers(
 
     async def route() -> int:
         failure: RouterError | None = None
+        telemetry: Telemetry | None = None
+
+        def emit_once_open(event: Event) -> None:
+            if telemetry is not None:
+                telemetry.emit(event)
+
         async with AsyncExitStack() as stack:
-            used, load_used = await stack.enter_async_context(with_server(embedded_nats, settings, load))
+            used, load_used = await stack.enter_async_context(with_server(open_server, settings, load, emit_once_open))
             lock = stack.enter_context(_lock())
             telemetry = Telemetry(
                 used,

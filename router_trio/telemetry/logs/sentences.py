@@ -189,6 +189,8 @@ SENTENCES: Mapping[type[Event], str] = {
     ),
     events.ReloadRefused: ("Configuration not reloaded, the previous one stays in force: {count:count problem} found"),
     events.RestartNeeded: "Configuration reloaded. Changes to {keys} take effect only after a restart",
+    events.EmbeddedServerLost: "The embedded nats-server {reason}; restarting it in {delay_ms} ms",
+    events.EmbeddedServerRestarted: "The embedded nats-server is running again, pid {pid}",
     events.WorkerStarted: "Worker {worker} started, pid {pid}",
     events.WorkerLost: (
         "Worker {worker} (pid {pid}) {reason}; restarting it in {delay_ms} ms. Unsettled when it ended: "

@@ -12,7 +12,7 @@ from router_trio.cli import main
 from router_trio.cli.command_line import COMMANDS, DONE, INVALID_CONFIGURATION, WRONG_USAGE, parse
 from router_trio.cli.configuration import CONFIG, STDIN
 
-FLAGS = {"embedded_nats": False, "watch": False, "workers": None, "enable_fault_injection": False}
+FLAGS = {"embedded_nats": False, "data": None, "watch": False, "workers": None, "enable_fault_injection": False}
 
 
 def given(*arguments: str) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def given(*arguments: str) -> dict[str, Any]:
         (["--watch", "-"], [Path(STDIN)], {"watch": True}),
         (["--workers", "4", "a.toml"], [Path("a.toml")], {"workers": 4}),
         (["a.toml", "--workers=256"], [Path("a.toml")], {"workers": 256}),
+        (["--embedded-nats", "--data", "a.d"], [CONFIG], {"embedded_nats": True, "data": Path("a.d")}),
         (["--", "--watch"], [Path("--watch")], {}),
         (["--watch", "--", "a.toml"], [Path("a.toml")], {"watch": True}),
         (["a.toml", "--watch", "--"], [Path("a.toml")], {"watch": True}),
