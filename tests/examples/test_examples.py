@@ -107,6 +107,33 @@ async def test_alarms_of_a_site_pass_its_proxy(tmp_path: Path, server: NatsServe
     assert (alarm.subject, alarm.payload) == ("sites.berlin.alarms.door.7", b"open")
 
 
+async def test_a_site_keeps_readings_on_its_disk_until_headquarters_is_there(tmp_path: Path) -> None:
+    async with nats_server(tmp_path, name="headquarters") as headquarters:
+        await headquarters.kill()
+        env = NO_HTTP | {"ROUTER_TRIO_CONNECTIONS__HEADQUARTERS__SERVERS": json.dumps([headquarters.url])}
+        options = (EXAMPLES / "store_and_forward.toml", "--embedded-nats", "--data", "site")
+        url = tmp_path / "site" / "url"
+        async with running("run", *options, cwd=tmp_path, env=env) as router:
+            await router.has_logged("NATS_STREAM_CREATED", stream="READINGS")
+            async with connect(url.read_text().strip()) as client:
+                await JetStream(client).publish("readings.0.heat", b"0")
+            router.send(signal.SIGKILL)
+            await router.ended()
+        async with running("run", *options, cwd=tmp_path, env=env) as router:
+            await router.has_logged("ROUTER_STARTED")
+            async with connect(url.read_text().strip()) as client:
+                await JetStream(client).publish("readings.1.heat", b"1")
+            await headquarters.restart()
+            await router.has_logged("NATS_STREAM_CREATED", stream="COPIES")
+            copies = await stored(headquarters.url, "COPIES", 2)
+            router.send(signal.SIGTERM)
+            assert await router.ended() == 0
+    assert [(copy.subject, copy.payload) for copy in copies] == [
+        ("sites.berlin.readings.0.heat", b"0"),
+        ("sites.berlin.readings.1.heat", b"1"),
+    ]
+
+
 async def test_orders_are_sorted_by_their_content(tmp_path: Path) -> None:
     configuration = EXAMPLES / "route_by_content.toml"
     async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:

@@ -16,7 +16,7 @@ from tests.support.command import command, over_its_links
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
-from tests.support.servers import nats_server
+from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import settings
 from tests.support.streams import publish_numbered, route
 from tests.support.watch import until_nothing_is_unacked, until_stored, watched
@@ -31,9 +31,14 @@ def jetstream_of(tmp_path: Path, domain: str) -> str:
 
 @asynccontextmanager
 async def hub_and_leaf(tmp_path: Path, leaf: str = "") -> AsyncIterator[tuple[str, str]]:
-    """Yield the URLs of two servers, each with a domain of its own; the second, with `leaf`, is a leaf node of the
-    first.
-    """
+    """Yield the URLs of the servers of `servers_of_domains`."""
+    async with servers_of_domains(tmp_path, leaf) as (hub, there):
+        yield hub.url, there.url
+
+
+@asynccontextmanager
+async def servers_of_domains(tmp_path: Path, leaf: str = "") -> AsyncIterator[tuple[NatsServer, NatsServer]]:
+    """Yield two servers, each with a domain of its own; the second, with `leaf`, is a leaf node of the first."""
     with reserve_port() as port:
         listen = f"leafnodes {{ listen: {HOST}:{port} }}\n"
         remotes = f'leafnodes {{ remotes: [ {{ url: "nats://{HOST}:{port}" }} ] }}\n'
@@ -43,7 +48,7 @@ async def hub_and_leaf(tmp_path: Path, leaf: str = "") -> AsyncIterator[tuple[st
             async with nats_server(tmp_path, name="leaf", jetstream=False, config=config) as there:
                 while not (await hub.monitor("/leafz"))["leafnodes"]:
                     await trio.sleep(0.05)
-                yield hub.url, there.url
+                yield hub, there
 
 
 async def test_streams_of_a_hub_are_read_and_written_through_a_leaf_node(tmp_path: Path) -> None:
@@ -63,6 +68,43 @@ async def test_streams_of_a_hub_are_read_and_written_through_a_leaf_node(tmp_pat
             assert live is not None
             await eventually(lambda: live.routes[0].state == "running")
         assert await JetStream(here).stream_messages("SOURCE") == []
+
+
+async def test_messages_wait_at_a_leaf_node_while_its_hub_is_killed(tmp_path: Path) -> None:
+    async with servers_of_domains(tmp_path) as (hub, leaf), connect(leaf.url) as here:
+        made = settings(leaf.url)
+        both = {name: made.connections["main"].model_copy() for name in ("site", "headquarters")}
+        both["headquarters"] = both["headquarters"].model_copy(update={"domain": "hub"})
+        config = made.adapted(connections=both).with_changes(
+            streams=[
+                {"connection": "site", "name": "SOURCE", "subjects": ["source.*"]},
+                {"connection": "headquarters", "name": "SINK", "subjects": ["sink.*"], "duplicate_window": "1h"},
+            ],
+            routes=[
+                {
+                    "name": "forward",
+                    "from": {"connection": "site", "stream": "SOURCE", "durable": "router", "filter": "source.*"},
+                    "to": [{"connection": "headquarters", "subject": "sink.{{wildcard(1)}}", "jetstream": True}],
+                }
+            ],
+        )
+        async with watched(config) as watch:
+            live = watch.live
+            assert live is not None
+            await eventually(lambda: live.routes[0].state == "running")
+            await publish_numbered(JetStream(here), range(COUNT))
+            async with connect(hub.url) as there:
+                await until_stored(JetStream(there), "SINK", COUNT)
+            await hub.kill()
+            await publish_numbered(JetStream(here), range(COUNT, 2 * COUNT))
+            await watch.until("NATS_DESTINATION_NOT_STORED")
+            assert live.connections["headquarters"].connected
+            await hub.restart()
+            async with connect(hub.url) as there:
+                await until_stored(JetStream(there), "SINK", 2 * COUNT)
+                copies = await JetStream(there).stream_messages("SINK")
+            assert sorted(int(copy.payload) for copy in copies) == list(range(2 * COUNT))
+            await until_nothing_is_unacked(JetStream(here))
 
 
 ACCOUNTS = """
