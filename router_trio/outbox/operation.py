@@ -132,7 +132,10 @@ class FrameOwners:
             if isinstance(owner, CountedOwner):
                 # `Histogram.record`, inlined, with the same bucket for all: see `CountedOwner`.
                 fenced = owner.fenced
-                fenced.counts[bucket] += count
+                try:
+                    fenced.buckets[bucket] += count
+                except IndexError:
+                    fenced.begin()[bucket] += count
                 fenced.nanoseconds += nanoseconds * count
             else:
                 owner.settle(operation, count, fate, now)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -45,6 +45,10 @@ MAX_INBOX_PREFIX = 64
 """Maximum length in characters. The prefix is part of every JetStream publish."""
 
 
+_GIVEN: dict[frozenset[str], set[str]] = {}
+"""The sets of given keys that sections share: see `Section.compact`."""
+
+
 class Section(BaseModel):
     """The base of all sections: frozen, unknown keys refused, values never shown in errors.
 
@@ -65,6 +69,22 @@ class Section(BaseModel):
         # `init=False` tells type checkers not to invent a constructor from the fields: it would refuse "30s" for a
         # float and a plain dict for a section, which validation is there to accept.
         super().__init_subclass__(**options)
+
+    def compact(self, **changes: Any) -> Self:
+        """Return a copy with these changes, unchecked, that takes half of the memory of `model_copy`.
+
+        A configuration may have thousands of sections of a kind. Attributes that are set one by one, in the same order
+        in each, share one table of names; and equal sets of the keys that were given are one set, which no frozen
+        section changes.
+        """
+        copy = self.__new__(type(self))
+        for name, value in (vars(self) | changes).items():
+            object.__setattr__(copy, name, value)
+        given = self.__pydantic_fields_set__ | changes.keys()
+        object.__setattr__(copy, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
+        object.__setattr__(copy, "__pydantic_extra__", None)
+        object.__setattr__(copy, "__pydantic_private__", self.__pydantic_private__)
+        return copy
 
     def __init__(self, /, **values: Any) -> None:
         try:

@@ -268,17 +268,19 @@ def _resolved(route: RouteSettings, connections: Mapping[str, ConnectionSettings
     source = _with_connection(route.source, connections)
     kind = source.kind
     to = [
-        _with_connection(end, connections).model_copy(update={"jetstream": end.kind_for(kind).waits_for_puback})
+        end.compact(
+            connection=resolve_connection(end.connection, connections), jetstream=end.kind_for(kind).waits_for_puback
+        )
         for end in route.to
     ]
     update: dict[str, Any] = {"source": source, "to": to}
     if route.dead_letter is not None and not route.dead_letter.connection:
         update["dead_letter"] = route.dead_letter.model_copy(update={"connection": source.connection})
-    return route.model_copy(update=update)
+    return route.compact(**update)
 
 
 def _with_connection(section: Any, connections: Mapping[str, ConnectionSettings]) -> Any:
-    return section.model_copy(update={"connection": resolve_connection(section.connection, connections)})
+    return section.compact(connection=resolve_connection(section.connection, connections))
 
 
 def _usable_streams(values: Mapping[str, Any]) -> list[StreamSettings | None]:
