@@ -6,7 +6,6 @@ of two servers are compared by the difference of their clocks, which is measured
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from time import time_ns
@@ -18,6 +17,7 @@ from router_trio.audit.expectations import ExpectedCopy, hash64
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo, nanoseconds
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, headers, message_ids
+from router_trio.protocol.buckets import ROLLUP, time_to_live
 
 SECOND = 10**9
 
@@ -36,11 +36,6 @@ MAX_PER_SUBJECT = 1024
 MAX_SUBJECTS = 1024
 """Subjects whose stored messages are remembered."""
 
-ROLLUP = b"Nats-Rollup"
-
-_UNITS = {"h": 3600 * SECOND, "m": 60 * SECOND, "s": SECOND, "ms": 10**6, "us": 1000, "µs": 1000, "ns": 1}
-_DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,18})?)(h|ms|m|s|us|µs|ns)")
-
 
 async def ahead_by(stored: StoredMessages, other: StoredMessages) -> int:
     """Return by how many nanoseconds the clock of a stream is at least ahead of that of another one."""
@@ -49,17 +44,6 @@ async def ahead_by(stored: StoredMessages, other: StoredMessages) -> int:
     if first is None or second is None:
         return -UNKNOWN_CLOCKS
     return second - first - round((trio.current_time() - asked) * SECOND)
-
-
-def time_to_live(block: bytes) -> int | None:
-    """Return the TTL in a header block in nanoseconds; None if the message does not expire."""
-    text = (headers.find(block, b"Nats-TTL") or b"").decode("utf-8", "replace").strip()
-    if text.isdecimal() and len(text) < 19:
-        return int(text) * SECOND or None
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    return round(sum(float(number) * _UNITS[unit] for number, unit in parts)) or None
 
 
 class _Newer(NamedTuple):

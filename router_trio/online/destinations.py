@@ -9,6 +9,7 @@ from router_trio.online.facts import ERROR, WARNING, Facts, Finding, Found, Unas
 from router_trio.online.parts import Destination, declared_for, same_jetstream, sent_by, taken_by
 from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.settings.checks.loops import feeds_itself_through
+from router_trio.settings.units import format_duration
 from router_trio.subjects.patterns import overlaps
 from router_trio.subjects.shapes import Shape
 
@@ -22,7 +23,7 @@ def stream_missing(facts: Facts, to: Destination) -> Iterator[Found]:
     if to.stream is not None:
         if not facts.takers(to) and not any(one.stream.name == to.stream for one in declared):
             text = f"there is no stream {to.stream!r}, so no copy can be stored; create it, or correct the name"
-            yield Found(ERROR, f"{to.section}.stream", text)
+            yield Found(ERROR, to.path if to.is_bucket else f"{to.section}.stream", text)
         return
     taken = _subjects(facts, to)
     shapes = _sent(facts, to)
@@ -81,7 +82,7 @@ def fed_by_its_own_route(facts: Facts, to: Destination) -> Iterator[Found]:
     info = facts.stream(source.connection, stream)
     if info is None:
         return
-    taker = feeds_itself_through(info.stores, source.filters, to.template)
+    taker = feeds_itself_through(info.stores, source.subjects, to.template)
     if taker is not None:
         end = "" if to.is_dead_letter else ", or set hop_limit if it is intended"
         text = (
@@ -106,5 +107,50 @@ def ttl_refused(facts: Facts, to: Destination) -> Iterator[Found]:
             yield Found(ERROR, path, text)
 
 
-FINDINGS: tuple[Finding[Destination], ...] = (stream_missing, fed_by_its_own_route, subjects_not_taken, ttl_refused)
+def bucket_differs(facts: Facts, to: Destination) -> Iterator[Found]:
+    """Find a bucket that does not keep what another one does, or a stream that is no bucket."""
+    source = to.route.source
+    stream = source.kind.stream(source)
+    read = facts.stream(source.connection, stream) if stream is not None and source.kind.is_bucket else None
+    for info in facts.takers(to) if to.is_bucket else ():
+        if info.mirror:
+            continue  # a finding of its own
+        name = to.to.bucket
+        if not info.allow_rollup:
+            text = (
+                f"stream {info.name!r} allows no roll-ups (allow_rollup_hdrs), so every purge fails; create it as a "
+                f"bucket: nats kv add {name}"
+            )
+            yield Found(ERROR, to.path, text)
+        if read is None:
+            continue
+        if read.allow_message_ttl and not info.allow_message_ttl:
+            text = (
+                f"values of bucket {source.bucket!r} may expire one by one, and bucket {name!r} refuses such values; "
+                "set allow_msg_ttl on its stream, which needs nats-server 2.11"
+            )
+            yield Found(ERROR, to.path, text)
+        if read.max_age and info.max_age != read.max_age:
+            kept = f"deletes them after {format_duration(info.max_age)}" if info.max_age else "keeps them"
+            text = (
+                f"bucket {source.bucket!r} deletes values after {format_duration(read.max_age)}, and bucket {name!r} "
+                f"{kept}: a value may be in one and not in the other; set the same TTL on both"
+            )
+            yield Found(WARNING, to.path, text)
+        if read.allow_message_ttl and info.max_messages_per_subject < read.max_messages_per_subject:
+            text = (
+                f"bucket {name!r} keeps {info.max_messages_per_subject} values of a key, and {source.bucket!r} "
+                f"{read.max_messages_per_subject}: there an earlier value appears again when the last one expires, and "
+                "not in the copy; set the same history on both"
+            )
+            yield Found(WARNING, to.path, text)
+
+
+FINDINGS: tuple[Finding[Destination], ...] = (
+    stream_missing,
+    fed_by_its_own_route,
+    subjects_not_taken,
+    ttl_refused,
+    bucket_differs,
+)
 """Each finding about a destination."""

@@ -43,6 +43,11 @@ class Source:
     partition: int | None = None
 
     @property
+    def key_path(self) -> str:
+        """The path of the key that names the stream or bucket."""
+        return f"{self.path}.{self.route.source.kind.key}"
+
+    @property
     def copy(self) -> str:
         """The name of the stream that copies `stream` for this route, if that has no partitions itself."""
         return derived_stream(self.stream, self.durable)
@@ -62,6 +67,11 @@ class Destination:
     template: str
     stream: str | None
     is_dead_letter: bool = False
+
+    @property
+    def is_bucket(self) -> bool:
+        """True if it is a KV bucket."""
+        return self.to.kind_for(self.route.source.kind).is_bucket
 
     @property
     def section(self) -> str:

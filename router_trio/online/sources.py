@@ -25,7 +25,7 @@ def source_missing(facts: Facts, source: Source) -> Iterator[Found]:
             f"there is no stream {source.stream!r}, so the route receives nothing; create it, correct the name, or "
             "list it in [[streams]]"
         )
-        yield Found(ERROR, f"{source.path}.stream", text)
+        yield Found(ERROR, source.key_path, text)
 
 
 def filter_matches_nothing(facts: Facts, source: Source) -> Iterator[Found]:
@@ -34,7 +34,7 @@ def filter_matches_nothing(facts: Facts, source: Source) -> Iterator[Found]:
     if info is None or info.stores.has_others:
         return
     stored = _stored(info.subjects, info.stores)
-    for one in source.route.source.filters:
+    for one in source.route.source.kind.consumer_filters(source.route.source):
         if not any(overlaps(one, subject) for subject in stored):
             text = (
                 f"{one!r} matches none of the subjects of stream {source.stream!r}, which are "
@@ -66,7 +66,7 @@ def durable_differs(facts: Facts, source: Source) -> Iterator[Found]:
 def _spec(source: Source) -> ConsumerSpec:
     keys = source.route.source
     partitions = partitioning_of(keys)
-    filters = keys.filters
+    filters = keys.kind.consumer_filters(keys)
     if partitions is not None and source.partition is not None:
         filters = partitions.filters(source.partition)
     return ConsumerSpec(

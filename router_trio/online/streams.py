@@ -79,7 +79,7 @@ def _used(
     facts: Facts, connection: str, info: StreamInfo, read: tuple[Source, ...], sent: tuple[Destination, ...]
 ) -> UsedStream:
     declared = next((one for one in declared_for(facts.settings, connection) if one.stream.name == info.name), None)
-    path = declared.path if declared is not None else sent[0].path if sent else f"{read[0].path}.stream"
+    path = declared.path if declared is not None else sent[0].path if sent else read[0].key_path
     return UsedStream(path, connection, info, read, sent, declared)
 
 
@@ -203,7 +203,8 @@ def _largest(facts: Facts, to: Destination) -> tuple[int, str]:
 def messages_expire(facts: Facts, used: UsedStream) -> Iterator[Found]:
     """Find a source that deletes messages by their age before a route can have read them, or later."""
     age = used.info.max_age
-    if not used.sources or not age:
+    # A value that expires in a bucket has to be absent from the copy too.
+    if not age or all(source.route.source.kind.is_bucket for source in used.sources):
         return
     needs = max(_needed_age(facts, source) for source in used.sources)
     if age < needs:

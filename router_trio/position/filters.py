@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from router_trio.subjects.functions import parse, positions
+from router_trio.subjects.functions import KEY_AT, parse, positions
 from router_trio.subjects.mapping import Mapping
 from router_trio.subjects.patterns import covers, overlaps
 
@@ -61,6 +61,10 @@ def _map_pattern(wanted: str, common: str, source: str, template: str) -> str:
             rest_narrowed = False
         elif call is None:
             shape.append(token)
+        elif call.name == "key":
+            shape += tokens[KEY_AT:]
+            narrowed.clear()
+            rest_narrowed = False
         elif call.name == "wildcard":
             (place,) = positions(call, wildcards, source, not wildcards and not open_end)
             shape.append(tokens[place])

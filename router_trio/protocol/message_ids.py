@@ -20,6 +20,9 @@ ADDED = len(b"NATS/1.0\r\nNats-Msg-Id: \r\n\r\n")
 _COPY = re.compile(rb"((.+):([0-9]{1,19}):([0-9]{1,20}))(:dead)?:[A-Za-z0-9_-]{16}", re.DOTALL)
 
 
+_STORED_AT = re.compile(rb":([0-9]{1,20})(?:\.[0-9]+)?\Z")
+
+
 class Origin(NamedTuple):
     """The message of a stream that an id of a router was made from. `first` is the part that all its ids have.
 
@@ -46,6 +49,12 @@ def origin(message_id: bytes) -> Origin | None:
     """
     found = _COPY.fullmatch(message_id)
     return None if found is None else Origin(found[1], found[2], int(found[3]), int(found[4]), found[5] is not None)
+
+
+def stored_at(first: bytes) -> int:
+    """Return when the message of a first part was stored, in nanoseconds since 1970; 0 if that does not contain it."""
+    found = _STORED_AT.search(first)
+    return 0 if found is None else int(found[1])
 
 
 def find(block: bytes) -> bytes:

@@ -34,6 +34,7 @@ class SourceOptions(TypedDict, total=False):
 
     queue: str | None
     stream: str | None
+    bucket: str | None
     durable: str | None
     standby: bool
     partitions: int | None
@@ -63,8 +64,23 @@ class BreakerOptions(TypedDict, total=False):
     pause: Duration
 
 
+class BucketOptions(TypedDict, total=False):
+    """The keys of a `[[routes.to]]` that is a KV bucket."""
+
+    connection: str
+    bucket: Required[str]
+    key: str | None
+    when: str | None
+    weight: int
+    mirror: float | None
+    payload: str | None
+    ttl: Duration
+    headers: HeaderOptions
+    breaker: BreakerOptions | None
+
+
 class DestinationOptions(TypedDict, total=False):
-    """The keys of `[[routes.to]]`."""
+    """The keys of a `[[routes.to]]` that is a subject."""
 
     connection: str
     subject: Required[str]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from router_trio.router.options import (
+        BucketOptions,
         DeadLetterOptions,
         DestinationOptions,
         Function,
@@ -104,7 +105,7 @@ class Router:
         self,
         subject: str | None = None,
         *,
-        to: str | DestinationOptions | Sequence[str | DestinationOptions] = (),
+        to: str | DestinationOptions | BucketOptions | Sequence[str | DestinationOptions | BucketOptions] = (),
         respond: bool = False,
         reply_to: Texts = (),
         name: str | None = None,

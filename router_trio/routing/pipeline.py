@@ -56,6 +56,7 @@ class Routing:
     __slots__ = (
         "_emit",
         "_full_errors",
+        "_hidden",
         "_named_in_spans",
         "_one_is_enough",
         "_shares",
@@ -96,6 +97,7 @@ class Routing:
         """The turn in which the handler is called."""
         self._emit = emit
         self._named_in_spans = plan.settings.source.kind.named_in_spans(plan.settings.source)
+        self._hidden = plan.hidden
         self._full_errors = handler_errors == "full"
         self._shares = [
             (outlet.connection.shares, (state.name, outlet.template))
@@ -334,6 +336,8 @@ class Routing:
             delivery.done()
             return None
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
+        if self._hidden:
+            message = message.replace(subject=message.subject[self._hidden :])
         scopes = scopes_of_task()
         try:
             answer = begin(handler, message)

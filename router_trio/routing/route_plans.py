@@ -53,6 +53,8 @@ class Destination:
       the route's strategy.
     - `payload` and `set_headers` replace what was received, `remove` are headers that are dropped, `ttl` is in seconds,
       0 for none. `counts_hops`: see `policy.hops`.
+    - `subject_prefix` is put in front of a subject that a handler gives. `from_bucket`: messages are operations of a KV
+      bucket.
     """
 
     route: str
@@ -76,6 +78,8 @@ class Destination:
     breaker: BreakerSettings | None = None
     counts_hops: bool = False
     stream: str | None = None
+    subject_prefix: str = ""
+    from_bucket: bool = False
 
     @property
     def waits_for_puback(self) -> bool:
@@ -275,6 +279,12 @@ class RoutePlan:
         return self.settings.source.kind.stream(self.settings.source)
 
     @property
+    def hidden(self) -> int:
+        """The number of characters of each subject that expressions and handlers do not see."""
+        source = self.settings.source
+        return len(source.kind.subject_prefix(source))
+
+    @property
     def connections(self) -> frozenset[str]:
         """The connections that its destinations need."""
         return frozenset(destination.connection for destination in self.destinations)
@@ -316,7 +326,8 @@ def _destination(
     never_replied: tuple[bytes, ...],
 ) -> Destination:
     source, kind = route.source, to.kind_for(route.source.kind)
-    template = kind.template(to)
+    api = settings.connections[to.connection].api
+    template = kind.published_to(to, api)
     return Destination(
         route=route.name,
         connection=to.connection,
@@ -326,7 +337,7 @@ def _destination(
         mapping=source.mapping(template, random),
         # A route with `respond` answers by itself, so no other client should, unless that is configured.
         carries_reply=to.reply or (to.connection == source.connection and not route.respond),
-        keep=tuple(to.headers.keep),
+        keep=kind.kept_headers(to, source.kind),
         own_ids=source.own_ids,
         reserved=settings.connections[to.connection].reserved,
         never_replied_to=never_replied,
@@ -341,6 +352,8 @@ def _destination(
         breaker=to.breaker,
         counts_hops=route.hop_limit is not None,
         stream=kind.stream(to),
+        subject_prefix=kind.subject_prefix(to, api),
+        from_bucket=source.kind.is_bucket,
     )
 
 

@@ -142,11 +142,11 @@ def _parts_with_names(settings: Settings, connection: str) -> Iterator[Part]:
         for to in route.to:
             if to.connection == connection:
                 sent.append((route, to))
-                yield Part(Use.DESTINATION, {"destination": _pattern(route, to)}, _named(route))
+                yield Part(Use.DESTINATION, {"destination": _pattern(settings, route, to)}, _named(route))
         if (letter := route.dead_letter) is not None and letter.connection == connection:
             to = destination_of(letter, connection)
             sent.append((route, to))
-            yield Part(Use.DEAD_LETTERS, {"dead_letter": _pattern(route, to)}, _named(route))
+            yield Part(Use.DEAD_LETTERS, {"dead_letter": _pattern(settings, route, to)}, _named(route))
     yield from _parts_of_streams(settings, connection, sent)
     for stream in settings.streams:
         if stream.connection == connection and not stream.is_copy:
@@ -216,7 +216,7 @@ def _parts_of_streams(
         if (stream is None and is_stored) or (not is_stored and in_use):
             yield Part(Use.FINDING_STREAMS, {}, _named(route))
         if is_stored:
-            target = stream or _taker(settings, connection, _pattern(route, to))
+            target = stream or _taker(settings, connection, _pattern(settings, route, to))
             yield Part(Use.STREAM_OF_DESTINATION, {"target": target}, _named(route))
 
 
@@ -235,9 +235,10 @@ def _is_there(stream: StreamSettings, connection: str, settings: Settings) -> bo
     return bool(reaches(stream.connection, connection, connections)) and there.api == here.api
 
 
-def _pattern(route: RouteSettings, to: DestinationSettings) -> str:
+def _pattern(settings: Settings, route: RouteSettings, to: DestinationSettings) -> str:
     """Return the narrowest pattern that matches every subject that a destination makes of the source's."""
-    return route.source.mapping(to.kind_for(route.source.kind).template(to)).pattern
+    kind, api = to.kind_for(route.source.kind), settings.connections[to.connection].api
+    return route.source.mapping(kind.published_to(to, api)).pattern
 
 
 def _named(route: RouteSettings) -> tuple[str, str]:

@@ -6,7 +6,7 @@ Lengths count bytes of UTF-8.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from router_trio.subjects.patterns import CONTROL
@@ -182,6 +182,11 @@ def _parse_random(name: str, arguments: list[str]) -> Call:
     return Call(name, (), _int32(arguments[0], "number", wraps=True))
 
 
+def _parse_key(name: str, arguments: list[str]) -> Call:
+    _expect(arguments, 0, 0, "key()")
+    return Call(name, ())
+
+
 def _expect(arguments: list[str], least: int, most: int, usage: str) -> None:
     count = 0 if arguments == [""] else len(arguments)
     if count < least:
@@ -218,6 +223,10 @@ def _integer(text: str) -> int | None:
 
 def positions(call: Call, wildcards: list[int], source: str, plain_source: bool) -> list[int]:
     """Return the positions in the subject of the wildcards that a call names. Raises Refusal for an invalid number."""
+    if call.name == "key":
+        if source and not is_of_bucket(source.split(".")):
+            raise Refusal(f"is the key of a bucket, and the source {source!r} is none: use its wildcards")
+        return []
     if plain_source:
         if call.name in ("random", "partition"):
             return []
@@ -229,6 +238,15 @@ def positions(call: Call, wildcards: list[int], source: str, plain_source: bool)
                 "use a smaller index, or put another '*' into the source"
             )
     return [wildcards[index - 1] if index >= 1 else 0 for index in call.indexes]
+
+
+KEY_AT = 2
+"""The index of the first token of a key in the subject of a bucket, `$KV.<bucket>.<key>`."""
+
+
+def is_of_bucket(source: Sequence[str]) -> bool:
+    """Return True if all subjects that match a source, given by its tokens, are those of KV buckets."""
+    return len(source) > KEY_AT and source[0] == "$KV"
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -245,4 +263,5 @@ FUNCTIONS: dict[str, tuple[re.Pattern[str], Callable[[str, list[str]], Call]]] =
     **{name: (_pattern(name), _parse_index_and_number) for name in CUTS},
     "split": (_pattern("split"), _parse_split),
     "random": (_pattern("random"), _parse_random),
+    "key": (_pattern("key"), _parse_key),
 }

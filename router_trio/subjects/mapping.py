@@ -12,7 +12,7 @@ including its quirks, so that a mapping can be moved between a server's configur
 - `partition` without indexes hashes the entire subject. So does every `partition` if the source has no wildcards.
 
 In addition to what the server supports, a destination without placeholders may have a source that ends in `>`: all
-messages are sent to one subject.
+messages are sent to one subject. And `key()` is the key of a message from a KV bucket, all tokens of it.
 
 This module refuses mappings that the server accepts but that can only do harm: an empty destination (which crashes the
 server), control characters, and a result that is not a valid subject, such as the empty token that `split` makes of
@@ -32,6 +32,7 @@ from router_trio.errors import MappingError
 from router_trio.errors.quotes import quoted
 from router_trio.subjects.functions import (
     CUTS,
+    KEY_AT,
     Call,
     Piece,
     Refusal,
@@ -47,8 +48,11 @@ from router_trio.subjects.functions import (
 )
 from router_trio.subjects.patterns import CONTROL, is_valid_subject, matches_tokens
 
-_MAKE_SEVERAL = frozenset({"split", "splitFromLeft", "splitFromRight", "sliceFromLeft", "sliceFromRight"})
+_MAKE_SEVERAL = frozenset({"key", "split", "splitFromLeft", "splitFromRight", "sliceFromLeft", "sliceFromRight"})
 """Functions that may make several tokens from one."""
+
+
+_KEY: Piece = partial(rest, KEY_AT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,8 @@ class Mapping:
                         literal_start.append(token)
             except Refusal as refusal:
                 raise MappingError(f"destination {destination!r}: {token!r} {refusal}") from None
-        if source_tokens[-1] == ">" and tokens[-1] != ">" and not literal:
+        takes_rest = tokens[-1] == ">" or any(one is _KEY for one in pieces)
+        if source_tokens[-1] == ">" and not takes_rest and not literal:
             raise _one_sided(source, destination)
         pattern = ".".join(shape[: shape.index(">") + 1] if ">" in shape else shape)
         starts = tuple(literal_start)
@@ -221,6 +226,8 @@ def _split(subject: str, what: str, source: str, destination: str) -> list[str]:
 
 def _build(call: Call, places: list[int], random: Callable[[int], int]) -> Piece:
     """Return the function that computes the part of the result for a call."""
+    if call.name == "key":
+        return _KEY
     if call.name == "random":
         return partial(random_number, random, call.number)
     if call.name == "partition":

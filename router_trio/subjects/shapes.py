@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from router_trio.subjects.functions import Refusal, parse, positions
+from router_trio.subjects.functions import KEY_AT, Refusal, parse, positions
 
 Shape = tuple[str, ...]
 
@@ -107,6 +107,8 @@ def _mapped(source: list[str], destination: str, shape: Shape) -> Iterator[str]:
             continue
         if call is None:
             yield token
+        elif call.name == "key":
+            yield from shape[KEY_AT:]
         elif call.name == "wildcard":
             yield shape[places[0]] if places[0] < len(shape) else "*"
         else:

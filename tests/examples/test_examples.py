@@ -134,6 +134,36 @@ async def test_a_site_keeps_readings_on_its_disk_until_headquarters_is_there(tmp
     ]
 
 
+async def test_a_bucket_is_copied_to_a_site(server: NatsServer, tmp_path: Path) -> None:
+    async with nats_server(tmp_path, name="site") as site:
+        env = NO_HTTP | {
+            "ROUTER_TRIO_CONNECTIONS__HEADQUARTERS__SERVERS": json.dumps([server.url]),
+            "ROUTER_TRIO_CONNECTIONS__SITE__SERVERS": json.dumps([site.url]),
+        }
+        bucket = {"allow_rollup_hdrs": True, "discard": "new", "max_msgs_per_subject": 5}
+        async with connect(server.url) as client, connect(site.url) as other:
+            for one in (client, other):
+                await JetStream(one).create_stream("KV_settings", ["$KV.settings.>"], **bucket)
+            for key in ("all.colour", "berlin.door", "paris.door"):
+                await JetStream(client).publish(f"$KV.settings.{key}", b"1")
+            async with running("run", EXAMPLES / "copy_bucket.toml", cwd=tmp_path, env=env) as router:
+                await stored(site.url, "KV_settings", 2)
+                purge = [("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")]
+                await JetStream(client).publish("$KV.settings.berlin.door", b"", purge)
+                await router.has_logged("ROUTER_STARTED")
+
+                async def is_purged() -> bool:
+                    found = await JetStream(other).stream_messages("KV_settings")
+                    return {one.subject: one.header("KV-Operation") for one in found} == {
+                        "$KV.settings.all.colour": None,
+                        "$KV.settings.berlin.door": "PURGE",
+                    }
+
+                await eventually(is_purged)
+                router.send(signal.SIGTERM)
+                assert await router.ended() == 0
+
+
 async def test_orders_are_sorted_by_their_content(tmp_path: Path) -> None:
     configuration = EXAMPLES / "route_by_content.toml"
     async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:

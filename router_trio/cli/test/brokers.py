@@ -71,11 +71,11 @@ def _streams(settings: Settings, connection: str) -> dict[str, list[str]]:
     declared_here = [one for one in settings.streams if one.connection == connection and not one.is_copy]
     streams = {stream.name: list(stream.subjects) for stream in declared_here}
     declared = frozenset(streams)
-    for source in sorted((route.source for route in settings.routes), key=lambda source: not source.filters):
+    for source in sorted((route.source for route in settings.routes), key=lambda source: not source.subjects):
         name = _stream(source)
         if name is not None and name not in declared and source.connection == connection:
             subjects = streams.setdefault(name, [])
-            subjects += [subject for subject in source.filters if subject not in subjects]
+            subjects += [subject for subject in source.subjects if subject not in subjects]
     return streams
 
 

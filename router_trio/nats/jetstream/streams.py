@@ -214,6 +214,9 @@ def refuses(info: StreamInfo) -> tuple[str, str] | None:
     """Return the reason and detail if a stream accepts no messages, with the cure; None if it does."""
     if info.sealed:
         return "stream_sealed", f"stream {info.name!r} is sealed and accepts no messages; send to another stream"
+    if info.mirror:
+        detail = f"stream {info.name!r} is a mirror, which accepts no messages; send to the stream that it mirrors"
+        return "stream_is_mirror", detail
     if info.no_ack:
         detail = f"stream {info.name!r} sends no PubAcks (no_ack), so nothing counts as stored; turn no_ack off"
         return "stream_without_acks", detail

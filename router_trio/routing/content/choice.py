@@ -42,6 +42,7 @@ class Content:
         self.looks: bool = bool(plan.expressions) or plan.transforms or plan.checks
         """True if expressions or transforms read messages, which then need facts."""
         self._reader = plan.reader()
+        self._hidden = plan.hidden
         self.parts: Parts = self._parts(plan)
         """An attribute, for callers in a loop."""
         self.mirrors: frozenset[int] = frozenset(
@@ -53,7 +54,9 @@ class Content:
         """Return the facts of a raw message for expressions; with a `delivery` from a stream, also its position."""
         if delivery is None or not delivery.from_stream:
             return Arrived(raw, self._reader)
-        return self.facts_of(framing.text(raw[0]), framing.header_block(raw), framing.payload(raw), delivery)
+        return self.facts_of(
+            framing.text(raw[0])[self._hidden :], framing.header_block(raw), framing.payload(raw), delivery
+        )
 
     def facts_of(self, subject: str, block: bytes, payload: bytes, delivery: Delivery | None) -> Facts:
         """Return the facts of a message with these contents, as returned by a handler."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import PublishError, reasons
 from router_trio.message import Message
-from router_trio.protocol import framing, headers, message_ids
+from router_trio.protocol import buckets, framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.routing.route_plans import Destination
 
@@ -41,8 +41,11 @@ class CopyContents:
         "_connection",
         "_is_stored",
         "_own_ids",
+        "_to_bucket",
         "_transform",
+        "_wall_clock",
         "control",
+        "from_bucket",
     )
 
     def __init__(self, destination: Destination, connection: Connection, transform: Transform | None) -> None:
@@ -52,13 +55,20 @@ class CopyContents:
         """The headers that are not copied."""
         self._transform = transform
         self._own_ids = destination.own_ids
+        self._wall_clock = connection.platform.wall_clock
+        self.from_bucket: bool = destination.from_bucket
+        """True if a message is an operation of a KV bucket."""
+        self._to_bucket = destination.kind.is_bucket
 
     def headers(self, block: bytes, first_id: bytes | None, ending: bytes, facts: Facts | None = None) -> bytes:
         """Return the headers of a copy, given those of the message: without control headers, and with the copy's id.
 
         A stream identifies a copy by its id. A core publish has an id only if the message had one.
         """
-        block = self.transformed(self.without_control(block), facts)
+        carried = self.without_control(block)
+        if self.from_bucket:
+            carried = self.as_operation(carried, block, first_id)
+        block = self.transformed(carried, facts)
         if self._is_stored or message_ids.HEADER in block:
             return self.with_id(block, self.first_id(block, first_id), ending)
         return block
@@ -71,7 +81,7 @@ class CopyContents:
 
     def payload(self, body: bytes, facts: Facts | None) -> bytes:
         """Return the payload of a copy, given that of the message. Raises `EvaluationError`."""
-        if self._transform is None or facts is None:
+        if self._transform is None or facts is None or (self.from_bucket and buckets.deletes(facts.header_block)):
             return body
         return self._transform.payload(facts, body, self._connection.max_payload)
 
@@ -79,6 +89,18 @@ class CopyContents:
         """Return a header block without a status, and without control headers that the destination does not keep."""
         block = headers.without_status(block)
         return block if self.control.search(block) is None else self.control.removed(block)
+
+    def as_operation(self, block: bytes, original: bytes, message_id: bytes | None) -> bytes:
+        """Return the header block of a copy of an operation, given the one without control headers, and the original.
+
+        In a bucket it is the same operation. `message_id` contains when the message was stored.
+        """
+        if not original:
+            return block
+        if not self._to_bucket:
+            return buckets.explicit(block, original)
+        stored = message_ids.stored_at(message_id or b"")
+        return buckets.carried(block, round(self._wall_clock() * 1e9) - stored if stored else 0)
 
     def first_id(self, block: bytes, own: bytes | None) -> bytes | None:
         """Return the first part of the id of a copy; None if nothing identifies the message."""

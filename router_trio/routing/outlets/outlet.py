@@ -343,6 +343,8 @@ class Outlet:
             chosen = chosen_id(message, origin)  # after `encode`, which checks the headers
         else:
             block = self.contents.without_control(framing.header_block(raw)) if raw[2] else b""
+        if self.contents.from_bucket:
+            block = self.contents.as_operation(block, framing.header_block(raw), message_id)
         block = self.contents.transformed(block, facts)
         if self.waits_for_puback or message_ids.HEADER in block:
             block = self.contents.with_id(
@@ -355,6 +357,7 @@ class Outlet:
 
         An answer to the one who asked may go to the inbox of any other client.
         """
+        subject = self.destination.subject_prefix + subject
         validate_subject(subject)
         target = framing.wire(subject)
         if subject != origin.reply or target.startswith(self._never_replied_to):

@@ -26,7 +26,7 @@ from router_trio.events import (
     StreamWentBack,
 )
 from router_trio.link import ConsumerSpec, ConsumerState, Link, PullConsumer
-from router_trio.protocol import framing
+from router_trio.protocol import buckets, framing
 from router_trio.protocol.metadata import ROUTE
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import KeptSource
@@ -121,6 +121,9 @@ class StreamSource(KeptSource[StreamKeeper]):
         if part is None:
             self._feeding = Feeding(routing, connection, dead_letters, self._pull_loop.lose)
         self._token = spec.token
+        self._bucket = framing.wire(source.kind.subject_prefix(source))
+        self._longer = 0
+        """Bytes by which the subjects of the last batch are longer than those in the stream of a bucket."""
         self._key_of = routing.plan.partition_key
         self._deliveries = Deliveries(keeper, spec.stream, spec.durable)
         self._within = 0.0
@@ -367,13 +370,23 @@ class StreamSource(KeptSource[StreamKeeper]):
 
     # --- its messages ---
 
+    def _renamed(self, batch: Sequence[framing.RawMessage]) -> Sequence[framing.RawMessage]:
+        """Return a batch with the subjects of the bucket, also if that is a mirror of another one."""
+        renamed = buckets.renamed(batch, self._bucket)
+        self._longer = (
+            0 if renamed is batch else sum(len(raw[0]) for raw in renamed) - sum(len(raw[0]) for raw in batch)
+        )
+        return renamed
+
     def received(self, batch: Sequence[framing.RawMessage]) -> None:
         """Take over a batch that the link has read: deliveries, and statuses of pull requests."""
         now = trio.current_time()
         keeper, pull_loop = self.keeper, self._pull_loop
         pull_loop.heard(now)
         hand, schedule = self._hand, self._hand.schedule
-        if self._token:
+        if self._bucket:
+            batch = self._renamed(batch)
+        elif self._token:
             batch = without_tokens(batch, self._token)
         deliveries, columns, others = self._deliveries.read(batch, hand.cursor, now)
         if keeper.is_over:
@@ -394,7 +407,7 @@ class StreamSource(KeptSource[StreamKeeper]):
                     delivery.key = self._key_of(delivery.raw[0])
             alone = len(deliveries) == len(batch)
             size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
-            size += len(self._token) * len(deliveries)  # the server counts it
+            size += len(self._token) * len(deliveries) - self._longer  # the server counts its own subjects
             again = hand.add(deliveries, columns, self._within, self._other_message)
             lag = hand.lag
             lag.received += len(deliveries)

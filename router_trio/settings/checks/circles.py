@@ -301,7 +301,7 @@ def _entries(
     choosing |= route.strategy != "all" and len(route.to) > 1
     sent = [
         (
-            f"to[{number}].subject",
+            f"to[{number}].{to.kind_for(source.kind).key}",
             to.kind_for(source.kind).template(to),
             to.connection,
             not choosing and to.when is None and to.mirror in (None, 1),

@@ -211,7 +211,10 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None, 
         yield from _check_headers(f"{where}.headers", destination)
         its_kind = destination.kind_for(kind)
         yield from its_kind.check(where, destination)
-        if source is not None and pattern is not None:
+        unsuited = list(its_kind.check_source(where, destination, kind))
+        yield from unsuited
+        named = bool(getattr(destination, its_kind.key)) and not unsuited
+        if source is not None and pattern is not None and named:
             sent = (destination.connection, its_kind.template(destination))
             yield from _check_subject(f"{where}.{its_kind.key}", route, source, sent, connections, streams)
     yield from check_retry(f"{path}.retry", route.retry)

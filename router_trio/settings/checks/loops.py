@@ -109,7 +109,7 @@ def _produced(token: str) -> str | _Produced:
     if not (token.startswith("{{") and token.endswith("}}")):
         return token
     functions = [name.lower() for name in _FUNCTION.findall(token)]
-    if any(name.startswith(("split", "slice")) for name in functions):
+    if any(name.startswith(("split", "slice", "key")) for name in functions):
         return _Produced.TOKENS
     if all(name in ("partition", "random") for name in functions):
         return _Produced.NUMBER

@@ -107,7 +107,7 @@ def _filters(
         if resolve_connection(stream.connection, connections) != resolve_connection(source.connection, connections):
             continue
         subjects = subjects_read(source, stream)
-        for one in source.filters:
+        for one in source.subjects:
             if not any(overlaps(one, subject) for subject in subjects):
                 taken = excerpt(", ".join(subjects))
                 yield Problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from router_trio.settings.retry import DeadLetterSettings
+from router_trio.settings.routes.destinations.bucket import BUCKET
 from router_trio.settings.routes.destinations.core import CORE
 from router_trio.settings.routes.destinations.jetstream import JETSTREAM
 from router_trio.settings.routes.destinations.keys import DestinationKeys
@@ -15,6 +16,8 @@ class DestinationSettings(DestinationKeys, init=False):
 
     def kind_for(self, source: SourceKind) -> DestinationKind:
         """Return its kind in a route from this kind of source: stored messages are by default sent to a stream."""
+        if self.bucket is not None:
+            return BUCKET
         return JETSTREAM if self.waits_for_puback(source.is_stored) else CORE
 
     def waits_for_puback(self, from_stream: bool) -> bool:

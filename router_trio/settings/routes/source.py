@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from random import randrange
 
 from router_trio.errors import Problem
+from router_trio.settings.routes.sources.bucket import BUCKET
 from router_trio.settings.routes.sources.keys import SourceKeys
 from router_trio.settings.routes.sources.kind import SourceKind
 from router_trio.settings.routes.sources.stream import STREAM
 from router_trio.settings.routes.sources.subject import SUBJECT
 from router_trio.subjects.mapping import Mapping
 
-KINDS: tuple[SourceKind, ...] = (SUBJECT, STREAM)
+KINDS: tuple[SourceKind, ...] = (SUBJECT, STREAM, BUCKET)
 """All kinds of source."""
 
 _FROM_LAST = KINDS[::-1]
@@ -22,7 +23,7 @@ _OWNERS = {key: kind for kind in _FROM_LAST for key in (kind.key, *kind.keys)}
 
 
 class SourceSettings(SourceKeys, init=False):
-    """`[routes.from]`: either a subject (core NATS) or a stream with a durable consumer (JetStream)."""
+    """`[routes.from]`: a subject (core NATS), or a stream or KV bucket with a durable consumer (JetStream)."""
 
     @property
     def kind(self) -> SourceKind:

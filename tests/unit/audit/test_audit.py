@@ -11,9 +11,9 @@ import pytest
 
 from router_trio.audit import comparison
 from router_trio.audit.audit import EVERYTHING, Range, RangeError
-from router_trio.audit.removals import time_to_live
 from router_trio.audit.report import Report
 from router_trio.protocol import framing
+from router_trio.protocol.buckets import time_to_live
 from router_trio.settings import Settings
 from tests.unit.audit.fake_streams import SECOND, FakeAudit, FakeStream, block, timestamp
 

@@ -164,6 +164,53 @@ CASES["ttl_refused"] = [
         "nats-server 2.11, or remove the key",
     )
 ]
+BUCKETS = configured(source={"stream": None, "filter": None, "bucket": "here"}, to={"subject": "", "bucket": "there"})
+A_BUCKET: dict[str, Any] = {
+    "discard": "new",
+    "max_msgs_per_subject": 5,
+    "allow_rollup_hdrs": True,
+    "allow_msg_ttl": True,
+}
+HERE, THERE_AT = stream("KV_here", "$KV.here.>", **A_BUCKET), "routes[0].to[0].bucket"
+
+
+def of_buckets(**there: Any) -> Facts:
+    """Return the facts of a route between two buckets."""
+    read = HERE if "max_age" not in there else stream("KV_here", "$KV.here.>", **A_BUCKET, max_age=3_600_000_000_000)
+    copy = stream("KV_there", *there.pop("subjects", ["$KV.there.>"]), **{**A_BUCKET, **there})
+    return facts(read, copy, settings=BUCKETS, consumers={("KV_here", "router"): None})
+
+
+CASES["bucket_differs"] = [
+    (
+        of_buckets(allow_rollup_hdrs=False),
+        "error",
+        THERE_AT,
+        "stream 'KV_there' allows no roll-ups (allow_rollup_hdrs), so every purge fails; create it as a bucket: "
+        "nats kv add there",
+    ),
+    (
+        of_buckets(allow_msg_ttl=False),
+        "error",
+        THERE_AT,
+        "values of bucket 'here' may expire one by one, and bucket 'there' refuses such values; set allow_msg_ttl on "
+        "its stream, which needs nats-server 2.11",
+    ),
+    (
+        of_buckets(max_age=0),
+        "warning",
+        THERE_AT,
+        "bucket 'here' deletes values after 1h, and bucket 'there' keeps them: a value may be in one and not in the "
+        "other; set the same TTL on both",
+    ),
+    (
+        of_buckets(max_msgs_per_subject=1),
+        "warning",
+        THERE_AT,
+        "bucket 'there' keeps 1 values of a key, and 'here' 5: there an earlier value appears again when the last one "
+        "expires, and not in the copy; set the same history on both",
+    ),
+]
 CASES["source_missing"] = [
     (
         facts(streams={"ORDERS": None, "COPIES": COPIES}),

@@ -23,11 +23,16 @@ PAIRS: list[tuple[Any, type[BaseModel], set[str]]] = [
     (options.SourceOptions, SourceSettings, {"subject", "connection"}),
     (options.HeaderOptions, HeaderSettings, set()),
     (options.BreakerOptions, BreakerSettings, set()),
-    (options.DestinationOptions, DestinationSettings, set()),
+    (options.DestinationOptions, DestinationSettings, {"bucket", "key"}),
+    (options.BucketOptions, DestinationSettings, {"subject", "jetstream", "stream", "reply"}),
     (options.RetryOptions, RetrySettings, set()),
     (options.DeadLetterOptions, DeadLetterSettings, set()),
     (options.LimitOptions, LimitSettings, set()),
 ]
+
+
+ONE_OF: dict[Any, set[str]] = {options.DestinationOptions: {"subject"}, options.BucketOptions: {"bucket"}}
+"""The keys that a destination of one kind needs, though a section may have others in their place."""
 
 
 def key(name: str, field: FieldInfo) -> str:
@@ -40,7 +45,7 @@ def test_the_keys_are_those_of_the_section(keys: Any, section: type[BaseModel], 
     hints = get_type_hints(keys, include_extras=True)
     assert hints.keys() == fields.keys() - arguments
     required = {name for name, hint in hints.items() if get_origin(hint) is Required}
-    assert required == {name for name, field in fields.items() if field.is_required()}
+    assert required == {name for name, field in fields.items() if field.is_required()} | ONE_OF.get(keys, set())
 
 
 def test_the_arguments_are_the_keys_of_a_route() -> None:

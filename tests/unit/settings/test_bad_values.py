@@ -167,7 +167,7 @@ def test_an_unknown_key_without_a_similar_one_lists_the_known_keys() -> None:
     ("changes", "path", "message"),
     [
         ({"to": []}, "routes[0].to", NO_DESTINATION),
-        ({"to": [{}]}, "routes[0].to[0].subject", "missing, and has no default"),
+        ({"to": [{}]}, "routes[0].to[0].subject", "missing; give a subject, or a bucket"),
         (
             {"to": {"subject": "out"}},
             "routes[0].to",

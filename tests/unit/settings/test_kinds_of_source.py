@@ -30,10 +30,26 @@ GIVEN: dict[str, dict[str, Any]] = {
         "max_deliver": 5,
         "nak_delay": "2s",
     },
+    "bucket": {
+        "bucket": "settings",
+        "durable": "router",
+        "standby": True,
+        "filter": "in.*",
+        "deliver": "new",
+        "max_in_flight": 10,
+        "max_in_flight_bytes": "1MiB",
+        "ack_wait": "10s",
+        "max_deliver": 5,
+        "nak_delay": "2s",
+    },
 }
 """A source of each kind, with a value for each key that it has."""
 
-NEEDED = {"subject": {"subject": "in.*"}, "stream": {"stream": "ORDERS", "durable": "router"}}
+NEEDED = {
+    "subject": {"subject": "in.*"},
+    "stream": {"stream": "ORDERS", "durable": "router"},
+    "bucket": {"bucket": "settings", "durable": "router"},
+}
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.key)
@@ -67,8 +83,13 @@ def test_a_source_has_no_key_of_another_kind(kind: SourceKind) -> None:
                 assert "remove it" in found[f"routes[0].from.{key}"]
 
 
-def test_two_sources_in_one_are_refused_by_naming_one_of_them() -> None:
+def test_several_sources_in_one_are_refused_by_naming_one_of_them() -> None:
     given = {f"from_{key}": value for needed in NEEDED.values() for key, value in needed.items()}
+    assert problems(one_route(**given)) == {
+        "routes[0].from.subject": "can't be combined with a bucket; remove it, or use 'filter'",
+        "routes[0].from.stream": "can't be combined with a bucket; remove it",
+    }
+    del given["from_bucket"]
     assert problems(one_route(**given)) == {
         "routes[0].from.subject": "can't be combined with a stream; remove it, or use 'filter'"
     }
@@ -76,7 +97,7 @@ def test_two_sources_in_one_are_refused_by_naming_one_of_them() -> None:
 
 def test_a_source_that_names_nothing_is_refused_with_the_possible_kinds() -> None:
     assert problems(one_route(from_connection="main")) == {
-        "routes[0].from": "names no source; give a subject, or a stream and a durable"
+        "routes[0].from": "names no source; give a subject, or a stream and a durable, or a bucket and a durable"
     }
 
 

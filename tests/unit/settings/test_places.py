@@ -115,7 +115,8 @@ def test_a_problem_names_the_line_and_the_route(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.load(file, environ={})
     assert str(caught.value).splitlines() == [
-        f"{file}: routes[0].from: names no source; give a subject, or a stream and a durable (line 6, route 'orders')",
+        f"{file}: routes[0].from: names no source; give a subject, or a stream and a durable, or a bucket and "
+        "a durable (line 6, route 'orders')",
         f"{file}: routes[0].from.subjct: unknown key; did you mean 'subject'? (line 7, route 'orders')",
     ]
 

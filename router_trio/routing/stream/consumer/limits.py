@@ -21,7 +21,7 @@ def consumer_spec(source: SourceSettings) -> ConsumerSpec:
     assert consumer is not None
     return ConsumerSpec(
         *consumer,
-        source.subjects,
+        source.kind.consumer_filters(source),
         source.ack_wait,
         UNLIMITED,
         # Room for messages delivered on a dead link that are not yet acked on the next one, and for failed messages

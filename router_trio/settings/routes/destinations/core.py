@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from router_trio.errors import Problem
 from router_trio.settings.patterns import check_name
 from router_trio.settings.routes.destinations.keys import DestinationKeys
-from router_trio.settings.routes.destinations.kind import DestinationKind
+from router_trio.settings.routes.destinations.kind import DestinationKind, check_subject
 
 _CURE = "set jetstream = true, or remove it"
 
@@ -18,6 +18,7 @@ class _Core(DestinationKind):
     described = "core publish"
 
     def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
+        yield from check_subject(path, to)
         yield from check_name(f"{path}.stream", to.stream)
         if to.stream is not None:
             yield Problem(f"{path}.stream", f"only a JetStream publish has a PubAck; {_CURE}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from router_trio.errors import Problem
 from router_trio.settings.patterns import check_name
 from router_trio.settings.routes.destinations.keys import DestinationKeys
-from router_trio.settings.routes.destinations.kind import DestinationKind
+from router_trio.settings.routes.destinations.kind import DestinationKind, check_subject
 
 
 class _JetStream(DestinationKind):
@@ -16,6 +16,7 @@ class _JetStream(DestinationKind):
     described = "JetStream, waits for the PubAck"
 
     def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
+        yield from check_subject(path, to)
         yield from check_name(f"{path}.stream", to.stream)
         # If only the source makes this a JetStream publish, no message has a reply subject.
         if to.reply and to.jetstream:

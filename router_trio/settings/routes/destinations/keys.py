@@ -50,8 +50,19 @@ class DestinationKeys(Section, init=False):
 
     connection: str = Field("", description="Name of the connection; may be left out when there is only one.")
     subject: str = Field(
+        "",
         description="Subject, or a mapping of the source's wildcards with the syntax of nats-server.",
         examples=["eu.{{wildcard(1)}}.{{wildcard(2)}}"],
+    )
+    bucket: str | None = Field(
+        None, min_length=1, description="Name of an existing KV bucket to write to, in place of a subject."
+    )
+    key: str | None = Field(
+        None,
+        min_length=1,
+        description="Key in the bucket, or a mapping as for `subject`. By default the same key as in the bucket of the "
+        "source.",
+        examples=["eu.{{wildcard(1)}}"],
     )
     jetstream: bool | None = Field(
         None,

@@ -68,8 +68,11 @@ class SourceKeys(Section, init=False):
     )
     queue: str | None = Field(None, min_length=1, description="Queue group that shares the messages of the subject.")
     stream: str | None = Field(None, min_length=1, description="Name of an existing JetStream stream.")
+    bucket: str | None = Field(
+        None, min_length=1, description="Name of an existing KV bucket, whose keys are the subjects of the messages."
+    )
     durable: str | None = Field(
-        None, min_length=1, description="Name of the durable consumer of the stream; created if absent."
+        None, min_length=1, description="Name of the durable consumer of the stream or bucket; created if absent."
     )
     standby: bool = Field(
         False,
@@ -78,8 +81,8 @@ class SourceKeys(Section, init=False):
     )
     filter: Filter = Field(
         None,
-        description="Route only messages of the stream whose subject matches: one pattern, or a list of several that "
-        "don't overlap.",
+        description="Route only messages of the stream whose subject matches, or of the bucket whose key does: one "
+        "pattern, or a list of several that don't overlap.",
         examples=["orders.*.*", ["orders.*.created", "returns.>"]],
     )
     partitions: int | None = Field(

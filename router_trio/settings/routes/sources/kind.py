@@ -37,6 +37,9 @@ class SourceKind(ABC):
     is_stored: ClassVar[bool]
     """True if its messages are stored where they are read, each with a sequence and a timestamp."""
 
+    is_bucket: ClassVar[bool] = False
+    """True if its messages are the operations of a KV bucket."""
+
     may_be_answered: ClassVar[bool]
     """True if its messages may have a reply subject."""
 
@@ -52,6 +55,14 @@ class SourceKind(ABC):
     @abstractmethod
     def described(self, source: SourceKeys) -> str:
         """Return the description of what it reads, as text."""
+
+    def consumer_filters(self, source: SourceKeys) -> tuple[str, ...]:
+        """Return the filters of its durable, none for an entire stream."""
+        return self.subjects(source)
+
+    def subject_prefix(self, source: SourceKeys) -> str:
+        """Return the start of its subjects that expressions and handlers do not see."""
+        return ""
 
     def reads(self, source: SourceKeys) -> dict[str, str | list[str]]:
         """Return what it reads, as data for programs: the `shown` keys that were given."""

@@ -1,0 +1,101 @@
+"""KV buckets as streams: their names and subjects, and the headers of their operations. Pure.
+
+A bucket is a stream `KV_<bucket>` with the subjects `$KV.<bucket>.<key>`. A message with `KV-Operation: DEL` or `PURGE`
+deletes its key, and so does a marker (`Nats-Marker-Reason`), which the server stores when the last value of a key
+expires. A purge and a marker also remove all earlier values (`Nats-Rollup: sub`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from router_trio.protocol import headers
+from router_trio.protocol.framing import RawMessage
+
+NAME = re.compile(r"[^A-Za-z0-9_-]")
+"""The characters that the name of a bucket can't have."""
+
+FIRST_TOKENS = 2
+"""The number of tokens in front of the key."""
+
+NANOSECONDS = 10**9
+
+OPERATION = b"KV-Operation"
+MARKER = b"Nats-Marker-Reason"
+ROLLUP = b"Nats-Rollup"
+TTL = b"Nats-TTL"
+
+CARRIED = ("Nats-Rollup", "Nats-TTL", "Nats-Marker-Reason")
+"""The control headers that belong to operations of a bucket."""
+
+_ROLLUPS = headers.lines_of([ROLLUP.decode()])
+_UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 1000, "µs": 1000, "ns": 1}
+_DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,18})?)(h|ms|m|s|us|µs|ns)")
+
+
+def stream_of(bucket: str) -> str:
+    """Return the name of the stream of a bucket."""
+    return f"KV_{bucket}"
+
+
+def prefix_of(bucket: str) -> str:
+    """Return the start of the subjects of a bucket, in front of the key."""
+    return f"$KV.{bucket}."
+
+
+def renamed(batch: Sequence[RawMessage], prefix: bytes) -> Sequence[RawMessage]:
+    """Return the deliveries of the stream of a bucket with the subjects of that bucket, which begin with `prefix`.
+
+    A bucket that is a mirror has the subjects of the bucket that it mirrors. Other messages, such as statuses, have no
+    reply subject or no such subject, and are returned unchanged.
+    """
+    if all(raw[0].startswith(prefix) for raw in batch):
+        return batch
+    return [_renamed(raw, prefix) if raw[1] else raw for raw in batch]
+
+
+def _renamed(raw: RawMessage, prefix: bytes) -> RawMessage:
+    tokens = raw[0].split(b".", FIRST_TOKENS)
+    if len(tokens) <= FIRST_TOKENS or tokens[0] != b"$KV":
+        return raw
+    return prefix + tokens[FIRST_TOKENS], raw[1], raw[2], raw[3], raw[4]
+
+
+def deletes(block: bytes) -> bool:
+    """Return True if a message with this header block deletes its key."""
+    return headers.find(block, OPERATION) in (b"DEL", b"PURGE") or headers.find(block, MARKER) is not None
+
+
+def carried(block: bytes, age: int) -> bytes:
+    """Return the header block of a copy in another bucket, given that of a message stored `age` nanoseconds ago.
+
+    The copy expires when the message does. A server stores nothing for less than a second, so it may expire up to a
+    second later. A roll-up of the entire stream is left out: it would remove all other keys.
+    """
+    rollup = headers.find(block, ROLLUP)
+    if rollup is not None and rollup != b"sub":
+        block = headers.removed(block, _ROLLUPS)
+    if (seconds := time_to_live(block)) is not None and age > 0:
+        left = -(-(seconds - age) // NANOSECONDS)
+        block = headers.replace(block, TTL, b"%ds" % max(left, 1))
+    return block
+
+
+def explicit(block: bytes, original: bytes) -> bytes:
+    """Return the header block of a copy outside of buckets, in which an expired value is shown as a purge.
+
+    `block` has no control headers, and so no marker. `original` is the header block of the message.
+    """
+    return headers.replace(block, OPERATION, b"PURGE") if headers.find(original, MARKER) is not None else block
+
+
+def time_to_live(block: bytes) -> int | None:
+    """Return the TTL in a header block in nanoseconds; None if the message does not expire."""
+    text = (headers.find(block, TTL) or b"").decode("utf-8", "replace").strip()
+    if text.isdecimal() and len(text) < 19:
+        return int(text) * NANOSECONDS or None
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return round(sum(float(number) * _UNITS[unit] for number, unit in parts)) or None

@@ -1,0 +1,213 @@
+"""Copies of KV buckets on real servers: each operation arrives as what it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from router_trio import Message, Router, Settings
+from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream, StoredMessage
+from tests.support.raw_nats import connect
+from tests.support.server_version import needs_server
+from tests.support.servers import NatsServer
+from tests.support.settings import settings
+from tests.support.watch import Watch, watched
+
+BUCKET = {
+    "allow_rollup_hdrs": True,
+    "allow_direct": True,
+    "deny_delete": True,
+    "discard": "new",
+    "max_msgs_per_subject": 5,
+}
+WITH_TTL = {**BUCKET, "allow_msg_ttl": True, "subject_delete_marker_ttl": 2_000_000_000}
+DELETE = [("KV-Operation", "DEL")]
+PURGE = [("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")]
+
+
+@asynccontextmanager
+async def two_buckets(server: NatsServer, **config: Any) -> AsyncIterator[JetStream]:
+    """Yield a client of a server with the buckets `here` and `there`."""
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        for name in ("here", "there"):
+            await stream.create_stream(f"KV_{name}", [f"$KV.{name}.>"], **(BUCKET | config))
+        yield stream
+
+
+def copying(server: NatsServer, *, to: dict[str, Any] | None = None, **source: Any) -> Settings:
+    """Return settings with a route from bucket `here` to bucket `there`."""
+    origin = {"bucket": "here", "durable": "copy", **source}
+    return settings(server.url, routes=[{"name": "copy", "from": origin, "to": [{"bucket": "there", **(to or {})}]}])
+
+
+async def values(stream: JetStream, bucket: str) -> dict[str, bytes | None]:
+    """Return the newest value of each key that has messages; None if it is deleted."""
+    found: dict[str, bytes | None] = {}
+    for one in await stream.stream_messages(f"KV_{bucket}"):
+        gone = one.header("KV-Operation") or one.header("Nats-Marker-Reason")
+        found[one.subject.split(".", 2)[2]] = None if gone else one.payload
+    return found
+
+
+async def of_key(stream: JetStream, key: str) -> list[StoredMessage]:
+    """Return the messages of a key in bucket `there`."""
+    return [one for one in await stream.stream_messages("KV_there") if one.subject == f"$KV.there.{key}"]
+
+
+async def until_there(stream: JetStream, expected: dict[str, bytes | None]) -> None:
+    """Wait until bucket `there` has these values."""
+    found: dict[str, bytes | None] = {}
+
+    async def is_there() -> bool:
+        nonlocal found
+        found = await values(stream, "there")
+        return found == expected
+
+    await eventually(is_there, otherwise=lambda: f"found {found}")
+
+
+async def test_puts_deletes_and_purges_arrive_as_what_they_are(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        for key, payload, headers in (
+            ("a", b"before", None),
+            ("b", b"1", None),
+            ("b", b"2", None),
+            ("c.d", b"3", [("Nats-Rollup", "all"), ("Own", "1")][1:]),
+        ):
+            await stream.publish(f"$KV.here.{key}", payload, headers)
+        watch = Watch()
+        async with watched(copying(server), watch):
+            await until_there(stream, {"a": b"before", "b": b"2", "c.d": b"3"})
+            await stream.publish("$KV.here.a", b"", DELETE)
+            await stream.publish("$KV.here.b", b"", PURGE)
+            await stream.publish("$KV.here.e", b"5")
+            await until_there(stream, {"a": None, "b": None, "c.d": b"3", "e": b"5"})
+            assert [one.header("KV-Operation") for one in await of_key(stream, "a")] == [None, "DEL"]
+            assert [one.header("KV-Operation") for one in await of_key(stream, "b")] == ["PURGE"]  # no history is left
+            assert [one.header("Own") for one in await of_key(stream, "c.d")] == ["1"]
+            await stream.publish("$KV.here.b", b"again")
+            await until_there(stream, {"a": None, "b": b"again", "c.d": b"3", "e": b"5"})
+
+
+async def test_a_roll_up_of_the_bucket_removes_no_other_key(server: NatsServer) -> None:
+    async with two_buckets(server) as stream, watched(copying(server), Watch()):
+        await stream.publish("$KV.here.a", b"1")
+        await until_there(stream, {"a": b"1"})
+        await stream.publish("$KV.here.b", b"2", [("Nats-Rollup", "all")])
+        await until_there(stream, {"a": b"1", "b": b"2"})
+
+
+@needs_server(2, 11, lacks="markers")
+async def test_a_value_expires_in_the_copy_when_it_does_in_the_source(server: NatsServer) -> None:
+    async with two_buckets(server, **WITH_TTL) as stream:
+        await stream.publish("$KV.here.long", b"1", [("Nats-TTL", "1h")])
+        await stream.publish("$KV.here.never", b"1", [("Nats-TTL", "never")])
+        await stream.publish("$KV.here.short", b"1", [("Nats-TTL", "2s")])
+        async with watched(copying(server), Watch()):
+            await until_there(stream, {"long": b"1", "never": b"1", "short": b"1"})
+            (long,), (never,) = await of_key(stream, "long"), await of_key(stream, "never")
+            assert (long.header("Nats-TTL"), never.header("Nats-TTL")) in [("3600s", "never"), ("3599s", "never")]
+            await until_there(stream, {"long": b"1", "never": b"1", "short": None})
+            await eventually(lambda: _is(of_key(stream, "short"), lambda found: len(found) == 1))
+            (marker,) = await of_key(stream, "short")
+            assert marker.header("Nats-Marker-Reason") == "MaxAge"
+            assert marker.header("Nats-TTL") is not None
+
+
+async def _is(found: Any, holds: Any) -> bool:
+    return bool(holds(await found))
+
+
+async def test_a_mirror_is_copied(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        await stream.api(
+            "STREAM.CREATE.KV_mirror",
+            {"name": "KV_mirror", "mirror": {"name": "KV_here"}, "max_msgs_per_subject": 5, "allow_direct": True},
+        )
+        await stream.publish("$KV.here.eu.a", b"1")
+        await stream.publish("$KV.here.us.a", b"2")
+        watch = Watch()
+        async with watched(copying(server, bucket="mirror", filter="eu.>"), watch):
+            await stream.publish("$KV.here.eu.b", b"3")
+            await until_there(stream, {"eu.a": b"1", "eu.b": b"3"})
+            await stream.publish("$KV.here.eu.a", b"", PURGE)
+            await until_there(stream, {"eu.a": None, "eu.b": b"3"})
+        assert watch.codes.count("ROUTE_FILTER_OUTSIDE") == 0
+
+
+async def test_filters_choose_keys_and_a_mapping_renames_them(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        for key in ("eu.a", "us.a", "de.a"):
+            await stream.publish(f"$KV.here.{key}", key.encode())
+        route = copying(server, filter=["eu.*", "us.*"])
+        async with watched(route, Watch()):
+            await until_there(stream, {"eu.a": b"eu.a", "us.a": b"us.a"})
+        route = copying(server, durable="other", filter="*.a", to={"key": "copy.{{wildcard(1)}}"})
+        async with watched(route, Watch()):
+            await until_there(
+                stream,
+                {
+                    "eu.a": b"eu.a",
+                    "us.a": b"us.a",
+                    **{f"copy.{one}": f"{one}.a".encode() for one in ("eu", "us", "de")},
+                },
+            )
+
+
+async def test_expressions_and_handlers_see_keys(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        seen: list[str] = []
+
+        def renamed(message: Message) -> Message:
+            seen.append(message.subject)
+            return message.replace(subject=f"handled.{message.subject}")
+
+        router = Router(settings(server.url))
+        router.route(
+            bucket="here",
+            durable="copy",
+            name="copy",
+            to={"bucket": "there"},
+            when='tokens[0] == "eu" && subject != "eu.b"',
+        )(renamed)
+        for key in ("eu.a", "eu.b", "us.a"):
+            await stream.publish(f"$KV.here.{key}", b"1")
+        async with router.open():
+            await until_there(stream, {"handled.eu.a": b"1"})
+            await stream.publish("$KV.here.eu.a", b"", PURGE)
+            await until_there(stream, {"handled.eu.a": None})
+        assert seen == ["eu.a", "eu.a"]
+
+
+async def test_a_payload_is_computed_for_values_and_not_for_deletes(server: NatsServer) -> None:
+    async with two_buckets(server) as stream, watched(copying(server, to={"payload": "body.a"}), Watch()):
+        await stream.publish("$KV.here.a", b'{"a": "x"}')
+        await until_there(stream, {"a": b"x"})
+        await stream.publish("$KV.here.a", b"", DELETE)
+        await until_there(stream, {"a": None})
+
+
+@pytest.mark.parametrize("headers", [DELETE, PURGE])
+async def test_other_destinations_see_deletes(server: NatsServer, headers: list[tuple[str, str]]) -> None:
+    async with two_buckets(server) as stream:
+        await stream.create_stream("SINK", ["sink.>"])
+        origin = {"bucket": "here", "durable": "copy"}
+        route = {"name": "copy", "from": origin, "to": [{"subject": "sink.{{key()}}"}]}
+        async with watched(settings(server.url, routes=[route]), Watch()):
+            await stream.publish("$KV.here.a", b"", headers)
+            await eventually(lambda: _is(stream.stream_messages("SINK"), lambda found: len(found) == 1))
+        (one,) = await stream.stream_messages("SINK")
+        assert (one.subject, one.header("KV-Operation")) == ("sink.a", headers[0][1])
+
+
+async def test_a_subject_is_written_to_a_bucket(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        route = {"name": "put", "from": {"subject": "in.*"}, "to": [{"bucket": "there", "key": "{{wildcard(1)}}"}]}
+        async with watched(settings(server.url, routes=[route]), Watch()):
+            await stream.client.publish("in.a", b"1", [("Nats-Rollup", "all")])
+            await until_there(stream, {"a": b"1"})
