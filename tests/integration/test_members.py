@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from router_trio.errors import SourceError
 from router_trio.link import Announced, Group, Link, PartitionedSpec
-from router_trio.nats.jetstream.members import STREAM, bucket_config
+from router_trio.nats.jetstream.members import EXPIRES_WITHIN, STREAM, bucket_config
 from router_trio.nats.link import Dialer
+from router_trio.protocol.permissions import MEMBERS
 from router_trio.settings import ConnectionSettings
 from router_trio.subjects.partitions import Partitioning
 from tests.integration.test_domains import ACCOUNTS, hub_and_leaf
@@ -90,6 +92,22 @@ async def test_the_bucket_is_on_as_many_servers_as_the_stream(tmp_path: Path) ->
         async with connect(group.urls[1]) as client:
             config = (await JetStream(client).stream_info(STREAM))["config"]
         assert (config["num_replicas"], config["storage"]) == (3, "memory")
+
+
+async def test_an_announcement_that_the_server_keeps_too_long_does_not_count_and_is_removed(tmp_path: Path) -> None:
+    async with nats_server(tmp_path) as server, connect(server.url) as client, opened(server.url) as link:
+        members, streams, key = await link.members(GROUP), JetStream(client), f"$KV.{MEMBERS}.ORDERS.router."
+        await members.move({1: A})
+        await streams.publish(key + "b" * 16, b"{}")  # without a time to live
+        began = trio.current_time()
+        while (await members.seen()).ids != {A}:
+            await members.announce(EU, 1.0)
+            assert trio.current_time() < began + 1.0 + EXPIRES_WITHIN + 1.0
+            await trio.sleep(0.2)
+        assert trio.current_time() >= began + 1.0 + EXPIRES_WITHIN
+        found = await streams.api(f"STREAM.INFO.{STREAM}", {"subjects_filter": ">"})
+        assert found["state"]["subjects"].keys() == {f"{key}moved", key + A}
+        assert (await members.seen()).moved == {1: A}
 
 
 async def test_a_bucket_whose_keys_do_not_expire_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:

@@ -4,6 +4,11 @@ The name of a key contains the stream, the durable and the id of a process, so t
 enough to compute the shares. A process that leaves has its key purged from the stream of the bucket: a marker, as
 clients of buckets store it, would still be a key.
 
+A server may keep a key that has expired: nats-server 2.15.1 does if it was killed, and restarted, after the key had
+expired on the other servers. When that server becomes the leader, a process that has gone is a member again, and no
+process would lead its share. So the age of the oldest key is compared with the time after which it expires, and keys
+that are older do not count, and are removed.
+
 The bucket is created by the first process that needs it, and used by the routes of all. An existing one is used as it
 is, if its keys expire.
 """
@@ -34,12 +39,13 @@ from router_trio.nats.jetstream.api import (
     StreamInfo,
     answer_of,
     done,
+    nanoseconds,
     no_jetstream,
     stored_message,
     stream_info,
 )
 from router_trio.nats.jetstream.streams import Lookups, creation_error, lookup_error
-from router_trio.protocol import bounded_json
+from router_trio.protocol import bounded_json, headers
 from router_trio.protocol.bounded_json import AnswerError, Object
 from router_trio.protocol.permissions import KV, MEMBERS, kv_below
 
@@ -66,8 +72,15 @@ SINCE = (2, 11)
 AT_A_TIME = 64
 """Announcements that are read at a time."""
 
+EXPIRES_WITHIN = 2.0
+"""Seconds by which a server may delete an announcement late: it looks for expired ones once a second."""
+
+MOST_EXPIRED = 64
+"""Expired announcements that are removed with one look. More are removed with the next one."""
+
 _ID = re.compile("[0-9a-f]{16}")
 _NUMBER = re.compile("[0-9]{1,4}")
+_SECONDS = re.compile(b"([0-9]{1,9})s")
 
 NOTHING_MOVED: Mapping[int, str] = MappingProxyType({})
 
@@ -115,6 +128,25 @@ def seen(answer: Object, stream: str, durable: str) -> tuple[frozenset[str], boo
     return frozenset([one for one in ids if _ID.fullmatch(one)][:MAX_MEMBERS]), start + MOVED in subjects.fields
 
 
+def times(answer: Object) -> tuple[int, int]:
+    """Return when the oldest key of the bucket was stored, and the time of the server, in nanoseconds since 1970.
+
+    `answer` is that to `STREAM.INFO`. Both are 0 if it lacks one of them. Raises `AnswerError` if it is malformed.
+    """
+    first, now = answer.required("state").time("first_ts", ""), answer.time("ts", "")
+    found = nanoseconds(first), nanoseconds(now)
+    return found if all(found) else (0, 0)
+
+
+def expires_at(message: StoredMessage, seconds: float) -> int:
+    """Return when an announcement has expired at the latest, in nanoseconds since 1970.
+
+    One without a readable time to live, which was put into the bucket by another program, expires after `seconds`.
+    """
+    found = _SECONDS.fullmatch(headers.find(message.headers, TTL.encode()) or b"")
+    return message.time_ns + int(((float(found[1]) if found else seconds) + EXPIRES_WITHIN) * 1e9)
+
+
 def announcement(announced: Announced) -> bytes:
     """Return what a process announces, for people."""
     return json.dumps({"name": announced.name, "host": announced.host, "led": list(announced.led)}).encode()
@@ -157,25 +189,53 @@ class BucketMembers:
         self._lookups = lookups
         self._group = group
         self._read_next = trio.CapacityLimiter(AT_A_TIME)
+        self._seconds = MEMBER_GONE_AFTER
+        """Seconds for which this process has announced itself the last time."""
 
     async def announce(self, announced: Announced, seconds: float = MEMBER_GONE_AFTER) -> None:
-        await self._put(self._group.member, announcement(announced), [(TTL, f"{ceil(seconds)}s")])
+        self._seconds = ceil(seconds)
+        await self._put(self._group.member, announcement(announced), [(TTL, f"{self._seconds}s")])
 
     async def seen(self) -> SeenMembers:
         group = self._group
         body = seen_request(group.stream, group.durable)
 
-        def read(answer: bytes) -> tuple[frozenset[str], bool]:
-            return seen(answer_of(answer, MAX_ANSWER), group.stream, group.durable)
+        def read(body: bytes) -> tuple[frozenset[str], bool, int, int]:
+            answer = answer_of(body, MAX_ANSWER)
+            return *seen(answer, group.stream, group.durable), *times(answer)
 
         found = await self._ask(f"STREAM.INFO.{STREAM}", body, read)
         if found is None:
             # The bucket was deleted. All processes find that out, and announce themselves again.
             await self.ensure()
             return SeenMembers(frozenset(), NOTHING_MOVED)
-        ids, any_moved = found
+        ids, any_moved, oldest, now = found
+        if ids and now > oldest + int((self._seconds + EXPIRES_WITHIN) * 1e9):
+            ids -= await self._expired(now)
         message = await self._get(MOVED) if any_moved else None
         return SeenMembers(ids, NOTHING_MOVED if message is None else moved(message.payload))
+
+    async def _expired(self, now: int) -> frozenset[str]:
+        """Return members whose announcements have expired at `now`, in nanoseconds since 1970, and remove these.
+
+        The oldest announcements are read, up to the first one that has not expired.
+        """
+        subject, sequence, expired = f"{KV}.{BUCKET}.{self._key('*')}", 1, dict[str, int]()
+        while len(expired) < MOST_EXPIRED:
+            body = json.dumps({"seq": sequence, "next_by_subj": subject}).encode()
+            message = await self._ask(f"STREAM.MSG.GET.{STREAM}", body, stored_message)
+            if message is None or message.sequence < sequence:
+                break
+            sequence = message.sequence + 1
+            member = message.subject.rpartition(".")[2]
+            if _is_id(member):
+                if now <= expires_at(message, self._seconds):
+                    break
+                expired[member] = message.sequence
+        with contextlib.suppress(SourceError):  # those that are not removed are read again with the next look
+            for member, last in expired.items():
+                await self._purge(member, last)
+        return frozenset(expired)
 
     async def withdraw(self) -> None:
         with contextlib.suppress(SourceError):
@@ -247,14 +307,17 @@ class BucketMembers:
         body = json.dumps({"last_by_subj": f"{KV}.{BUCKET}.{self._key(member)}"}).encode()
         return await self._ask(f"STREAM.MSG.GET.{STREAM}", body, stored_message)
 
-    async def _purge(self, member: str) -> None:
-        body = json.dumps({"filter": f"{KV}.{BUCKET}.{self._key(member)}"}).encode()
-        await self._ask(f"STREAM.PURGE.{STREAM}", body, done)
+    async def _purge(self, member: str, last: int | None = None) -> None:
+        """Remove the key of a member; with `last` only if it was not put again behind that sequence."""
+        request: dict[str, object] = {"filter": f"{KV}.{BUCKET}.{self._key(member)}"}
+        if last is not None:
+            request["seq"] = last + 1
+        await self._ask(f"STREAM.PURGE.{STREAM}", json.dumps(request).encode(), done)
 
-    async def _put(self, member: str, value: bytes, headers: Iterable[tuple[str, str]] = ()) -> None:
+    async def _put(self, member: str, value: bytes, fields: Iterable[tuple[str, str]] = ()) -> None:
         subject = f"{kv_below(self._api.prefix)}.{BUCKET}.{self._key(member)}"
         try:
-            answer = await self._api.request(subject, value, LOOKUP_WITHIN, dict(headers))
+            answer = await self._api.request(subject, value, LOOKUP_WITHIN, dict(fields))
         except nats.errors.NoRespondersError as error:
             detail = (
                 f"no stream takes {subject}: the bucket {BUCKET!r} was deleted, or {no_jetstream(self._api.prefix)}"

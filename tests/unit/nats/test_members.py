@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
-from router_trio.link import Announced
+from router_trio.errors import SourceError, reasons
+from router_trio.link import MEMBER_GONE_AFTER, Announced, Group, SeenMembers
+from router_trio.nats.jetstream.api import Api
 from router_trio.nats.jetstream.members import (
+    EXPIRES_WITHIN,
     MAX_MEMBERS,
+    STREAM,
+    BucketMembers,
     announced,
     announcement,
     bucket_config,
@@ -18,6 +25,7 @@ from router_trio.nats.jetstream.members import (
     seen,
     seen_request,
 )
+from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol import bounded_json
 from router_trio.protocol.bounded_json import AnswerError
 
@@ -99,3 +107,103 @@ def test_an_announcement_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize("payload", [b"", b"[]", b"x", b'{"led": ["1"]}', b'{"name": 7}', b" " * 20_000 + b"{}"])
 def test_a_malformed_announcement_is_skipped(payload: bytes) -> None:
     assert announced(payload) is None
+
+
+# --- keys that a server keeps ---
+
+OWN = f"{START}ORDERS.router."
+TIME = "2026-11-29T10:00:{:09.6f}Z"
+GONE = MEMBER_GONE_AFTER + EXPIRES_WITHIN
+
+
+class Bucket:
+    """The `Lookups` of a server whose bucket has these keys: name, seconds since it was stored, time to live."""
+
+    def __init__(self, *keys: tuple[str, float, str], now: float = 50.0, denied: str = "no request") -> None:
+        self.now = now
+        self.stored = [
+            (number, name, now - age, ttl) for number, (name, age, ttl) in enumerate(keys, 1)
+        ]  # the oldest is the first one
+        self.denied = denied
+        self.asked: list[str] = []
+
+    @property
+    def left(self) -> list[str]:
+        return [name.rpartition(".")[2] for _, name, _, _ in self.stored]
+
+    async def ask(self, request: str, body: bytes, read: Callable[[bytes], Any]) -> Any:
+        self.asked.append(request.removesuffix(f".{STREAM}").removeprefix("STREAM."))
+        if self.denied in request:
+            raise SourceError("may not publish", reason=reasons.PERMISSION_DENIED)
+        return read(json.dumps(getattr(self, self.asked[-1].lower().replace(".", "_"))(**json.loads(body))).encode())
+
+    def info(self, subjects_filter: str) -> Any:
+        first = {"first_ts": TIME.format(self.stored[0][2])} if self.stored else {}
+        subjects = {name: 1 for _, name, _, _ in self.stored if name.startswith(subjects_filter.removesuffix("*"))}
+        return {"ts": TIME.format(self.now), "state": {"subjects": subjects, **first}}
+
+    def msg_get(self, seq: int = 0, next_by_subj: str = "", last_by_subj: str = "") -> Any:
+        for number, name, at, ttl in self.stored:
+            if number >= seq and (name == last_by_subj or name.startswith(next_by_subj.removesuffix("*") or "-")):
+                block = b64encode(f"NATS/1.0\r\nNats-TTL: {ttl}\r\n\r\n".encode()) if ttl else b""
+                found = {"seq": number, "subject": name, "time": TIME.format(at), "hdrs": block.decode()}
+                return {"message": found | {"data": b64encode(moves({1: A})).decode()}}
+        return {"error": {"code": 404, "err_code": 10037, "description": "no message found"}}
+
+    def purge(self, filter: str, seq: int) -> Any:
+        self.stored = [one for one in self.stored if one[1] != filter or one[0] >= seq]
+        return {"success": True}
+
+
+async def look(bucket: Bucket) -> SeenMembers:
+    return await BucketMembers(cast(Api, None), cast(Lookups, bucket), Group("ORDERS", "router", B)).seen()
+
+
+async def test_a_process_whose_announcement_is_kept_after_it_has_expired_is_no_member() -> None:
+    bucket = Bucket((OWN + A, GONE + 0.1, "5s"), (OWN + "c" * 16, 30.0, "60s"), (OWN + B, 1.0, "5s"))
+    assert (await look(bucket)).ids == {B, "c" * 16}
+    assert bucket.left == ["c" * 16, B], "so that no other process finds it"
+
+
+async def test_the_members_are_looked_up_with_one_request_while_each_is_renewed() -> None:
+    bucket = Bucket((OWN + A, GONE - 0.1, "5s"), (OWN + B, 1.0, "5s"))
+    assert (await look(bucket)).ids == {A, B}
+    assert bucket.asked == ["INFO"]
+
+
+@pytest.mark.parametrize("ttl", ["", "never", "-1s", "5 s"])
+async def test_an_announcement_of_another_program_expires_as_those_of_this_process(ttl: str) -> None:
+    bucket = Bucket((OWN + A, GONE + 0.1, ttl), (OWN + B, 1.0, "5s"))
+    assert (await look(bucket)).ids == {B}
+
+
+async def test_moves_and_the_keys_of_other_routes_stay_however_old_they_are() -> None:
+    other = f"{START}ORDERS.other.{A}"
+    bucket = Bucket((OWN + "moved", 40.0, ""), (other, 39.0, "5s"), (OWN + A, 1.0, "5s"))
+    assert await look(bucket) == SeenMembers(frozenset({A}), {1: A})
+    assert bucket.left == ["moved", A, A]
+    assert bucket.asked == ["INFO", "MSG.GET", "MSG.GET", "MSG.GET"], "two up to the first that has not expired"
+
+
+async def test_a_process_that_may_not_remove_expired_announcements_does_not_count_them() -> None:
+    bucket = Bucket((OWN + A, 30.0, "5s"), (OWN + B, 1.0, "5s"), denied="PURGE")
+    assert (await look(bucket)).ids == {B}
+    bucket.denied = "MSG.GET"
+    with pytest.raises(SourceError, match="may not publish"):
+        await look(bucket)
+
+
+@pytest.mark.parametrize("missing", ["ts", "first_ts"])
+async def test_without_the_time_of_the_server_or_of_the_keys_each_key_counts(missing: str) -> None:
+    class Silent(Bucket):
+        def info(self, subjects_filter: str) -> Any:
+            answer = super().info(subjects_filter)
+            return (
+                {**answer, "ts": ""}
+                if missing == "ts"
+                else {**answer, "state": {"subjects": answer["state"]["subjects"]}}
+            )
+
+    bucket = Silent((OWN + A, 30.0, "5s"))
+    assert (await look(bucket)).ids == {A}
+    assert bucket.asked == ["INFO"]
