@@ -27,13 +27,18 @@ class Copy:
 
 @dataclass(slots=True)
 class Call:
-    """A call of the handler, by a process. It has not ended as long as `ended` is infinite."""
+    """A call of the handler, by a process. It has not ended as long as `ended` is infinite.
+
+    `began` is when the handler has recorded it. `called` is the time when the router may have made it, if that is
+    another one: a process can be stopped in between.
+    """
 
     process: int
     key: str
     number: int
     began: float
     ended: float = inf
+    called: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

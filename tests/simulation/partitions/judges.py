@@ -46,8 +46,9 @@ def all_stored(history: History) -> Iterator[str]:
 def one_call_of_a_key(history: History) -> Iterator[str]:
     """Check that calls of the handler for messages of one key do not overlap.
 
-    A process that was suspended may finish, after it has woken, the call that was running. A call that is longer than
-    the reserve of the lease may be running when the lease ends, if the process was cut off.
+    A process that was suspended may finish, after it has woken, the call that was running, or that its router was just
+    making. A call that is longer than the reserve of the lease may be running when the lease ends, if the process was
+    cut off.
     """
     of_key: defaultdict[str, list[Call]] = defaultdict(list)
     for call in history.calls:
@@ -75,11 +76,17 @@ def _excuses(spell: Spell, first: Call, second: Call) -> bool:
     """Return True if the first call, which was running when the second began, was running because of a spell."""
     if spell.process is None:  # the server forgot who leads
         return spell.began <= second.began <= spell.ended
+    if spell.suspended and spell.process == second.process:
+        return _called(second) <= spell.began
     if spell.process != first.process or second.began < spell.began:
         return False
     if spell.suspended:
-        return first.began <= spell.began
+        return _called(first) <= spell.began
     return first.began <= spell.ended and second.began - first.began >= RESERVE
+
+
+def _called(call: Call) -> float:
+    return call.began if call.called is None else call.called
 
 
 def led_in_time(history: History) -> Iterator[str]:

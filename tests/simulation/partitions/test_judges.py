@@ -79,6 +79,15 @@ def test_a_process_that_wakes_begins_no_call_of_a_key_that_another_one_has_in_it
     assert calls(Call(1, "a", 1, 20.0, 20.4), Call(2, "a", 1, 20.3, 20.5), spells=[spell]), "begun after it woke"
 
 
+def test_a_call_that_the_router_was_making_when_its_process_was_suspended_may_begin_when_it_wakes() -> None:
+    spell = Spell(0.5, 20.0, 1, suspended=True)
+    other, woken = Call(2, "a", 3, 19.0, 21.0), Call(1, "a", 1, 20.0, 20.1, called=0.5)
+    assert not calls(other, woken, spells=[spell])
+    assert not calls(woken, Call(2, "a", 3, 20.05, 21.0), spells=[spell])
+    assert calls(other, Call(1, "a", 1, 20.0, 20.1, called=0.6), spells=[spell]), "called later"
+    assert calls(other, woken, spells=[Spell(0.5, 20.0, 2, suspended=True)]), "another process was suspended"
+
+
 def test_a_call_longer_than_the_reserve_may_overlap_if_its_process_was_cut_off() -> None:
     spell = Spell(0.0, 10.0, 1)
     assert not calls(Call(1, "a", 1, 4.0, 9.0), Call(2, "a", 1, 4.0 + RESERVE, 5.0), spells=[spell])

@@ -7,7 +7,8 @@ from math import inf
 import pytest
 
 from tests.resilience.chaos.partitions.trial import OF_CLUSTERS, OF_MEMBERS, OF_SERVERS, draw
-from tests.resilience.chaos.partitions.verdict import _gaps, row, run_trial
+from tests.resilience.chaos.partitions.verdict import _gaps, mark_interrupted, row, run_trial
+from tests.simulation.partitions.history import Call, Spell
 from tests.support.server_version import needs_server
 
 SLACK = 5.0
@@ -39,3 +40,21 @@ def test_a_partition_is_silent_from_a_message_that_waits_until_the_next_is_store
     assert [*_gaps([0.0, 5.0, 5.1], [0.5, 9.0, 9.1])] == [(5.0, 9.0)]
     assert [*_gaps([0.0, 8.95], [0.5, 9.0])] == [], "nothing was there to be stored"
     assert [*_gaps([0.0, inf], [0.5, 9.0])] == []
+
+
+def test_only_the_first_call_after_a_suspension_may_have_been_made_before_it() -> None:
+    spells = [Spell(10.0, 20.0, 1, suspended=True)]
+    before, first, second, of_another = (
+        Call(1, "a", 1, 9.9, 20.1),
+        Call(1, "b", 2, 20.1),
+        Call(1, "c", 3, 20.2),
+        Call(2, "d", 4, 20.05),
+    )
+    calls = [second, first, before, of_another]
+    mark_interrupted(calls, spells, dict.fromkeys(range(1, 5), 10.0))
+    assert {call.number: call.called for call in calls} == {1: None, 2: 10.0, 3: None, 4: None}
+    first.called = None
+    mark_interrupted(calls, spells, {1: 9.0, 2: 10.1, 3: 9.0, 4: 9.0})
+    assert first.called is None, "the source did not have the message yet"
+    mark_interrupted(calls, [Spell(10.0, 20.0, 1)], dict.fromkeys(range(1, 5), 10.0))
+    assert first.called is None, "it was cut off"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from tests.resilience.chaos.partitions.group import JOINED, OTHERS, SINK, SOURCE, WINDOW, Group, group, run
 from tests.resilience.chaos.partitions.trial import Trial
-from tests.simulation.partitions.history import Change, Copy, History, Look, Published
+from tests.simulation.partitions.history import Call, Change, Copy, History, Look, Published, Spell
 from tests.simulation.partitions.judges import JUDGES
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import connect
@@ -94,6 +94,7 @@ def judge(made: Group, source: Sequence[StoredMessage], sink: Sequence[StoredMes
     )
     history.stored = [Copy(places[int(message.payload)], message.time) for message in sink]
     history.calls = [call for member in made.members for call in member.calls(key_of)]
+    mark_interrupted(history.calls, made.spells, {place: message.time for place, message in enumerate(source, 1)})
     for member in made.members:
         if (joined_at := member.joined_at()) is not None:
             made.changes.append(Change(joined_at, "join", OTHERS + made.slack, JOINED + made.slack))
@@ -131,6 +132,21 @@ def judge(made: Group, source: Sequence[StoredMessage], sink: Sequence[StoredMes
         silences=tuple(_silences(history)),
         broken=tuple(broken),
     )
+
+
+def mark_interrupted(calls: Iterable[Call], spells: Iterable[Spell], stored_at: Mapping[int, float]) -> None:
+    """Note which calls members may have made before they were suspended, and recorded when they resumed.
+
+    A member can be stopped between the decision of its router and the first line of its handler. Its router makes one
+    call at a time. So it is the first call after the resume, if the source had the message before.
+    """
+    calls = sorted(calls, key=lambda call: call.began)
+    for spell in spells:
+        if spell.suspended:
+            after = (call for call in calls if call.process == spell.process and call.began >= spell.ended)
+            first = next(after, None)
+            if first is not None and stored_at[first.number] <= spell.began:
+                first.called = spell.began
 
 
 def _with_busy(looks: Iterable[Look], history: History) -> Iterator[Look]:
