@@ -141,7 +141,7 @@ class Bench:
         state = RouteState(plan.name, "main", templates, own_ids=own_ids)
         state.to += [one.state(state) for one in plan.destinations]
         outlets, flow = outlets_of(plan, {"main": self.connection}, state, self.events.append)
-        kind = ContentRouting if plan.decides or plan.transforms else Routing
+        kind = ContentRouting if plan.looks else Routing
         return kind(plan, outlets, state, self.events.append, self._tracing, flow)
 
     def _acked(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
