@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from router_trio import Message, Router, Settings
 from router_trio.cli.explain_message import explain_message
+from router_trio.errors import ConfigurationError
 from router_trio.protocol.framing import header_block, payload
 from router_trio.protocol.headers import decode
 from router_trio.routing.policy.retry import policy_for, retries_without_end
@@ -38,6 +39,10 @@ def schema(tmp_path: Path) -> str:
     path = tmp_path / "order.schema.json"
     path.write_text(json.dumps(SCHEMA), encoding="utf-8")
     return str(path)
+
+
+def write(path: str, text: str) -> None:
+    Path(path).write_text(text, encoding="utf-8")
 
 
 def publish(w: World, *bodies: bytes) -> None:
@@ -124,6 +129,29 @@ def test_a_route_with_a_schema_gives_up_messages_so_a_work_queue_needs_dead_lett
     bare = config.routes[0].model_copy(update={"schema_file": None})
     assert not policy_for(bare, lambda low, high: high).gives_up
     assert retries_without_end(bare)
+
+
+@pytest.mark.parametrize("source", ["stream", "subject"])
+async def test_a_reload_judges_by_the_changed_file_and_loses_nothing(
+    autojump_clock: MockClock, schema: str, source: str
+) -> None:
+    made = stream("IN", "out.x", filter="in.*") if source == "stream" else core("in.*", to("out.x", jetstream=True))
+    route = made | {"schema": schema, "dead_letter": FROM["dead_letter"]}
+    async with world([route], brokers=brokers()) as w:
+        publish(w, FITS, MISFIT)
+        await eventually(lambda: sum(w.route.settled.values()) == 2)
+        write(schema, '{"required": ["total"]}')
+        publish(w, FITS)
+        await eventually(lambda: len(w.payloads("OUT")) == 2)  # not before a reload
+        await w.live.reload(w.configuration(route))
+        publish(w, FITS, b'{"total": 1}')
+        await eventually(lambda: len(dead(w)) == 2 and len(w.payloads("OUT")) == 3)
+        assert [one.headers[f"{NAME}Detail"] for one in dead(w)] == [DETAIL, "the body lacks 'total' (#/required)"]
+        write(schema, '{"required": "total"}')
+        with pytest.raises(ConfigurationError, match="at #/required: must be of type array, not a string"):
+            await w.live.reload(w.configuration(route))
+        publish(w, b'{"total": 2}')
+        await eventually(lambda: len(w.payloads("OUT")) == 4)
 
 
 HOSTILE = {"properties": {"a": {"pattern": "^(([a-z])+.)+[A-Z]([a-z])+$"}, "b": {"pattern": "(x+x+)+y"}}}
