@@ -183,6 +183,45 @@ def _check_patterns(schema: dict[str, Any], pointer: str) -> None:
             raise _fault(where, f"RE2 can't read the pattern ({excerpt(str(error))}); {cure}") from None
 
 
+_OF_BOTH = frozenset({
+    "$schema", "$id", "$ref", "$comment", "$defs", "definitions", "title", "description", "default", "examples",
+    "readOnly", "writeOnly", "format", "contentEncoding", "contentMediaType", "type", "enum", "const", "multipleOf",
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "minItems",
+    "maxItems", "uniqueItems", "contains", "items", "minProperties", "maxProperties", "required", "properties",
+    "patternProperties", "additionalProperties", "propertyNames", "allOf", "anyOf", "oneOf", "not", "if", "then",
+    "else",
+})  # fmt: skip
+_OF_7 = frozenset({"additionalItems", "dependencies"})
+_OF_2020 = frozenset({
+    "$anchor", "$dynamicRef", "$dynamicAnchor", "$vocabulary", "prefixItems", "unevaluatedItems",
+    "unevaluatedProperties", "minContains", "maxContains", "dependentRequired", "dependentSchemas", "contentSchema",
+    "deprecated",
+})  # fmt: skip
+_NOTES = frozenset({
+    "$schema", "$id", "$ref", "$comment", "$defs", "definitions", "title", "description", "default", "examples",
+})  # fmt: skip
+"""Keys that check nothing, so that they may stand beside `$ref` in draft 7."""
+_SIMILAR = 0.8
+
+
+def without_effect(document: Document, draft: str) -> Iterator[str]:
+    """Yield each key of a schema that looks like a keyword and has no effect: misspelt, or of the other draft."""
+    own, other = (_OF_7, _OF_2020) if draft == DRAFT_7 else (_OF_2020, _OF_7)
+    known = [*_OF_BOTH, *own]
+    for schema, _ in document.subschemas:
+        for key in schema if isinstance(schema, dict) else ():
+            if draft == DRAFT_7 and "$ref" in schema and key in _OF_BOTH | _OF_7 and key not in _NOTES:
+                pointer = excerpt(document.pointer(schema, "#"))
+                yield f"at {pointer}: {key!r} has no effect beside $ref in draft 7; put both into allOf"
+            if key in _OF_BOTH or key in own:
+                continue
+            pointer = excerpt(document.pointer(schema, "#"))
+            if key in other:
+                yield f"at {pointer}: {key!r} is a keyword of the other draft, with no effect in this one; replace it"
+            elif near := get_close_matches(key, known, n=1, cutoff=_SIMILAR):
+                yield f"at {pointer}: {quoted(key)} is no keyword, so it has no effect; did you mean {near[0]!r}?"
+
+
 def _in_place(document: Document, schema: Any, resolver: Any) -> Iterator[int]:
     """Yield the schemas that are applied to the same value. Raises ValueError for a reference that leads nowhere."""
     if not isinstance(schema, dict):

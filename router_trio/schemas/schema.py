@@ -10,7 +10,7 @@ from router_trio.errors import BodyError, EvaluationError
 from router_trio.expressions.values import Budget
 from router_trio.schemas.compiler import Compiler
 from router_trio.schemas.misses import Run
-from router_trio.schemas.reading import read
+from router_trio.schemas.reading import read, without_effect
 from router_trio.schemas.values import TooDeepError
 
 MAX_COST = 140_000
@@ -33,6 +33,8 @@ class Schema:
             self._check = compiler.root()
         except RecursionError:
             raise ValueError("has too many nested references; simplify it") from None
+        self.warnings: tuple[str, ...] = tuple(without_effect(document, draft))
+        """Why keys of the file have no effect, each with its place and the cure."""
         self._collects = compiler.collects
         self._document = document  # kept alive: its resources are known by their `id()`
         self._root = id(document.contents)

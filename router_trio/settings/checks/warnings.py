@@ -48,6 +48,8 @@ def warnings(
                 "counts calls of a handler, and the route has none: it has no effect; name a handler, or remove it",
             )
         yield from _key_of_partitions(f"routes[{index}]", route)
+        if (file := route.schema_file) is not None:
+            yield from (Problem(f"routes[{index}].schema", f"{file.path!r}, {text}") for text in file.schema.warnings)
         yield from route.source.kind.warnings(f"routes[{index}].from", route.source)
 
 

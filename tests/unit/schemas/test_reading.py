@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router_trio.schemas import reading
-from router_trio.schemas.compiler import DRAFT_7
+from router_trio.schemas.compiler import DRAFT_7, DRAFT_2020
 from router_trio.schemas.schema import Schema
 
 TYPES = "must be one of array, boolean, integer, null, number, object, string, or a list of these"
@@ -102,6 +102,41 @@ def test_a_schema_with_this_is_read(schema: Any, fits: Any, misfit: Any) -> None
     assert read.miss(decode(json.dumps(fits).encode())) is None
     if schema not in (True, {}):
         assert read.miss(decode(json.dumps(misfit).encode())) is not None
+
+
+@pytest.mark.parametrize(
+    ("schema", "warnings"),
+    [
+        ({"properties": {"requird": {"type": "null"}}, "x-owner": "billing", "additionalProperties": False}, []),
+        ({"requird": ["id"]}, ["at #: 'requird' is no keyword, so it has no effect; did you mean 'required'?"]),
+        ({"items": {"maxLenght": 5}},
+         ["at #/items: 'maxLenght' is no keyword, so it has no effect; did you mean 'maxLength'?"]),
+        ({"additionalItems": False},
+         ["at #: 'additionalItems' is a keyword of the other draft, with no effect in this one; replace it"]),
+        ({"$schema": f"{DRAFT_7}#", "items": {"$ref": "#/definitions/a", "title": "a", "minimum": 1},
+          "definitions": {"a": True}},
+         ["at #/items: 'minimum' has no effect beside $ref in draft 7; put both into allOf"]),
+        ({"$schema": f"{DRAFT_7}#", "dependencies": {}, "additionalItems": False, "prefixItems": []},
+         ["at #: 'prefixItems' is a keyword of the other draft, with no effect in this one; replace it"]),
+    ],
+)  # fmt: skip
+def test_a_key_that_looks_like_a_keyword_and_has_no_effect_is_a_warning(schema: Any, warnings: list[str]) -> None:
+    assert list(Schema(content(schema)).warnings) == warnings
+
+
+def test_every_keyword_of_the_meta_schemas_is_known() -> None:
+    from jsonschema_specifications import REGISTRY
+
+    for uri in REGISTRY:
+        for draft, own in ((DRAFT_7, reading._OF_7), (DRAFT_2020, reading._OF_2020)):
+            if uri == draft or uri.startswith(draft.removesuffix("schema") + "meta/"):
+                found = REGISTRY.contents(uri).get("properties", {}).keys()
+                older = (
+                    {"$recursiveAnchor", "$recursiveRef", "dependencies", "definitions"}
+                    if own is reading._OF_2020
+                    else set()
+                )
+                assert found - older <= reading._OF_BOTH | own, uri
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from router_trio.cli.run.reloading import ChangeDetector, content_of
 from router_trio.errors import ConfigurationError
 from router_trio.settings import Settings, json_schema
+from router_trio.settings.checks.warnings import warnings
 from router_trio.settings.guarantee import guarantee
 from router_trio.settings.reload.difference import difference
 from router_trio.settings.schema_file import SchemaFile
@@ -174,3 +175,11 @@ def test_the_schema_of_the_configuration_has_the_key() -> None:
     route = json_schema()["$defs"]["RouteSettings"]["properties"]
     assert route["schema"]["type"] == "string"
     assert "schema_file" not in route
+
+
+def test_check_warns_of_a_misspelt_keyword(tmp_path: Path) -> None:
+    settings = Settings.load(write(tmp_path, '{"requird": ["id"]}'), environ={})
+    (warning,) = warnings(settings.connections, settings.routes)
+    file = str(tmp_path / "schemas" / "order.json")
+    text = "at #: 'requird' is no keyword, so it has no effect; did you mean 'required'?"
+    assert (warning.path, warning.message) == ("routes[0].schema", f"{file!r}, {text}")
