@@ -77,6 +77,8 @@ class RouteBuilder:
             state.left_behind += [*filter(None, older), last]
         state.left_behind.append(left_behind_by(plan.handler))
         outlets, flow = outlets_of(plan, connections, state, self._emit)
+        if flow is not None and before is not None and before.routing.flow is not None:
+            flow.go_on(before.routing.flow)
         kind = _content_routing() if plan.looks else Routing
         routing = kind(
             plan,

@@ -94,6 +94,27 @@ class FlowControl:
             self.breakers[0] if self.breakers and not several else None,
         )
 
+    def go_on(self, before: FlowControl) -> None:
+        """Continue the limit of the same route with its previous settings, so that a reload admits no burst.
+
+        Call it before anything uses this. A limit for each value continues if `per` is the same.
+        """
+        now, own, theirs = trio.current_time(), self._state.limit, before._state.limit
+        if own is None or theirs is None or own.per != theirs.per:
+            return
+        same = (own.rate, own.burst) == (theirs.rate, theirs.burst)
+        if self.limit is not None and before.limit is not None:
+            if same:
+                self.limit = before.limit
+            else:
+                self.limit.go_on(before.limit, now)
+        if self.values is not None and before.values is not None:
+            if same:
+                self.values = before.values  # perhaps a hundred thousand
+            else:
+                self.values.go_on(before.values, now)
+        self._stuck, self._stuck_since, self._parked = before._stuck, before._stuck_since, before._parked
+
     def breaker_of(self, place: int) -> DestinationBreaker | None:
         """Return the circuit breaker of the destination at this place; None if it has none."""
         return self._breakers.get(place)

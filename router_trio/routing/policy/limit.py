@@ -31,6 +31,11 @@ class Limit:
         self._most = burst * self._step
         self._full_at = 0
 
+    def go_on(self, before: Limit, now: float) -> None:
+        """Continue another limit of the same messages: as many tokens are missing as there, at most all."""
+        missing = max(0, before._full_at - before._ticks(now))
+        self._full_at = self._ticks(now) + min(_rounded_up(missing * self._step, before._step), self._most)
+
     def available(self, now: float) -> int:
         """Return the number of messages that may be sent at `now`, if none is sent before."""
         return (self._most - max(0, self._full_at - self._ticks(now))) // self._step
@@ -87,6 +92,19 @@ class ValueLimits:
         """
         self._stood_still = 0
         self._stood_until = -inf
+
+    def go_on(self, before: ValueLimits, now: float) -> None:
+        """Continue other limits of the same values: of each as many tokens are missing as there, at most all."""
+        ticks = int(now * _NANOSECONDS) * self._scale
+        ticks_before = int(now * _NANOSECONDS) * before._scale - before._stood_still
+
+        def continued(full_at: int) -> int:
+            return ticks + min(_rounded_up((full_at - ticks_before) * self._step, before._step), self._most)
+
+        # Full buckets too: less is available of them if the clock of the last second was stopped, which shows later.
+        for value, full_at in before._full_at.items():
+            self._full_at[value] = continued(full_at)
+        self._shared = continued(before._shared)
 
     def __len__(self) -> int:
         """Return the number of values with their own bucket."""
@@ -145,9 +163,13 @@ def kept_value(value: bytes) -> bytes:
     return value if len(value) <= LONGEST_VALUE else blake2b(value, digest_size=LONGEST_VALUE - 1).digest()
 
 
+def _rounded_up(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)
+
+
 def _seconds(ticks: int, scale: int) -> float:
     """Return `ticks` in seconds, rounded up so that at least that many ticks have passed by then."""
-    nanoseconds = -(-ticks // scale) + 1
+    nanoseconds = _rounded_up(ticks, scale) + 1
     seconds = nanoseconds / _NANOSECONDS
     # A float of seconds has fewer digits than its nanoseconds once the clock runs for months.
     return seconds if int(seconds * _NANOSECONDS) >= nanoseconds - 1 else ceil(seconds * 1e6 + 1) / 1e6

@@ -14,7 +14,7 @@ from router_trio.router.reload_queue import FEW_ROUTES
 from router_trio.states import RUNNING
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import core, numbers, one_broker, stream, to, world
+from tests.support.world import core, fill, numbers, one_broker, stream, to, world
 from tests.unit.router.traffic import by_name, never, received, reloaded, traffic
 
 CALLS: list[bytes] = []
@@ -618,3 +618,32 @@ async def test_a_partly_delivered_message_is_settled_if_only_its_copies_are_want
         assert received(w, "taken.1") == [b"0"]
         assert dict(by_name(w)["route"].failed) == {"permission_denied": 1}
         assert reloaded(w).unsettled == 0
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+def limited(source: str, to: str, rate: str, burst: int, per: str | None = None) -> dict[str, Any]:
+    """Return a route with this limit, from a subject or a stream."""
+    limit: dict[str, Any] = {"rate": rate, "burst": burst} | ({} if per is None else {"per": per})
+    route = core("in.*", to) if source == "subject" else stream("IN", to, filter="in.*")
+    return route | {"limit": limit}
+
+
+@pytest.mark.parametrize("per", [None, "subject"])
+@pytest.mark.parametrize("source", ["subject", "stream"])
+async def test_a_reload_admits_no_burst(source: str, per: str | None, autojump_clock: MockClock) -> None:
+    async with world([limited(source, "out.a", "1/m", 4, per)], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        began = trio.current_time()
+        fill(w.broker, 20)
+        await eventually(lambda: len(received(w, "out.a")) == 4)
+        for number, (rate, burst) in enumerate((("1/m", 4), ("1/m", 6), ("2/m", 3))):
+            await w.live.reload(w.configuration(limited(source, f"out.{number}", rate, burst, per)))
+        assert trio.current_time() - began < 20
+        await trio.sleep(10)
+        later = [len(received(w, f"out.{number}")) for number in range(3)]
+        assert later == [0, 2, 0]  # two more tokens with the larger burst
+        await trio.sleep_until(began + 100)
+        assert len(received(w, "out.2")) in (2, 3)  # 2 a minute
+        await w.live.reload(w.configuration(core("in.*", "out.b") if source == "subject" else stream("IN", "out.b")))
+        await eventually(lambda: by_name(w)["route"].in_hand == 0, 120)

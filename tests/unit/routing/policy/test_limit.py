@@ -221,3 +221,43 @@ def test_long_values_are_kept_as_hashes() -> None:
     assert limits.charge(long, 0.0) > 0
     assert limits.charge(long + b"y", 0.0) == 0
     assert max(sys.getsizeof(value) for value in limits._full_at) <= sys.getsizeof(b"x" * LONGEST_VALUE)
+
+
+@given(RATES, BURSTS, GAPS, st.integers(0, 60), st.integers(0, 60))
+def test_a_limit_that_continues_an_equal_one_admits_no_burst(
+    rate: tuple[int, int], burst: int, gaps: list[float], wanted: int, after: int
+) -> None:
+    limit, now, passed = Limit(*rate, burst), 5.0, []
+    for number, gap in enumerate(gaps):
+        now += gap
+        if number == after:
+            before, limit = limit, Limit(*rate, burst)
+            limit.go_on(before, now)
+        count = min(limit.available(now), wanted)
+        limit.charge(count, now)
+        passed += [now] * count
+    assert_bounded(passed, *rate, burst)
+
+
+@given(RATES, BURSTS, RATES, BURSTS, st.integers(0, 50))
+def test_a_limit_that_continues_another_lacks_the_tokens_that_were_taken(
+    rate: tuple[int, int], burst: int, next_rate: tuple[int, int], next_burst: int, taken: int
+) -> None:
+    taken, now = min(taken, burst), 5.0
+    before, limit = Limit(*rate, burst), Limit(*next_rate, next_burst)
+    before.charge(taken, now)
+    limit.go_on(before, now)
+    assert limit.available(now) == max(0, next_burst - taken)
+
+
+def test_the_limits_of_values_that_continue_others_admit_no_burst() -> None:
+    before, limits = ValueLimits(1, 60, 3), ValueLimits(1, 10, 5)
+    for _ in range(3):
+        assert before.charge(b"a", 100.0) == 0.0
+    assert before.charge(b"b", 100.0) == 0.0
+    limits.go_on(before, 100.0)
+    assert [limits.charge(b"a", 100.0) for _ in range(2)] == [0.0, 0.0]
+    assert limits.charge(b"a", 100.0) == pytest.approx(110.0)
+    assert [limits.charge(b"b", 100.0) for _ in range(4)] == [0.0] * 4
+    assert limits.charge(b"b", 100.0) > 100.0
+    assert [limits.charge(b"c", 100.0) for _ in range(5)] == [0.0] * 5
