@@ -72,6 +72,11 @@ class RouteBuilder:
         connection, state = connections[plan.connection], _state(plan, connections, self._report_suppressed)
         if before is not None:
             continue_counts(state, before.state)
+            theirs = {outlet.connection for outlet in before.routing.outlets}
+            for old in before.state.to:
+                for one in state.to:
+                    if connections[one.connection] in theirs:  # else it is another server, or another user
+                        one.go_on(old)
             # Calls of its own handler may still be left behind, but no more of earlier generations' handlers.
             *older, last = before.state.left_behind or [()]
             state.left_behind += [*filter(None, older), last]

@@ -72,6 +72,19 @@ class DestinationState:
         self._alone = dead_letters or route.destinations.count(template) == 1
         self._routed_before = 0
 
+    def go_on(self, before: DestinationState) -> None:
+        """Take over the trouble of this destination in the previous generation of the route, if it is the same one.
+
+        Otherwise the route would count as ready until a message is refused again.
+        """
+        if before._identity == self._identity and not before.got_through:
+            self.looked_up, self.refused_for = before.looked_up, before.refused_for
+            self._routed_before = self._routed
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return self.connection, self.template, self.pattern, self.waits_for_puback, self.stream
+
     @property
     def route_name(self) -> str:
         """The name of the route."""

@@ -647,3 +647,38 @@ async def test_a_reload_admits_no_burst(source: str, per: str | None, autojump_c
         assert len(received(w, "out.2")) in (2, 3)  # 2 a minute
         await w.live.reload(w.configuration(core("in.*", "out.b") if source == "subject" else stream("IN", "out.b")))
         await eventually(lambda: by_name(w)["route"].in_hand == 0, 120)
+
+
+# --- readiness -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jetstream", [False, True])
+@pytest.mark.parametrize("source", ["subject", "stream"])
+async def test_a_destination_that_is_denied_stays_so_over_a_reload(
+    source: str, jetstream: bool, autojump_clock: MockClock
+) -> None:
+    def route(hop_limit: int, where: str = "out.x") -> dict[str, Any]:
+        end = to(where, jetstream=jetstream)
+        one = core("in.*", end) if source == "subject" else stream("IN", end, filter="in.*")
+        return one | {"hop_limit": hop_limit}
+
+    def unready() -> list[str]:
+        reasons: list[str] = by_name(w)["route"].reasons(trio.current_time())
+        return reasons
+
+    async with world([route(5)], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        await eventually(lambda: not unready())
+        w.broker.deny_publish("out.x")
+        fill(w.broker, 1)
+        await eventually(unready)
+        await w.live.reload(w.configuration(route(6)))
+        for _ in range(100):
+            assert "permission_denied" in unready()[0]
+            await trio.sleep(0.1)
+        await w.live.reload(w.configuration(route(6, "out.y")))
+        await eventually(lambda: not unready(), 6)
+        await w.live.reload(w.configuration(route(6)))
+        w.broker.allow_publish("out.x")
+        fill(w.broker, 1)
+        await eventually(lambda: not unready(), 120)
+        await eventually(lambda: by_name(w)["route"].in_hand == 0, 120)
