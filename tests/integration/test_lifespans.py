@@ -15,7 +15,7 @@ from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
 
 MODULE = """
-import asyncio, os, pathlib, threading
+import asyncio, os, pathlib, threading, time
 from contextlib import asynccontextmanager
 
 HERE = pathlib.Path(__file__).parent
@@ -61,6 +61,11 @@ async def handle(message, pool):
     await asyncio.sleep(0.001)
     assert pool["loop"] is asyncio.get_running_loop() and pool["pid"] == os.getpid()
     return message
+
+@asynccontextmanager
+async def blocks():
+    yield
+    time.sleep(60)
 """
 ROUTE = """
 [[routes]]
@@ -192,6 +197,20 @@ async def test_one_that_hangs_in_a_thread_does_not_keep_the_process_from_ending(
         assert "0 messages left unsettled" in one.run.errors
         if count == 1:  # else the supervisor may be the first to end it
             assert re.search("threads of handlers are still running: (asyncio|uvloop)_0", one.run.errors)
+
+
+async def test_one_that_blocks_at_the_end_of_workers_leaves_no_message_unsettled(
+    core_server: NatsServer, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(MODULE)
+    config = configuration("blocks", 2).replace('loop = "asyncio"\n', "")
+    config = config.replace("10s", "1s").replace("shop:handle", "shop:alone")
+    async with workers(core_server, tmp_path, config) as one, connect(core_server.url) as client:
+        await publish(client, "in", 0, 100)
+        await one.until(lambda status: settled(status, "passed")["routed"] == 100)
+        one.run._process.send_signal(signal.SIGTERM)
+        assert await one.run.ended() == 1
+        assert {line["unsettled"] for line in one.run.logged("ROUTER_STOPPED")} == {0}
 
 
 def test_the_tests_of_a_configuration_enter_it(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ async def serve_workers(
                 nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
-        return FAILED if supervisor.unsettled else DONE
+        return FAILED if supervisor.unsettled or supervisor.has_killed else DONE
 
     return await run_with_signals(route, on_signal, request.set, last_resort)
 

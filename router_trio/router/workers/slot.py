@@ -49,8 +49,11 @@ class Router(Protocol):
     emit: Emit
     stopping: bool
 
-    def ended(self, counts: Counts, unsettled: int) -> None:
-        """Record that a process has ended, with its counts, all settled, and how many messages it left unsettled."""
+    def ended(self, counts: Counts, unsettled: int, *, killed: bool) -> None:
+        """Record that a process has ended, with its counts, all settled, and how many messages it left unsettled.
+
+        `killed`: the supervisor had to end it.
+        """
 
     @property
     def suspects(self) -> Mapping[InHandler, int]:
@@ -75,7 +78,10 @@ class _Outcome:
     """The last reports of one process about itself."""
 
     up_at: float | None = None
+    left: int | None = None
+    """Messages that it left unsettled, once its router has stopped."""
     unsettled: int | None = None
+    """Messages left unsettled according to its final report."""
     failure: tuple[str, str] | None = None
 
     @property
@@ -195,7 +201,7 @@ class Slot:
             self._process.channel.post("cut")
 
     def kill(self) -> None:
-        """Kill the process. Unless it has sent its final report, this counts as something left unsettled."""
+        """Kill the process. Unless its router has stopped, this counts as something left unsettled."""
         if self._process is not None:
             self._killed = True
             self._process.process.kill()
@@ -321,12 +327,13 @@ class Slot:
         self._in_handlers = () if outcome.is_over or self._killed else in_handlers
         left = settle(counts)
         # Its own report is more complete: it includes messages received and never routed.
-        unsettled = outcome.unsettled
+        unsettled = outcome.left if outcome.unsettled is None else outcome.unsettled
+        killed = self._killed and not outcome.is_over
         if unsettled is None:
-            unsettled = max(left.dropped + left.lost, int(self._killed and not outcome.is_over))
+            unsettled = max(left.dropped + left.lost, int(killed))
         self._process, self.report = None, None
         self._taps_asked.clear()
-        self._router.ended(counts, unsettled)
+        self._router.ended(counts, unsettled, killed=killed)
         self._answer.set()
         self._answer = trio.Event()
         self._reload_over.set()
@@ -370,6 +377,8 @@ class Slot:
                     self._answer = trio.Event()
             case ("survived", InHandler() as one):
                 self._router.survived(one)
+            case ("stopped", int(left)):
+                outcome.left = left
             case ("ended", int(unsettled)):
                 outcome.unsettled = unsettled
             case ("failed", str(kind), str(text)):

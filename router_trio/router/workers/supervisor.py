@@ -82,6 +82,8 @@ class Supervisor:
         self._returned_before = 0
         self.unsettled: int = 0
         """Number of messages that the workers left unsettled at the shutdown."""
+        self.has_killed: bool = False
+        """True if a worker did not end by itself at the shutdown."""
         self.fatal: str | None = None
         self.started_at: float = time.time()
         self._recent = recent
@@ -161,7 +163,7 @@ class Supervisor:
 
     # --- reports of slots (see `slot.Router`) ---
 
-    def ended(self, counts: Counts, unsettled: int) -> None:
+    def ended(self, counts: Counts, unsettled: int, *, killed: bool) -> None:
         add(self._ended_counts, counts)
         forget_removed(
             self._ended_counts,
@@ -173,6 +175,7 @@ class Supervisor:
         )
         if self.stopping:
             self.unsettled += unsettled
+            self.has_killed |= killed
         self._sum = None
 
     @property

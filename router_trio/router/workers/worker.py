@@ -17,7 +17,7 @@ import trio
 from router_trio.connection.platform import REAL_PLATFORM
 from router_trio.connection.supervisor import ConnectionCounts
 from router_trio.errors import ConfigurationError, RouterError
-from router_trio.events import Emit
+from router_trio.events import Emit, Event, RouterStopped
 from router_trio.link import Connect
 from router_trio.nats.link import Dialer, client_name
 from router_trio.router import no_pages
@@ -102,7 +102,7 @@ class Worker:
         run = Run(
             settings,
             {},
-            (),
+            (self._note_stop,),
             True,
             connect,
             REAL_PLATFORM,
@@ -130,6 +130,11 @@ class Worker:
             self._counting.write_all()
         self._channel.post("ended", run.live.unsettled)
         return FAILED if run.live.unsettled else DONE
+
+    def _note_stop(self, event: Event) -> None:
+        if isinstance(event, RouterStopped):
+            # Not with the final report: the exit of the lifespan, which is next, may never return.
+            self._channel.post("stopped", event.unsettled)
 
     def _connect(self, router: str, name: str, settings: ConnectionSettings) -> Connect:
         return Dialer(settings, client_name(router, name), self._counting.write)
