@@ -14,7 +14,10 @@ class OperationEvent(ConnectionEvent):
 
 
 class PublishFailed(OperationEvent):
-    """A core publish was refused or failed while connected. `subject` and `route` are those of the last one."""
+    """A core publish was refused or failed while connected. `subject` and `route` are those of the last one.
+
+    `sequence` is that of its source message, if it is the copy of one from a stream.
+    """
 
     code = "NATS_PUBLISH_ERROR"
     level = Level.WARN
@@ -22,10 +25,14 @@ class PublishFailed(OperationEvent):
     detail: str | None = None
     subject: str | None = None
     route: str | None = None
+    sequence: int | None = None
 
 
 class PublishWithAckFailed(OperationEvent):
-    """A JetStream publish was refused or failed while connected. `subject` and `route` are those of the last one."""
+    """A JetStream publish was refused or failed while connected. `subject` and `route` are those of the last one.
+
+    `sequence` is that of its source message, if it is the copy of one from a stream.
+    """
 
     code = "NATS_PUBLISH_WITH_ACK_ERROR"
     level = Level.WARN
@@ -33,6 +40,7 @@ class PublishWithAckFailed(OperationEvent):
     detail: str | None = None
     subject: str | None = None
     route: str | None = None
+    sequence: int | None = None
 
 
 class PublishQueued(OperationEvent):

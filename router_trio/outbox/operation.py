@@ -187,6 +187,11 @@ class Operation:
         raise NotImplementedError
 
     @property
+    def source_sequence(self) -> int | None:
+        """The sequence of its source message, if it is the copy of one message of a stream."""
+        return None
+
+    @property
     def on_its_way_at(self) -> float:
         """Time since which no server has answered it: when it was accepted or, if it was refused, written last."""
         return self.accepted_at
@@ -224,6 +229,11 @@ class CoreOperation(Operation):
     @property
     def origin(self) -> tuple[bytes, str | None]:
         return self.subject, _route_of(self.owner)
+
+    @property
+    def source_sequence(self) -> int | None:
+        sequence: int | None = getattr(self.owner, "place_in_stream", None)
+        return sequence
 
     @property
     def redelivered(self) -> int:

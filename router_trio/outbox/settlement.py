@@ -148,7 +148,8 @@ class Settlement:
         for operation in operations:
             subject, route = operation.origin
             subject_text = subject.decode("utf-8", "surrogateescape")
-            self._emit_failure(operation.with_ack, reason, detail, operation.count, subject_text, route)
+            sequence = operation.source_sequence
+            self._emit_failure(operation.with_ack, reason, detail, operation.count, subject_text, route, sequence)
         if self._fail_open:
             self._emit_failed_open(operations, reason)
 
@@ -198,6 +199,7 @@ class Settlement:
         count: int = 1,
         subject: str | None = None,
         route: str | None = None,
+        sequence: int | None = None,
     ) -> None:
         event = PublishWithAckFailed if with_ack else PublishFailed
         self._emit(
@@ -209,6 +211,7 @@ class Settlement:
                 count=count,
                 subject=subject,
                 route=route,
+                sequence=sequence,
             )
         )
 

@@ -252,6 +252,11 @@ class DestinationTracker:
         return self.delivery.from_stream
 
     @property
+    def place_in_stream(self) -> int | None:
+        """The sequence of the message in its stream."""
+        return self.delivery.place_in_stream
+
+    @property
     def key(self) -> bytes | None:
         """The value of its route's key, if that is known: see `OperationWithAck.lane`."""
         return self.delivery.key

@@ -50,9 +50,11 @@ SENTENCES: Mapping[type[Event], str] = {
         "Connection {connection} has settled all operations from before the reconnect: "
         "{success_count} succeeded, {failed_count} failed"
     ),
-    events.PublishFailed: "{by_route}core publish{to_subject} on connection {connection} failed: {reason}{advice}",
+    events.PublishFailed: (
+        "{by_route}core publish{to_subject}{of_message} on connection {connection} failed: {reason}{advice}"
+    ),
     events.PublishWithAckFailed: (
-        "{by_route}JetStream publish{to_subject} on connection {connection} failed: {reason}{advice}"
+        "{by_route}JetStream publish{to_subject}{of_message} on connection {connection} failed: {reason}{advice}"
     ),
     events.PublishQueued: (
         "Connection {connection} is not connected: core publishes are queued, {pending_count} pending"
@@ -326,6 +328,7 @@ def _tapped(fields: Mapping[str, Any]) -> str:
 _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "by_route": lambda fields: f"Route {fields['route']}: " if fields["route"] is not None else "",
     "to_subject": lambda fields: f" to {excerpt(fields['subject'])}" if "subject" in fields else "",
+    "of_message": lambda fields: f", of message {fields['sequence']} of its stream," if "sequence" in fields else "",
     "which_message": _which_message,
     "raised": _raised,
     "advice": _advice,

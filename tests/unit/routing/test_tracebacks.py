@@ -24,9 +24,10 @@ from router_trio.events import MessageDeadLettered, MessageFailed, PublishWithAc
 from router_trio.routing.handlers.threads import in_thread
 from router_trio.routing.handlers.tracebacks import MOST_LINES, OURS, Raised, place_of
 from router_trio.testing import FakeBroker
+from tests.support.eventually import eventually
 from tests.support.settings import core_route
 from tests.support.watch import Watch
-from tests.support.world import one_broker, world
+from tests.support.world import one_broker, stream, to, world
 
 MODULE = """\
 import json
@@ -237,7 +238,25 @@ async def test_a_refused_publish_is_reported_with_route_and_subject(autojump_clo
         w.broker.publish("core.7", b"x")
         refused = await w.watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
     assert isinstance(refused, PublishWithAckFailed)
-    assert (refused.route, refused.subject) == (route["name"], "out.7")
+    assert (refused.route, refused.subject, refused.sequence) == (route["name"], "out.7", None)
+
+
+@pytest.mark.parametrize("several", [False, True])
+async def test_a_refused_copy_is_reported_with_the_sequence_of_its_message(
+    several: bool, autojump_clock: MockClock
+) -> None:
+    brokers = one_broker()
+    ends = [to(f"out.{name}.$1", jetstream=True) for name in ("a", "b")[: 1 + several]]
+    route = stream("IN", *ends, filter="in.*", retry={"attempts": 1})
+    async with world([route], brokers=brokers) as w:
+        w.broker.publish("in.6", b"x")
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        w.broker.deny_publish("out.a.7")
+        w.broker.publish("in.7", b"x")
+        refused = await w.watch.until("NATS_PUBLISH_WITH_ACK_ERROR")
+        assert isinstance(refused, PublishWithAckFailed)
+        assert (refused.route, refused.subject, refused.sequence) == ("route", "out.a.7", 2)
+        await eventually(lambda: w.route.in_hand == 0)
 
 
 def answers(message: Message) -> int:

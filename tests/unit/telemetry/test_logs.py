@@ -200,6 +200,12 @@ async def test_a_failed_publish_is_logged_with_route_and_subject() -> None:
         "raise the limit, or delete messages"
     )
     assert (line["route"], line["subject"]) == ("orders", "eu.7")
+    [line] = await logged(publish.replace(reason="too_large", sequence=17))
+    assert (
+        "JetStream publish to eu.7, of message 17 of its stream, on connection main failed: too_large"
+        in (line["message"])
+    )
+    assert line["sequence"] == 17
 
 
 async def test_the_ledger_is_in_the_last_line() -> None:
