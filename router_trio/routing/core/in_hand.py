@@ -148,13 +148,17 @@ class SubjectInHand(InHand[CoreDelivery]):
 
     # --- no longer active ---
 
-    def retry(self, delivery: CoreDelivery, due: float) -> bool:
+    def retry(self, delivery: CoreDelivery, due: float, *, holds_key: bool = True) -> bool:
         """Keep an active message for its next attempt. Return False if there is no room for it.
 
-        If the route is by key, later messages of its key wait for it.
+        If the route is by key, later messages of its key wait for it, unless `holds_key` is False.
         """
         delivery.due = due
-        return self.retries.add(delivery, delivery.raw[3], due)
+        if not self.retries.add(delivery, delivery.raw[3], due):
+            return False
+        if not holds_key:
+            self.schedule.finished(delivery)
+        return True
 
     def settle(self, delivery: CoreDelivery) -> None:
         """Remove an active message that is settled, so that others of its key may be routed."""

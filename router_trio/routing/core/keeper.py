@@ -187,7 +187,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
         if self._source.closed:
             return self._leave_to_successor(delivery, now + delay)
-        if self.hand.retry(delivery, now + delay):
+        if self.hand.retry(delivery, now + delay, holds_key=self._holds_key(delivery)):
             self._retried.add(delivery, now)
             self.route.something_waits()  # it may be due before anything else
             self.route.look()
@@ -197,6 +197,17 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             delivery, reasons.RETRY_FULL, "more messages failed than are kept for another attempt"
         )
         return False
+
+    def _holds_key(self, delivery: CoreDelivery) -> bool:
+        """Return True if later messages of its key wait for a failed message.
+
+        If only the strategy has the key, and not a handler, those of a message that fails because of its content are
+        sent, as from a stream: otherwise one that is retried without end would hold up its key for ever.
+        """
+        plan, failure = self._routing.plan, delivery.failure
+        if plan.handler is not None or plan.settings.strategy != "sticky" or failure is None:
+            return True
+        return failure.reason not in reasons.OF_THE_MESSAGE
 
     def dead_lettered(self, delivery: CoreDelivery, dead: GivenUp) -> None:
         self._settled(delivery, "dead_lettered")

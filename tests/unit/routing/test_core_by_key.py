@@ -53,6 +53,24 @@ async def test_a_route_without_a_handler_holds_back_the_key_of_a_message_that_is
         await eventually(lambda: w.payloads("OUT") == [b"3", b"1", b"2"], 60)
 
 
+async def test_a_message_that_is_too_large_holds_up_no_other_of_its_key_on_a_sticky_route(
+    autojump_clock: MockClock,
+) -> None:
+    broker = FakeBroker(max_payload=300)
+    route = core(SUBJECT, "out.a.{{wildcard(1)}}", "out.b.{{wildcard(1)}}", retry={}, dead_letter={"subject": "dead"})
+    broker.add_stream("DEAD", ["dead"])
+    route |= {"key": KEY, "strategy": "sticky"}
+    async with world([route], brokers={"main": broker}) as w:
+        broker.publish("in.x", b"x" * 300, {"key": "a"})
+        publish(broker, "a:1", "a:2", "b:3")
+        await eventually(lambda: len(sent(w, "a")) == 2)
+        assert (sent(w, "a"), sent(w, "b")) == ([b"1", b"2"], [b"3"])
+        await eventually(lambda: w.route.failed["too_large"] > 3, 60)
+        publish(broker, "a:4")
+        await eventually(lambda: sent(w, "a") == [b"1", b"2", b"4"], 1)
+        assert w.route.in_hand == 1
+
+
 async def test_a_message_that_is_given_up_holds_back_its_key_until_its_dead_letter_is_settled(
     autojump_clock: MockClock,
 ) -> None:
