@@ -231,8 +231,8 @@ class Handshake:
                 return f"{self._url} opened a WebSocket and sent no INFO; {_HANGS}"
             return (
                 f"{address(self._server).address} accepted the connection and sent nothing, where a NATS server sends "
-                "INFO at once; it hangs, or this is not its client port (by default 4222; a monitoring port, 8222, "
-                "waits for HTTP)"
+                "INFO at once; it hangs, or this is not its client port (by default 4222; ports for monitoring and "
+                "for ws:// wait for HTTP)"
             )
         return "the server did not finish the handshake in time"
 

@@ -99,7 +99,10 @@ async def request(
 
 def _no_http(of: str, begin: bytes) -> ProtocolError:
     shown = excerpt(redact(begin.decode("utf-8", "backslashreplace")))
-    return ProtocolError(f"{of} did not answer in HTTP: it sent {shown}; check host and port")
+    cure = (
+        "this is the client port of a nats-server, for nats://" if begin.startswith(b"INFO ") else "check host and port"
+    )
+    return ProtocolError(f"{of} did not answer in HTTP: it sent {shown}; {cure}")
 
 
 def _endless(of: str) -> ProtocolError:

@@ -12,6 +12,7 @@ import trio
 
 from router_trio.errors import LinkError
 from router_trio.nats.link import Dialer, NatsLink
+from router_trio.nats.transport import BeforeWrite
 from router_trio.protocol.framing import payload
 from router_trio.settings import ConnectionSettings
 from tests.support.eventually import eventually
@@ -24,12 +25,14 @@ USERS = f'authorization {{ users: [ {{ user: router, password: "{SECRET}" }} ] }
 
 
 @asynccontextmanager
-async def link_to(url: str, listener: Recorder | None = None, **options: Any) -> AsyncIterator[NatsLink]:
+async def link_to(
+    url: str, listener: Recorder | None = None, *, before_write: BeforeWrite | None = None, **options: Any
+) -> AsyncIterator[NatsLink]:
     """Yield a link, as a connection with these settings opens it."""
     config = ConnectionSettings(servers=[url], **options)
     server = str(config.servers[0])
     with trio.CancelScope(deadline=trio.current_time() + DIAL_WITHIN) as dialling:
-        async with Dialer(config, "main")(server, INBOX, listener or Recorder()) as link:
+        async with Dialer(config, "main", before_write)(server, INBOX, listener or Recorder()) as link:
             dialling.deadline = math.inf
             yield link
     assert not dialling.cancelled_caught, f"neither connected nor refused within {DIAL_WITHIN:g} s"

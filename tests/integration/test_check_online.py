@@ -13,10 +13,12 @@ from router_trio import Router, Settings
 from router_trio.cli.permissions import lines
 from tests.support.command import ROOT, in_process, over_its_links
 from tests.support.eventually import eventually
+from tests.support.http_proxy import http_proxy
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer, cluster, nats_server
+from tests.support.websockets import websocket_server
 
 TEXTS = {path.stem: path.read_text() for path in sorted((ROOT / "examples").glob("*.toml"))}
 
@@ -153,6 +155,23 @@ async def test_a_server_that_does_not_answer(tmp_path: Path, server: NatsServer)
         assert "stream_missing" in missing["findings"]
         for name in ("ORDERS", "COPIES"):
             await streams.delete_stream(name)
+
+
+async def test_a_server_behind_a_proxy_is_asked_by_websocket(tmp_path: Path) -> None:
+    async with websocket_server(tmp_path) as (real, url), http_proxy(login="ann:right") as proxy:
+        async with connect(real.url) as client:
+            streams = JetStream(client)
+            for name, subject in (("ORDERS", "orders.*"), ("COPIES", "copies.*")):
+                await streams.create_stream(name, [subject])
+        for password, code in (("right", 0), ("wrong", 1)):
+            text = CONFIGURATION.format(url=url).replace(
+                "[[routes]]", f'proxy = "http://ann:{password}@{proxy.address}"\n[[routes]]'
+            )
+            (tmp_path / "router.toml").write_text(text)
+            done, report = await online(tmp_path)
+            assert (done, report["findings"], len(report["missing"])) == (code, [], code)
+        assert "refused user and password in `proxy`" in report["missing"][0]["message"]
+        assert "wrong" not in json.dumps(report)
 
 
 async def test_a_cluster(tmp_path: Path) -> None:

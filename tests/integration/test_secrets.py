@@ -14,6 +14,7 @@ import trio
 
 from router_trio.embedded import reserve_port
 from tests.support.command import command, in_process, running
+from tests.support.impostors import Caller, impostor
 from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.support.raw_nats import connect
 from tests.support.servers import NatsServer
@@ -162,12 +163,31 @@ def not_repeated(done: subprocess.CompletedProcess[str]) -> None:
     assert SECRET not in done.stdout + done.stderr
 
 
-async def test_no_page_shows_the_credentials_in_a_server_url(tmp_path: Path) -> None:
+@pytest.mark.parametrize("through", ["nothing", "a gateway", "a proxy"])
+async def test_no_page_shows_the_credentials_in_a_server_url(tmp_path: Path, through: str) -> None:
+    async def refuse(caller: Caller) -> None:
+        await caller.hear(b"\r\n\r\n")
+        await caller.say(b"HTTP/1.1 502 connection refused\r\n\r\n")
+        await caller.close()
+
+    async with impostor(refuse) as between:
+        await _no_page_shows_a_secret(tmp_path, through, between.address)
+
+
+async def _no_page_shows_a_secret(tmp_path: Path, through: str, between: str) -> None:
+    server = (
+        f"nats://user:{SECRET}@127.0.0.1:9" if through == "nothing" else f"ws://user:{SECRET}@{between}/?k={SECRET}"
+    )
     with reserve_port() as port:
-        (tmp_path / "router.toml").write_text(
-            f'[telemetry]\nlisten = "127.0.0.1:{port}"\n'
-            f'[connections.main]\nservers = ["nats://user:{SECRET}@127.0.0.1:9"]\nreconnect_delay = "50ms"\n'
-        )
+        lines = [
+            *("[telemetry]", f'listen = "127.0.0.1:{port}"', "[connections.main]", f'servers = ["{server}"]'),
+            'reconnect_delay = "50ms"',
+        ]
+        if through != "nothing":
+            lines.append(f'websocket_headers = {{ X-Route = "{SECRET}" }}')
+        if through == "a proxy":
+            lines.append(f'proxy = "http://user:{SECRET}@{between}"')
+        (tmp_path / "router.toml").write_text("\n".join(lines))
     async with running("run", "router.toml", cwd=tmp_path) as run:
         await run.has_logged("NATS_CONNECTION_FAILED")
         await run.has_logged("ROUTER_STARTED")

@@ -60,8 +60,10 @@ async def served(
 
 async def test_a_link_carries_messages_and_requests(served: tuple[NatsServer, str, dict[str, Any]]) -> None:
     server, url, options = served
-    async with link_to(f"{url}/nats?token={SECRET}", **options) as link:
+    before: list[int] = []
+    async with link_to(f"{url}/nats?token={SECRET}", before_write=lambda: before.append(1), **options) as link:
         await echoes(link)
+        assert before
         await echoes(link, 500_000)
         assert await link.find_streams("in.*") == ()  # by nats-py, over the same wire
         (client,) = [one for one in (await server.monitor("/connz"))["connections"] if one["name"] == "main"]
@@ -212,7 +214,7 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
     "endless headers": (lambda request: b"HTTP/1.1 101 S\r\n" + b"X-Filler: y\r\n" * 100_000, "protocol", "more than"),
     "endless line": (lambda request: b"HTTP/1.1 200 " + b"y" * 1_000_000, "protocol", "more than"),
     "endless informational answers": (lambda request: b"HTTP/1.1 103 Hints\r\n\r\n" * 50_000, "protocol", "more than"),
-    "a NATS server": (lambda request: info(), "protocol", "did not answer in HTTP"),
+    "a NATS server": (lambda request: info(), "protocol", "the client port of a nats-server, for nats://"),
     "TLS": (lambda request: b"\x15\x03\x01\x00\x02\x02\x16", "protocol", "did not answer in HTTP"),
     "HTTP/0.9": (lambda request: b"<html>\r\n\r\n", "protocol", "did not answer in HTTP"),
     "nothing": (lambda request: b"", "closed", "closed the connection without an answer"),

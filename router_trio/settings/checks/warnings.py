@@ -36,6 +36,7 @@ def warnings(
     for name, connection in connections.items():
         yield from _hasty(f"connections.{name}", connection)
         yield from empty_files(f"connections.{name}", connection)
+        yield from _announced(f"connections.{name}", connection)
     named = by_name(streams)
     for index, route in enumerate(routes):
         yield from _first_tokens(f"routes[{index}]", route)
@@ -83,6 +84,16 @@ def _hasty(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
         yield Problem(
             f"{path}.max_reconnect_delay",
             f"{format_duration(longest)} is less than reconnect_delay, {format_duration(base)}: the delay never grows",
+        )
+
+
+def _announced(path: str, connection: ConnectionSettings) -> Iterator[Problem]:
+    """Warn of servers behind a gateway, where those that they announce are probably not reachable."""
+    if any(server.path for server in connection.servers) and not connection.ignore_announced:
+        yield Problem(
+            f"{path}.ignore_announced",
+            "false, and a server has a path, as behind a gateway: the servers that it announces are tried without the "
+            "path, and are probably not reachable; set it to true, and list all addresses of the gateway",
         )
 
 

@@ -310,6 +310,19 @@ def test_values_that_work_but_are_hasty_are_warned_about() -> None:
     assert warned(ack_wait="100ms") == ["routes[0].from.ack_wait"]
 
 
+def test_a_gateway_whose_servers_announce_others_is_warned_about() -> None:
+    def warned(**connection: Any) -> list[str]:
+        config = Settings(
+            connections={"main": connection},
+            routes=[{"name": "r", "from": {"subject": "in"}, "to": [{"subject": "out"}]}],
+        )
+        return [problem.path for problem in warnings(config.connections, config.routes)]
+
+    assert warned(servers=["wss://a"]) == []
+    assert warned(servers=["wss://a", "wss://b/nats"]) == ["connections.main.ignore_announced"]
+    assert warned(servers=["wss://a/nats"], ignore_announced=True) == []
+
+
 def test_a_pattern_of_route_metrics_that_matches_no_route_is_warned_about() -> None:
     config = Settings(
         telemetry={"route_metrics": ["eu-*", "ordrs", "*"]},
