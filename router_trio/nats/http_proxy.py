@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import trio
 
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError, reasons
-from router_trio.nats.http_request import Header, request
+from router_trio.nats.http_request import USER_AGENT, Header, request
 from router_trio.settings import ProxyURL, ServerURL
 
 
@@ -26,6 +26,7 @@ async def open_tunnel(stream: trio.SocketStream, proxy: ProxyURL, url: ServerURL
         password = "" if proxy.password is None else proxy.password.get_secret_value()
         login = f"{proxy.user.get_secret_value()}:{password}".encode()
         lines.append((b"Proxy-Authorization", b"Basic " + b64encode(login)))
+    lines.append(USER_AGENT)
     answer = await request(stream, b"CONNECT", target, lines, of=f"the proxy {proxy}")
     if 200 <= answer.status < 300:
         return answer.rest

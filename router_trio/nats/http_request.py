@@ -27,6 +27,9 @@ _HTTP = b"HTTP/"
 
 Header = tuple[bytes, bytes]
 
+USER_AGENT: Header = (b"User-Agent", b"router-trio")
+"""Firewalls refuse requests without one, and a nats-server sends small frames to one that begins with Mozilla."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

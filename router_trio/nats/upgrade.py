@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.nats.http_request import Answer, Header, request
+from router_trio.nats.http_request import USER_AGENT, Answer, Header, request
 from router_trio.nats.transport import SecureStream
 from router_trio.nats.websocket import WebSocketStream
 from router_trio.protocol.websocket import FrameReader, FrameWriter, accept_for, new_key
@@ -41,6 +41,8 @@ async def open_websocket(
         (b"Nats-No-Masking", b"true"),
         *((name.encode(), value.get_secret_value().encode()) for name, value in headers.items()),
     ]
+    if not any(name.lower() == "user-agent" for name in headers):
+        lines.append(USER_AGENT)
     answer = await request(stream, b"GET", url.target.encode(), lines, of=str(url))
     if answer.status != _SWITCHING:
         raise _refused(answer, url)

@@ -198,7 +198,7 @@ async def test_a_proxy_gets_no_credentials_of_the_server_and_the_server_none_of_
 
         async def play(caller: Caller) -> None:
             head = await hear_request(caller)
-            assert head.count(b"\r\n") == 4
+            assert head.count(b"\r\n") == 5
             caller.clear.clear()
             await tunnel(caller, (HOST, int(server.address.rpartition(":")[2])))
 

@@ -126,6 +126,7 @@ async def test_the_request_carries_path_query_and_headers() -> None:
             assert f"Host: {server.address}" in lines
             assert f"Authorization: Bearer {SECRET}" in lines
             assert "Cookie: a=b" in lines
+            assert [line for line in lines if line.lower().startswith("user-agent")] == ["User-Agent: router-trio"]
             assert not [line for line in lines if line.lower().startswith("sec-websocket-extensions")]
 
 
