@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from router_trio.protocol.headers import Headers, encode
 from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder, operation, operation_with_ack
@@ -66,6 +68,8 @@ async def test_a_publish_sent_at_once_is_stored_after_earlier_ones_and_acked(pee
     listener = Recorder()
     async with link_of(peer, listener) as link:
         await link.send([operation_with_ack(1, b"orders.new", b"1")])
+        if peer.server.startswith("wss://"):
+            pytest.skip("a stream with TLS is written by a task of its own")
         assert link.can_send_at_once
         too_large = operation_with_ack(3, b"orders.new", b"x" * (link.max_payload + 1))
         refusals = link.send_at_once([operation_with_ack(2, b"orders.new", b"2"), too_large])
