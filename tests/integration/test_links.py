@@ -19,7 +19,7 @@ from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.recorder import Recorder, operation
-from tests.support.servers import nats_server
+from tests.support.websockets import websocket_server
 
 # --- names ---
 
@@ -71,18 +71,22 @@ async def test_a_port_without_a_listener_refuses_the_connection() -> None:
 # --- cancelled in mid-life ---
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(300, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    ("scheme", "count"), [("tls", 60), ("wss", 40), pytest.param("tls", 300, marks=pytest.mark.nightly)]
+)
 async def test_links_that_are_cancelled_at_any_time_leave_nothing_behind(
-    tmp_path: Path, certificates: Certificates, count: int
+    tmp_path: Path, certificates: Certificates, scheme: str, count: int
 ) -> None:
-    async with nats_server(tmp_path, config=certificates.server_config(), jetstream=False) as server:
-        await works(server.url, tls_ca_file=certificates.ca)
+    tls = certificates.server_config() if scheme == "tls" else ""
+    async with websocket_server(tmp_path, certificates, config=tls, jetstream=False) as (server, websocket_url):
+        url = server.url if scheme == "tls" else websocket_url
+        await works(url, tls_ca_file=certificates.ca)
         left = {"descriptors": descriptors, "threads": threading.active_count, "tasks": tasks}
         before = {what: count_them() for what, count_them in left.items()}
         for number in range(count):
             # From the first microseconds of the dial to a link in use.
             with trio.move_on_after((number % 20) * 0.004):
-                async with link_to(server.url, tls_ca_file=certificates.ca) as link:
+                async with link_to(url, tls_ca_file=certificates.ca) as link:
                     await link.subscribe("echo", Recorder())
                     while True:
                         await link.send([operation(1, b"echo", b"x" * 10_000)])
