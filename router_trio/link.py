@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import unwrap
 from typing import Any, Protocol
 
@@ -175,6 +175,38 @@ class Announced:
     name: str
     host: str
     led: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulesSpec:
+    """The stream of scheduled retries below `prefix`, and the subject `target` that `durable` reads there."""
+
+    stream: str
+    prefix: str
+    target: str
+    durable: str
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulesCount:
+    """The schedules of a stream of retries: how many were stored, and what became of these.
+
+    They were published (`fired`) or `cancelled`, or are still `there`. The others are lost.
+    """
+
+    scheduled: int
+    fired: int
+    there: int
+    cancelled: int
+
+    @property
+    def lost(self) -> int:
+        """The number of schedules that have left the stream and were not published."""
+        return self.scheduled - self.fired - self.there - self.cancelled
+
+    def without_lost(self) -> SchedulesCount:
+        """Return the count as if no schedule was lost."""
+        return replace(self, scheduled=self.scheduled - self.lost)
 
 
 class Members(Protocol):
@@ -503,6 +535,14 @@ class Link(Protocol):
         """
         ...
 
+    async def count_schedules(self, spec: SchedulesSpec) -> SchedulesCount:
+        """Count the schedules of a stream of retries, for all routes and processes. Each lost one is reported once.
+
+        Deletes published messages that are acked. Raises `SourceError` as `find_streams`. Blocks for at most six times
+        as long as a lookup. Can be cancelled.
+        """
+        ...
+
 
 class Connect(Protocol):
     """Open links for one named connection, with its credentials and TLS."""
@@ -541,6 +581,10 @@ class FakeServer:
 
     def observe(self, event: Event) -> None:
         """Take note of an event of a router."""
+        raise NotImplementedError
+
+    def wall_clock(self) -> float:
+        """Return the Unix time of the test, in seconds, by which the server stores and publishes messages."""
         raise NotImplementedError
 
 

@@ -24,6 +24,7 @@ PUBLIC: Mapping[str, Sequence[str]] = {
         "HeaderOptions",
         "BreakerOptions",
         "RetryOptions",
+        "RetryScheduleOptions",
         "DeadLetterOptions",
         "LimitOptions",
     ),

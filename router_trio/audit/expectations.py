@@ -98,9 +98,12 @@ class Expectations:
         return self._rehearsal.destinations
 
     def is_judged(self, index: int) -> bool:
-        """Return True if the copies of this destination are stored, and all of them: a mirror gets a share."""
+        """Return True if the copies of this destination are stored, all of them, with their ids.
+
+        A mirror gets a share, and a delayed copy has no id once it is published.
+        """
         destination = self.destinations[index]
-        return destination.waits_for_puback and destination.mirror is None
+        return destination.waits_for_puback and destination.mirror is None and destination.schedule_prefix is None
 
     def reads(self, message: StoredMessage) -> bool:
         """Return True if the route reads a message of its stream."""

@@ -32,7 +32,7 @@ from router_trio.errors import MappingError, SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo, nanoseconds
 from router_trio.nats.stored import StoredMessages
-from router_trio.protocol import framing, headers, message_ids
+from router_trio.protocol import framing, headers, message_ids, schedules
 from router_trio.routing.dead_letters import PREFIX
 from router_trio.routing.rehearsal import Copy, Limits
 from router_trio.routing.route_plans import Destination
@@ -432,6 +432,8 @@ class _OneRoute:
         shown = f"{publish.connection}:{publish.subject}"
         if not publish.jetstream:
             return CopyFound(shown, "not_stored", detail="a core publish")
+        if headers.find(publish.headers, schedules.SCHEDULE) is not None:
+            return CopyFound(shown, "unknown", detail="a delayed copy, which has no id once it is published")
         message_id = message_ids.find(publish.headers)
         for one in self._expectations.destinations:
             if one.connection == publish.connection and message_id.endswith(one.copy_id(framing.wire(publish.subject))):

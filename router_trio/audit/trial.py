@@ -12,7 +12,7 @@ from router_trio.audit.changes import Changes, ComparedCopy, Result, compare
 from router_trio.audit.expectations import size_limits
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage
-from router_trio.protocol import framing, message_ids
+from router_trio.protocol import framing, headers, message_ids, schedules
 from router_trio.routing.rehearsal import Arrived, Copy, Limits, Place, Rehearsal
 from router_trio.settings import RouteSettings, Settings
 from router_trio.subjects.patterns import matches
@@ -61,15 +61,18 @@ class Configured:
 
     def _compared(self, copy: Copy) -> ComparedCopy:
         assert self._rehearsal is not None, "only a route has copies"
-        target, message_id, subject, name = framing.wire(copy.subject), message_ids.find(copy.headers), copy.subject, ""
+        # A delayed copy is compared as it will be published.
+        target = headers.find(copy.headers, schedules.TARGET) or framing.wire(copy.subject)
+        message_id, subject, name = message_ids.find(copy.headers), framing.text(target), ""
         for one in self._rehearsal.destinations:
-            if one.connection != copy.connection or not matches(one.mapping.pattern, copy.subject):
+            if one.connection != copy.connection or not matches(one.mapping.pattern, framing.text(target)):
                 continue
             if not message_id or message_id.endswith(one.copy_id(target)):
                 name = f"{one.connection}:{one.template}"
-                subject = copy.subject if one.mapping.deterministic else one.template
+                subject = subject if one.mapping.deterministic else one.template
                 break
-        return ComparedCopy(copy.connection, subject, copy.payload, message_ids.remove(copy.headers), name)
+        block = schedules.published(message_ids.remove(copy.headers))
+        return ComparedCopy(copy.connection, subject, copy.payload, block, name)
 
 
 class Trial:

@@ -65,6 +65,7 @@ COMMANDS = {
     "resume": "router_trio.cli.resume:resume",
     "replay": "router_trio.cli.replay:replay",
     "dead-letters": "router_trio.cli.dead_letters.command:dead_letters",
+    "schedules": "router_trio.cli.schedules:schedules",
     "contract": "router_trio.cli.contract:contract",
     "schema": "router_trio.cli.schema:schema",
     "completion": "router_trio.cli.completion:completion",

@@ -193,6 +193,8 @@ def _sending(
     subject, problem, changed, headers = None, None, None, None
     try:
         subject = destination.subject_for(message.subject)
+        if (delay := destination.delays()) is not None:
+            delay.due_ns(message.facts, time_ns())  # the copy fails if that has no value
         if transform is not None:
             if destination.payload is not None:
                 changed = transform.payload(message.facts, message.payload, MAX_MESSAGE)

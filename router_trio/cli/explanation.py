@@ -105,6 +105,8 @@ class Sending(Printable):
             yield f"  -> {self.destination.connection}: fails: {self.problem}"
         else:
             notes = [self.destination.kind.described]
+            if (delay := self.destination.shown.get("delay")) is not None:
+                notes.append(f"delay {delay}")
             if not self.destination.mapping.deterministic:
                 notes.append("random for each message")
             if self.depends_on == "mirror":

@@ -116,6 +116,9 @@ class Destinations:
     def add(self, destination: DestinationState) -> None:
         """Also track this destination, beginning with a lookup now."""
         self._all[destination] = None
+        if destination.scheduled is not None and (known := _behind(destination.pattern, self._streams.values())):
+            # As for the generation of its route before a reload: copies need not wait for the next lookup.
+            self._find_schedules(destination, known)
         self._of_route.setdefault(destination.route, []).append(destination)
         self._by_subject.clear()
         self._look_now.set()
@@ -401,7 +404,7 @@ class Destinations:
             else:
                 state = await self._without_leader(link, name, pattern, answer)
         if name in self._denied and pattern is not None:
-            state = StreamState(name, (pattern,), None, (inf, inf), 0, (), None)
+            state = _unknown_stream(name, pattern)
         if state is not None:
             streams[name] = state
 
@@ -411,7 +414,7 @@ class Destinations:
         """Return a stream that JetStream lists without a leader to answer for it. Raise `error` if it is not listed."""
         known = self._streams.get(name)
         if known is None and pattern is not None:
-            known = StreamState(name, (pattern,), None, (inf, inf), 0, (), None)
+            known = _unknown_stream(name, pattern)
         if error.reason not in _NO_LEADER or self._may_not_list or known is None or not known.subjects:
             raise error
         try:
@@ -441,9 +444,12 @@ class Destinations:
             return
         self._elsewhere.discard(one)
         self._last_stream[one] = streams[0].name
+        loses = self._find_schedules(one, streams)
         # If one of several streams takes messages, all messages may be for that one. Then publishes decide.
         refusals = [stream.refuses for stream in streams if stream.refuses is not None]
         trouble = refusals[0] if len(refusals) == len(streams) else None
+        if trouble is None and loses is not None:
+            trouble = reasons.SCHEDULES_REFUSED, loses
         one.found(trouble)
         before = self._refusing.setdefault(one, {stream.name: stream for stream in streams})
         if one.refused_for is None or one.refused_for[0] in _OF_ONE_LINK or trouble is not None:
@@ -462,6 +468,15 @@ class Destinations:
             )
         if mended:
             one.refused_for = None
+
+    def _find_schedules(self, one: DestinationState, streams: Sequence[StreamState]) -> str | None:
+        """Record and return why these streams of a destination would lose schedules; None if they would not."""
+        if one.scheduled is None:
+            return None
+        # Any of the streams may get a schedule, so one that loses it is enough.
+        loses = next(filter(None, (_loses_schedules(stream, one.scheduled or "") for stream in streams)), None)
+        one.loses_schedules = loses
+        return loses
 
     def _missing(self, one: DestinationState, trouble: tuple[str, str]) -> None:
         if one.looked_up == trouble and one.got_through:
@@ -526,6 +541,19 @@ async def _ask_for(link: Link, names: Iterable[str]) -> dict[str, StreamState | 
                 nursery.start_soon(ask, name)
         left = left[ASKED_AT_ONCE:]
     return answers
+
+
+def _unknown_stream(name: str, pattern: str) -> StreamState:
+    """Return the state of a stream that can't be looked up, with the only known pattern of its subjects."""
+    unknown = f"whether stream {name!r} keeps schedules is not known, since it can't be looked up; allow this user to"
+    return StreamState(name, (pattern,), None, (inf, inf), 0, (), None, loses_schedules=unknown)
+
+
+def _loses_schedules(stream: StreamState, scheduled: str) -> str | None:
+    """Return why a stream would lose or refuse schedules for subjects of this pattern; None if it would not."""
+    if stream.loses_schedules is not None or any(overlaps(subject, scheduled) for subject in stream.subjects):
+        return stream.loses_schedules
+    return f"stream {stream.name!r} stores the schedules, and does not take {scheduled!r} itself; add the subject to it"
 
 
 def _behind(pattern: str, streams: Iterable[StreamState]) -> list[StreamState]:

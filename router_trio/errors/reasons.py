@@ -41,6 +41,7 @@ TIMEOUT: Final = "timeout"
 UNANSWERED: Final = "unanswered"
 OTHER_STREAM: Final = "other_stream"
 JETSTREAM: Final = "jetstream"
+SCHEDULES_REFUSED: Final = "schedules_refused"
 SEALED: Final = f"jetstream_{codes.SEALED}"
 INJECTED: Final = "injected"
 NOT_CONNECTED: Final = "not_connected"
@@ -352,6 +353,12 @@ TABLE: Final[Mapping[str, Reason]] = {
             JETSTREAM,
             "the stream refused the message, or JetStream did not say why",
             "see `detail`",
+            to_name=False,
+        ),
+        _destination(
+            SCHEDULES_REFUSED,
+            "the stream is not known to publish messages later, or would delete schedules before they are due",
+            "[the stream of a delay](../how-to/delay.md#the-stream)",
             to_name=False,
         ),
         _destination(SEALED, "the stream is sealed", "send to another stream", to_name=False),

@@ -103,6 +103,7 @@ from router_trio.events.routes import (
     RoutePartitionLost,
     RoutePartitionTaken,
     RouteReady,
+    RouteScheduleLost,
     RouteStandby,
     StreamWentBack,
 )
@@ -179,6 +180,7 @@ __all__ = [
     "RoutePartitionLost",
     "RoutePartitionTaken",
     "RouteReady",
+    "RouteScheduleLost",
     "RouteStandby",
     "RouterDraining",
     "RouterNotReady",

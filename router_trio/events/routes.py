@@ -123,6 +123,24 @@ class ConsumerReset(RouteEvent):
     to_sequence: int
 
 
+class RouteScheduleLost(RouteEvent):
+    """Schedules of retries have left their stream and were not published, so their messages are lost.
+
+    They were purged or deleted by another client, or a limit was set on the stream. `scheduled` is the number of
+    schedules that were stored since they are counted, for all routes of the stream; these were published (`fired`) or
+    `cancelled`, are still `there`, or are `lost`.
+    """
+
+    code = "ROUTE_SCHEDULE_LOST"
+    level = Level.ERROR
+    stream: str
+    scheduled: int
+    fired: int
+    there: int
+    cancelled: int
+    lost: int
+
+
 class ConsumerPaused(RouteEvent):
     """The durable of the route is paused on the server: it delivers nothing to any process.
 

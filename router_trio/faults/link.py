@@ -31,6 +31,8 @@ from router_trio.link import (
     PartitionedStream,
     PullConsumer,
     Refusal,
+    SchedulesCount,
+    SchedulesSpec,
     SharedDelivery,
     StreamConfig,
     StreamState,
@@ -196,6 +198,10 @@ class FaultyLink:
     async def members(self, group: Group) -> Members:
         """Return the members of a group. Gets no faults."""
         return await self._link.members(group)
+
+    async def count_schedules(self, spec: SchedulesSpec) -> SchedulesCount:
+        """Count the schedules of a stream. Gets no faults."""
+        return await self._link.count_schedules(spec)
 
     async def _before_subscribing(self) -> None:
         fault = self._strike("subscribe")

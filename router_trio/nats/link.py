@@ -28,6 +28,8 @@ from router_trio.link import (
     PartitionedSpec,
     PartitionedStream,
     Refusal,
+    SchedulesCount,
+    SchedulesSpec,
     SharedDelivery,
     StreamState,
 )
@@ -338,6 +340,13 @@ class NatsLink:
 
         self._let_client_listen()
         return await members_of(self.api, self._lookups, group, self.info)
+
+    async def count_schedules(self, spec: SchedulesSpec) -> SchedulesCount:
+        await self.api.control.ready_client()
+        from router_trio.nats.jetstream.schedules import Schedules
+
+        self._let_client_listen()
+        return await Schedules(self.api, self._lookups, spec).count()
 
     def _let_client_listen(self) -> None:
         if self._client_inbox_denied:

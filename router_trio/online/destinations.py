@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router_trio.errors.quotes import excerpt
-from router_trio.online.facts import ERROR, WARNING, Facts, Finding, Found, UnaskedError
+from router_trio.nats.jetstream.streams import stream_config
+from router_trio.online.facts import ERROR, NOTE, WARNING, Facts, Finding, Found, UnaskedError
 from router_trio.online.parts import Destination, declared_for, same_jetstream, sent_by, taken_by
 from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.settings.checks.loops import feeds_itself_through
@@ -82,11 +83,13 @@ def fed_by_its_own_route(facts: Facts, to: Destination) -> Iterator[Found]:
     info = facts.stream(source.connection, stream)
     if info is None:
         return
-    taker = feeds_itself_through(info.stores, source.subjects, to.template)
-    if taker is not None:
+    for template in (to.template, *to.kind.other_templates(to.to)):
+        taker = feeds_itself_through(info.stores, source.subjects, template)
+        if taker is None:
+            continue
         end = "" if to.is_dead_letter else ", or set hop_limit if it is intended"
         text = (
-            f"{to.template!r} can match {excerpt(taker)!r} of stream {stream!r}, which the route reads, so it would "
+            f"{template!r} can match {excerpt(taker)!r} of stream {stream!r}, which the route reads, so it would "
             f"feed itself; send to other subjects or narrow `filter`{end}"
         )
         yield Found(ERROR, to.path, text)
@@ -146,11 +149,35 @@ def bucket_differs(facts: Facts, to: Destination) -> Iterator[Found]:
             yield Found(WARNING, to.path, text)
 
 
+def schedules_lost(facts: Facts, to: Destination) -> Iterator[Found]:
+    """Find a stream that would lose or refuse the schedules of delayed copies."""
+    if to.to.delay is None:
+        return
+    path = to.delay_path
+    target = to.route.source.mapping(to.template).pattern
+    for info in facts.takers(to):
+        if (loses := stream_config(info).loses_schedules) is not None:
+            yield Found(ERROR, path, f"{loses}; until then the copies fail with schedules_refused")
+        elif not any(overlaps(one, target) for one in info.subjects):
+            text = (
+                f"stream {info.name!r} stores the schedules, and does not take {target!r} itself, so it refuses them; "
+                "add the subject to it"
+            )
+            yield Found(ERROR, path, text)
+        elif info.retention == "workqueue":
+            text = (
+                f"stream {info.name!r} has the retention workqueue: a consumer that acks a schedule below "
+                f"{to.to.schedule_prefix!r} deletes it, and its copy is never published; filter its consumers"
+            )
+            yield Found(NOTE, path, text)
+
+
 FINDINGS: tuple[Finding[Destination], ...] = (
     stream_missing,
     fed_by_its_own_route,
     subjects_not_taken,
     ttl_refused,
     bucket_differs,
+    schedules_lost,
 )
 """Each finding about a destination."""

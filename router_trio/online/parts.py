@@ -9,7 +9,8 @@ from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.settings import RouteSettings, Settings
 from router_trio.settings.checks.resolve import reaches
 from router_trio.settings.routes import DestinationSettings
-from router_trio.settings.routes.destination import destination_of
+from router_trio.settings.routes.destination import destination_of, retries_of
+from router_trio.settings.routes.destinations.kind import DestinationKind
 from router_trio.settings.routes.sources.partitioned import derived_stream
 from router_trio.settings.streams import StreamSettings
 from router_trio.subjects.patterns import matches_tokens
@@ -71,7 +72,17 @@ class Destination:
     @property
     def is_bucket(self) -> bool:
         """True if it is a KV bucket."""
-        return self.to.kind_for(self.route.source.kind).is_bucket
+        return self.kind.is_bucket
+
+    @property
+    def kind(self) -> DestinationKind:
+        """Its kind."""
+        return self.to.kind_for(self.route.source.kind)
+
+    @property
+    def delay_path(self) -> str:
+        """The path of the key by which its messages are delayed."""
+        return self.path if ".retry.schedule." in self.path else f"{self.section}.delay"
 
     @property
     def section(self) -> str:
@@ -111,6 +122,10 @@ def destinations_of(settings: Settings) -> Iterator[Destination]:
         ends = [(f"routes[{index}].to[{number}]", to, False) for number, to in enumerate(route.to)]
         if (letter := route.dead_letter) is not None:
             ends.append((f"routes[{index}].dead_letter", destination_of(letter, letter.connection), True))
+        if route.retry is not None and (schedule := route.retry.schedule) is not None:
+            retries = retries_of(schedule, route.name, route.source.connection)
+            where, kind = f"routes[{index}].retry.schedule.stream", retries.kind_for(route.source.kind)
+            yield Destination(where, route, retries.connection, retries, kind.template(retries), schedule.stream)
         for path, to, dead in ends:
             kind = to.kind_for(route.source.kind)
             if kind.waits_for_puback:
@@ -146,6 +161,8 @@ def sent_by(to: Destination, read: StreamSubjects | None) -> list[Shape]:
 
     `read` are the subjects of the stream that it reads, None if they are not known.
     """
+    if published := to.kind.stored_under(to.to, ""):
+        return [tuple(published.split("."))]
     patterns = [(one, tuple(one.split("."))) for one in to.route.source.patterns]
     shapes: list[tuple[str, Shape]] = []
     if read is not None and not read.has_others and read.transform is None:

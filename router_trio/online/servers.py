@@ -19,7 +19,7 @@ SKEW = 5.0
 MOST_NAMED = 3
 """Maximum number of routes that the finding of a permission names."""
 
-LEVELS = {"allow_message_ttl": 1, "allow_batched": 4}
+LEVELS = {"allow_message_ttl": 1, "allow_message_schedules": 2, "allow_batched": 4}
 """The level of the JetStream API that keys of `[[streams]]` need."""
 
 
@@ -56,11 +56,15 @@ def _needs(facts: Facts, server: Server) -> Iterator[tuple[tuple[int, int], str,
     for to in destinations_of(facts.settings):
         if to.connection == here and to.to.ttl:
             yield (2, 11), f"{to.section}.ttl", "ttl"
+        if to.connection == here and to.to.delay is not None:
+            yield (2, 12), to.delay_path, "delay" if to.delay_path.endswith(".delay") else "schedule"
     for one in declared_in(facts.settings):
         if one.connection == here and one.stream.partitions is not None and one.stream.partition_by is None:
             yield (2, 12), f"{one.path}.partitions", "partitions without partition_by"
         if one.connection == here and one.stream.allow_message_ttl:
             yield (2, 11), f"{one.path}.allow_message_ttl", "allow_message_ttl"
+        if one.connection == here and one.stream.allow_message_schedules:
+            yield (2, 12), f"{one.path}.allow_message_schedules", "allow_message_schedules"
         if one.connection == here and one.stream.allow_batched:
             yield (2, 14), f"{one.path}.allow_batched", "allow_batched"
 

@@ -76,6 +76,7 @@ class Use(Enum):
     STREAM_OF_DESTINATION = "the stream of a destination"
     DECLARED_STREAM = "a stream of [[streams]]"
     POSITION = "a consumer of [[positions]], at its source"
+    RETRIES = "scheduled retries of a route"
     CHECKPOINTS = "a consumer of [[positions]], at the destination"
     INBOX = "a connection"
     SERVICE = "a connection of a router that is a NATS service"
@@ -120,6 +121,7 @@ _NOT_ACKED = (
 
 _NOT_OFFERED = "`NATS_SERVICE_NOT_OFFERED`, once; `nats service` does not show the router on this connection"
 
+_OF_RETRIES = "each route with `schedule` in `[routes.retry]`"
 _OF_SERVICE = "each connection, unless `service = false`"
 
 _NOT_SAVED = "`ROUTER_POSITION_NOT_SAVED` names the subject; the last checkpoint stays, and routing goes on"
@@ -383,6 +385,24 @@ PERMISSIONS: tuple[Permission, ...] = (
         details=", at the inbox of who asks",
     ),
     Permission(
+        PUBLISH,
+        "{counted}",
+        Use.RETRIES,
+        "the count of scheduled retries",
+        _OF_RETRIES,
+        "lost schedules are not reported",
+        optional=True,
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.PURGE.{retries}",
+        Use.RETRIES,
+        "retries that are done, to delete them",
+        _OF_RETRIES,
+        "they stay in their stream, and lost schedules are not reported",
+        optional=True,
+    ),
+    Permission(
         SUBSCRIBE,
         "{source}",
         Use.SUBJECT,
@@ -534,6 +554,12 @@ _PAUSE = (
     CommandPermission(_AT_SOURCE, "{api}.CONSUMER.DURABLE.CREATE.{stream}.{durable}", "the name in the metadata", True),
 )
 
+_SCHEDULES = (
+    CommandPermission(_AT_DESTINATION, "{api}.STREAM.NAMES", "the stream of delays, unless `stream` names it", True),
+    CommandPermission(_AT_DESTINATION, "{api}.STREAM.INFO.{target}", "its range"),
+    CommandPermission(_AT_DESTINATION, "{api}.STREAM.MSG.GET.{target}", "the schedules"),
+)
+
 OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
     "audit": _AUDIT,
     "audit --repair": (*_AUDIT, _SEND),
@@ -595,6 +621,17 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
         _SEND,
     ),
     "resume": _PAUSE,
+    "schedules list": _SCHEDULES,
+    "schedules cancel": (
+        *_SCHEDULES,
+        CommandPermission(_AT_DESTINATION, "{api}.STREAM.MSG.DELETE.{target}", "to cancel a delayed copy", True),
+        CommandPermission(_AT_SOURCE, "{prefix}.x.{route}", "the record of a cancelled retry"),
+    ),
+    "schedules fire": (
+        *_SCHEDULES,
+        CommandPermission(_AT_DESTINATION, "{destination}", "the copy of a delay", True),
+        CommandPermission(_AT_SOURCE, "{prefix}.d.{route}", "a retry that is due now"),
+    ),
     "trace": (
         CommandPermission(_AT_SOURCE, "{subject}", "the message that is traced, and not delivered"),
         CommandPermission(_AT_SOURCE, "{inbox_prefix}.>", "the reports of the servers"),

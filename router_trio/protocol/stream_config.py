@@ -30,12 +30,37 @@ class StreamConfig:
     duplicate_window: float | None = None
     allow_batched: bool = False
     allow_message_ttl: bool = False
+    allow_message_schedules: bool = False
     transform: tuple[str, str] | None = None
     metadata: Metadata = field(default=dict, compare=False)
 
     def differences(self, found: StreamConfig) -> list[str]:
         """Return how the existing stream `found` differs from this configuration, one text for each key."""
         return [f"{name} is {has} there and {wanted} here" for name, wanted, has in self._different(found)]
+
+    @property
+    def loses_schedules(self) -> str | None:
+        """Why the stream would not publish each schedule that it is sent, with the cure; None if it would.
+
+        A schedule that leaves its stream by a limit is never published, and nothing reports it.
+        """
+        limits = (
+            ("max_age", self.max_age > 0),
+            ("max_bytes", self.max_bytes > 0),
+            ("max_msgs", self.max_messages > 0),
+        )
+        limited = [name for name, is_set in limits if is_set]
+        if not self.allow_message_schedules:
+            why = "does not publish messages later; set allow_msg_schedules on it, which needs nats-server 2.12"
+        elif self.discard == "new":
+            why = "has the discard policy new, which nats-server does not allow with schedules; set it to old"
+        elif self.retention == "interest":
+            why = "has the retention interest, and deletes a schedule at once; use the retention limits"
+        elif limited:
+            why = f"has limits ({', '.join(limited)}) by which schedules are deleted and never published; remove them"
+        else:
+            return None
+        return f"stream {self.name!r} {why}"
 
     def _different(self, found: StreamConfig) -> Iterator[tuple[str, str, str]]:
         for one in (one for one in fields(self) if one.compare):
@@ -86,7 +111,7 @@ class StreamState:
     form that changes if one of them changes. `duplicate_window` is the number of seconds for which it remembers ids;
     None if the router may not look it up. `acks_before_writing` is True if it confirms messages that a crash of its
     server may still lose (`persist_mode` is `async`). `created` distinguishes it from another stream of the same name;
-    `""` if the router may not look it up.
+    `""` if the router may not look it up. `loses_schedules`: see `StreamConfig`.
     """
 
     name: str
@@ -99,6 +124,7 @@ class StreamState:
     acks_before_writing: bool = False
     created: str = ""
     stores: StreamSubjects = StreamSubjects()
+    loses_schedules: str | None = None
 
     def has_more_room_than(self, before: StreamState) -> bool:
         """Return True if the stream may now accept a message that it refused when its state was `before`."""

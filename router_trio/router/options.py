@@ -92,11 +92,21 @@ class DestinationOptions(TypedDict, total=False):
     mirror: float | None
     payload: str | None
     ttl: Duration
+    delay: str | None
+    schedule_prefix: str | None
     headers: HeaderOptions
     breaker: BreakerOptions | None
 
 
 _WithKeyword = TypedDict("_WithKeyword", {"not": Texts}, total=False)
+
+
+class RetryScheduleOptions(TypedDict, total=False):
+    """The keys of `schedule` in `[routes.retry]`."""
+
+    stream: Required[str]
+    prefix: Required[str]
+    after: Duration
 
 
 class RetryOptions(_WithKeyword, total=False):
@@ -106,6 +116,7 @@ class RetryOptions(_WithKeyword, total=False):
     factor: float
     max: Duration
     attempts: int
+    schedule: RetryScheduleOptions | None
 
 
 class DeadLetterOptions(TypedDict, total=False):

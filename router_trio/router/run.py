@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
+from dataclasses import replace
 from sys import intern
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +17,7 @@ import trio
 from router_trio.client.live import Live
 from router_trio.client.registry import Registry
 from router_trio.connection.latch import cancel_when
-from router_trio.connection.platform import Platform
+from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.connection.supervisor import Connection, ConnectionCounts
 from router_trio.errors import ConfigurationError, innermost
 from router_trio.events import (
@@ -209,9 +210,12 @@ class Run:
         """Return a new connection with its configured streams."""
         own = settings.connections[name]
         connect = self._connects.pop(name, None) or self._connect(name, own)
-        self._observe_by(fake_server_of(connect))
+        self._observe_by(fake := fake_server_of(connect))
+        platform = self._platform
+        if fake is not None and platform.wall_clock is REAL_PLATFORM.wall_clock:
+            platform = replace(platform, wall_clock=fake.wall_clock)  # a delay must end on the clock of the test
         connection = Connection(
-            name, own, connect, self.emit, self._platform, refusal_ends=refusal_ends, metadata=self.metadata
+            name, own, connect, self.emit, platform, refusal_ends=refusal_ends, metadata=self.metadata
         )
         for stream in settings.streams:
             if stream.connection == name and not stream.is_copy:

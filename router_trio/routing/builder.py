@@ -101,6 +101,10 @@ class RouteBuilder:
             from router_trio.routing.dead_letters import DeadLetters
 
             letters = DeadLetters(dead, connections[dead.connection], state)
+        if plan.retry_schedule is not None:
+            from router_trio.routing.stream.retries.schedules import RetrySchedules
+
+            routing.schedule_with(RetrySchedules(plan.retry_schedule, plan.numbering, connection, state))
         if plan.settings.respond:
             from router_trio.routing.responder import Responder
 
@@ -122,6 +126,10 @@ class RouteBuilder:
             from router_trio.routing.stream.partitions.source import PartitionedSource
 
             source = PartitionedSource(routing, connection, self._emit, letters, router=self._name)
+        if source is None and plan.retry_schedule is not None:
+            from router_trio.routing.stream.retries.source import RetryingSource
+
+            source = RetryingSource(routing, connection, self._emit, letters)
         if source is None and settings.kind.consumer(settings) is not None:
             from router_trio.routing.stream.source import StreamSource
 
@@ -170,7 +178,7 @@ def outlets_of(
 
         flow = FlowControl(plan, theirs, state, emit)
     outlets = [
-        Outlet(destination, connection, None if flow is None else flow.breaker_of(place))
+        Outlet(destination, connection, None if flow is None else flow.breaker_of(place), state.to[place])
         for place, (destination, connection) in enumerate(zip(plan.destinations, theirs, strict=True))
     ]
     return outlets, flow

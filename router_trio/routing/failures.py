@@ -17,7 +17,7 @@ from router_trio.protocol.framing import text
 from router_trio.routing.dead_letters import DeadLetter, DeadLetters
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.pipeline import reason_of
-from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy
+from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy, RetryStore
 from router_trio.states import RouteState
 
 D = TypeVar("D", bound=Delivery)
@@ -34,6 +34,9 @@ class Recovery(Protocol[D_contra]):
     def try_again(self, delivery: D_contra, delay: float, now: float) -> bool:
         """Have a message routed again after `delay` seconds. Return False if there is no room to keep it."""
         ...
+
+    def scheduled(self, delivery: D_contra) -> None:
+        """Settle a message whose next attempt is stored in the stream of retries."""
 
     def dead_lettered(self, delivery: D_contra, dead: GivenUp) -> None:
         """Settle a message whose dead letter is stored."""
@@ -60,8 +63,10 @@ class Failures(Generic[D]):
         recovery: Recovery[D],
         emit: Emit,
         limited_as: Callable[[D], bytes | None],
+        schedules: RetryStore | None = None,
     ) -> None:
         """`limited_as` returns whose limit an attempt uses up: see `Routing.limited_as`."""
+        self._schedules = schedules
         self.policy: RetryPolicy = policy
         self._state = state
         self._dead_letters = dead_letters
@@ -78,8 +83,34 @@ class Failures(Generic[D]):
         """Retry a message that has failed `attempts` times, or give it up."""
         now = trio.current_time()
         last = self._recovery.is_last_attempt(delivery, failure) or self.policy.over(failure, attempts)
-        if last or not self._recovery.try_again(delivery, self.delay(delivery, failure, attempts, now), now):
+        delay = 0.0 if last else self.delay(delivery, failure, attempts, now)
+        if not last and self._schedule(delivery, delay, now):
+            return
+        if last or not self._recovery.try_again(delivery, delay, now):
             self.give_up(delivery, GivenUp(failure, attempts, delivery.refused))
+
+    def _schedule(self, delivery: D, delay: float, now: float) -> bool:
+        """Have another stream keep a message until its next attempt, if that is far away.
+
+        Return False if the message has to wait where it is.
+        """
+        schedules = self._schedules
+        if schedules is None or delay <= schedules.after or not schedules.reachable:
+            return False
+
+        def settled(fate: Fate) -> None:
+            # The stream has it if it was sent before, and is not published yet.
+            if fate.delivered or fate.reason == reasons.WRONG_EXPECTATION:
+                self._recovery.scheduled(delivery)
+            else:
+                later = trio.current_time()
+                self._recovery.try_again(delivery, max(0.0, now + delay - later), later)
+
+        try:
+            schedules.store(delivery, delay, settled)
+        except RouterError:
+            return False  # too large with its origin, or the stream would lose it, which `/readyz` reports
+        return True
 
     def delay(self, delivery: D, failure: Failure, attempts: int, now: float) -> float:
         """Return the seconds until the next attempt of a message that has failed `attempts` times."""

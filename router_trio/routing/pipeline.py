@@ -36,7 +36,7 @@ from router_trio.routing.handlers.messages import as_message
 from router_trio.routing.handlers.scopes import close_left_open, left_open, scopes_of_task
 from router_trio.routing.handlers.tracebacks import Raised, message_failed, place_of
 from router_trio.routing.outlets.outlet import Outlet
-from router_trio.routing.policy.retry import Failure
+from router_trio.routing.policy.retry import Failure, RetryStore
 from router_trio.routing.responder import Responder
 from router_trio.routing.route_plans import RoutePlan
 from router_trio.routing.tracing import RouteTracing, Tracing
@@ -68,6 +68,7 @@ class Routing:
         "outlets",
         "plan",
         "responder",
+        "retry_schedules",
         "state",
         "tracing",
         "turn",
@@ -111,6 +112,8 @@ class Routing:
         self._one_is_enough = plan.settings.strategy == "fallback"
         self.responder: Responder | None = None
         """Sends what the handler returns to the requester: see `respond_with`."""
+        self.retry_schedules: RetryStore | None = None
+        """Keeps messages for attempts that are far away: see `schedule_with`."""
         self.lost: ScopesLostError | None = None
         """Why the route has ended, if its handler left the scopes in which the route runs."""
         self.as_it_comes: bool = True
@@ -124,6 +127,10 @@ class Routing:
         self.as_it_comes = False
         self.connections = tuple(dict.fromkeys((*self.connections, responder.connection)))
         self.needed = tuple(dict.fromkeys((*self.needed, responder.connection)))
+
+    def schedule_with(self, schedules: RetryStore) -> None:
+        """Have another stream keep messages for attempts that are far away. Called before the route runs."""
+        self.retry_schedules = schedules
 
     # --- order ---
 

@@ -15,8 +15,10 @@ from router_trio.errors.quotes import quoted
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.settings import BreakerSettings, DeadLetterSettings, DestinationSettings, RouteSettings, Settings
 from router_trio.settings.checks.partitions import declared_copy
-from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
-from router_trio.settings.routes.destination import destination_of
+from router_trio.settings.expressions import DELAY, HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
+from router_trio.settings.retry import RetryScheduleSettings
+from router_trio.settings.routes.destination import destination_of, retries_of
+from router_trio.settings.routes.destinations.delayed import constant_delay
 from router_trio.settings.routes.destinations.kind import DestinationKind
 from router_trio.settings.routes.sources.partitioned import partitioning_of
 from router_trio.states import DestinationState, RouteState
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     # For type checkers alone: routes without expressions need nothing of it, and start without it.
     from router_trio.expressions.body import BodyReader
     from router_trio.expressions.expression import Expression
+    from router_trio.routing.policy.delay import Delay
     from router_trio.routing.policy.failed_messages import Numbering
     from router_trio.routing.policy.strategies import Strategy
     from router_trio.routing.policy.transform import Transform
@@ -51,6 +54,8 @@ class Destination:
     - `own_ids`: the `Nats-Msg-Id` of a copy is made from its place in the source, and not from the sender's id.
     - `when`, `weight` and `mirror` (the share of messages that it gets a copy of, None if it is not a mirror) are for
       the route's strategy.
+    - `stored_under` is the pattern of the subjects that are published to. That is the mapping's, except for schedules
+      of delayed copies, whose `delay` is a duration, or `due` an expression for it; `schedule_prefix` is theirs.
     - `payload` and `set_headers` replace what was received, `remove` are headers that are dropped, `ttl` is in seconds,
       0 for none. `counts_hops`: see `policy.hops`.
     - `subject_prefix` is put in front of a subject that a handler gives. `from_bucket`: messages are operations of a KV
@@ -80,6 +85,15 @@ class Destination:
     stream: str | None = None
     subject_prefix: str = ""
     from_bucket: bool = False
+    stored_under: str = ""
+    schedule_prefix: str | None = None
+    delay: float = 0.0
+    due: Expression | None = None
+
+    @property
+    def other_templates(self) -> tuple[str, ...]:
+        """Examples of the subjects besides `template` that its messages are stored under."""
+        return () if self.schedule_prefix is None else (f"{self.schedule_prefix}.digest",)
 
     @property
     def waits_for_puback(self) -> bool:
@@ -92,23 +106,25 @@ class Destination:
             route,
             self.connection,
             self.template,
-            self.mapping.pattern,
+            self.stored_under or self.mapping.pattern,
             waits_for_puback=self.waits_for_puback,
             shown=self.shown,
             dead_letters=dead_letters,
             stream=self.stream,
+            scheduled=None if self.schedule_prefix is None else self.mapping.pattern,
         )
 
     @property
     def expressions(self) -> Iterator[Expression]:
         """All expressions that are evaluated for a copy, or to decide whether there is one."""
-        for one in (self.when, self.payload, *(expression for _, expression in self.set_headers)):
+        for one in (self.when, self.payload, self.due, *(expression for _, expression in self.set_headers)):
             if one is not None:
                 yield one
 
     def transform(self) -> Transform | None:
         """Return the transform that makes a copy of a message; None if it is sent unchanged."""
-        if self.payload is None and not (self.set_headers or self.remove or self.ttl or self.counts_hops):
+        changes = self.set_headers or self.remove or self.ttl or self.counts_hops
+        if self.payload is None and self.schedule_prefix is None and not changes:
             return None
         from router_trio.routing.policy import hops
         from router_trio.routing.policy.transform import Transform
@@ -123,6 +139,14 @@ class Destination:
             remove=self.remove,
             ttl=self.ttl,
         )
+
+    def delays(self) -> Delay | None:
+        """Return the delay of its copies; None if they are published at once."""
+        if self.schedule_prefix is None:
+            return None
+        from router_trio.routing.policy.delay import Delay
+
+        return Delay(self.schedule_prefix, seconds=self.delay, evaluate=None if self.due is None else self.due.evaluate)
 
     def subject_for(self, subject: str) -> str:
         """Return the subject to which a message with this subject is sent. Raises `MappingError`."""
@@ -156,6 +180,22 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
+class RetrySchedule:
+    """Where failed messages wait as schedules if their next attempt is more than `after` seconds away.
+
+    `destination` is that of the schedules, in `stream`, below `prefix`. Those that are due have the subject `target`
+    there, and are read by `durable`.
+    """
+
+    destination: Destination
+    stream: str
+    prefix: str
+    durable: str
+    target: str
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
 class RoutePlan:
     """A compiled route. Its subjects match `pattern`: the subscription, or a stream's filters or `>`.
 
@@ -177,6 +217,7 @@ class RoutePlan:
     per: Expression | None = None
     never_replied_to: tuple[bytes, ...] = ()
     partition_key: Callable[[bytes], bytes] | None = field(default=None, compare=False)
+    retry_schedule: RetrySchedule | None = None
     copy: StreamConfig | None = None
     """How `[[streams]]` wants the copy of its stream, if it has partitions and reads a copy."""
 
@@ -314,6 +355,9 @@ def compile_routes(
             plan = replace(plan, copy=declared_copy(source, settings.connections, settings.streams))
         if route.dead_letter is not None:
             plan = replace(plan, dead_letter=_dead_letter(settings, route, route.dead_letter, random, never_replied))
+        if route.retry is not None and route.retry.schedule is not None:
+            scheduled = _retry_schedule(settings, route, route.retry.schedule, random, never_replied)
+            plan = replace(plan, retry_schedule=scheduled)
         plans.append(plan)
     return plans
 
@@ -328,18 +372,24 @@ def _destination(
     source, kind = route.source, to.kind_for(route.source.kind)
     api = settings.connections[to.connection].api
     template = kind.published_to(to, api)
+    mapping = source.mapping(template, random)
+    constant = None if to.delay is None else constant_delay(to.delay)
+    reserved = settings.connections[to.connection].reserved
+    if to.schedule_prefix is not None:
+        # The copy of a message whose subject was chosen to be that of a schedule would replace it.
+        reserved = (*reserved, to.schedule_prefix)
     return Destination(
         route=route.name,
         connection=to.connection,
         template=template,
         kind=kind,
         shown=kind.shown(to),
-        mapping=source.mapping(template, random),
+        mapping=mapping,
         # A route with `respond` answers by itself, so no other client should, unless that is configured.
         carries_reply=to.reply or (to.connection == source.connection and not route.respond),
         keep=kind.kept_headers(to, source.kind),
         own_ids=source.own_ids,
-        reserved=settings.connections[to.connection].reserved,
+        reserved=reserved,
         never_replied_to=never_replied,
         when=_compiled(to.when, WHEN, route),
         weight=to.weight,
@@ -354,6 +404,10 @@ def _destination(
         stream=kind.stream(to),
         subject_prefix=kind.subject_prefix(to, api),
         from_bucket=source.kind.is_bucket,
+        stored_under=kind.stored_under(to, mapping.pattern),
+        schedule_prefix=None if to.delay is None else to.schedule_prefix,
+        delay=constant or 0.0,
+        due=None if to.delay is None or constant is not None else _compile(to.delay, DELAY, route),
     )
 
 
@@ -366,6 +420,19 @@ def _dead_letter(
 ) -> Destination:
     to = destination_of(letter, route.source.connection)
     return replace(_destination(settings, route, to, random, never_replied), carries_reply=False, counts_hops=False)
+
+
+def _retry_schedule(
+    settings: Settings,
+    route: RouteSettings,
+    schedule: RetryScheduleSettings,
+    random: Callable[[int], int],
+    never_replied: tuple[bytes, ...],
+) -> RetrySchedule:
+    names, to = schedule.names(route.name), retries_of(schedule, route.name, route.source.connection)
+    destination = _destination(settings, route, to, random, never_replied)
+    destination = replace(destination, carries_reply=False, counts_hops=False)
+    return RetrySchedule(destination, schedule.stream, schedule.prefix, names.durable, names.target, schedule.after)
 
 
 def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expression | None:

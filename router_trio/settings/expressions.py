@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 MAX_COMPILED = 4_096
 """Number of compiled expressions in the cache: many routes of one file have the same expression."""
 
-WHEN, KEY, PAYLOAD, HEADER, PER = "when", "key", "payload", "header", "per"
+WHEN, KEY, PAYLOAD, HEADER, PER, DELAY = "when", "key", "payload", "header", "per", "delay"
 """The purpose of an expression."""
+
+_TIMES = ("google.protobuf.Duration", "google.protobuf.Timestamp")
 
 _IDENTIFIER = re.compile(r"\w+")
 _PLAIN_TEXT = re.compile(r"[\w ./:-]{1,64}")
@@ -74,6 +76,8 @@ def _refusal(expression: Expression, purpose: str) -> str | None:
     elif purpose == HEADER:
         if expression.type.name not in ("dyn", "string", "bool", "int", "uint", "double"):
             return f"{found}, which can't be the value of a header; make a string of it"
+    elif purpose == DELAY and expression.type.name not in _TIMES:
+        return f"{found}, and a delay is a duration or a timestamp, such as duration(body.wait)"
     elif purpose == PAYLOAD and _holds_a_type(expression.type):
         return f"{found}, which can't be written; take values, not their types"
     return None

@@ -29,6 +29,8 @@ def guarantee(route: RouteSettings, workers: int = 1) -> str:
         parts.append(_calls(route))
     if route.schema_file is not None:
         parts.append(f"given up at once if the body does not fit {route.schema_file.name}")
+    if any(to.delay is not None for to in route.to):
+        parts.append("delayed copies in the order of their times")
     if fails:
         parts += _failures(route)
     return "; ".join(parts)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from router_trio.protocol.permissions import MEMBERS, PERMISSIONS, Permission, Use, kv_below
 from router_trio.settings.checks.resolve import by_name, reaches, stream_read
 from router_trio.settings.routes import DestinationSettings, RouteSettings
-from router_trio.settings.routes.destination import destination_of
+from router_trio.settings.routes.destination import destination_of, retries_of
 from router_trio.settings.routes.sources.partitioned import derived_stream, durables
 from router_trio.settings.settings import Settings
 from router_trio.settings.streams import StreamSettings
@@ -147,6 +147,15 @@ def _parts_with_names(settings: Settings, connection: str) -> Iterator[Part]:
             to = destination_of(letter, connection)
             sent.append((route, to))
             yield Part(Use.DEAD_LETTERS, {"dead_letter": _pattern(settings, route, to)}, _named(route))
+        if (retry := route.retry) is not None and retry.schedule is not None and route.source.connection == connection:
+            to = retries_of(retry.schedule, route.name, connection)
+            sent.append((route, to))
+            yield Part(Use.DESTINATION, {"destination": _pattern(settings, route, to)}, _named(route))
+            names = {"stream": retry.schedule.stream, "durable": retry.schedule.names(route.name).durable}
+            yield Part(Use.CONSUMER, names, _named(route))
+            yield Part(Use.SHARED_CONSUMER, names, _named(route))
+            counted = {"counted": f"{retry.schedule.prefix}.n", "retries": retry.schedule.stream}
+            yield Part(Use.RETRIES, counted, _named(route))
     yield from _parts_of_streams(settings, connection, sent)
     for stream in settings.streams:
         if stream.connection == connection and not stream.is_copy:
@@ -236,9 +245,9 @@ def _is_there(stream: StreamSettings, connection: str, settings: Settings) -> bo
 
 
 def _pattern(settings: Settings, route: RouteSettings, to: DestinationSettings) -> str:
-    """Return the narrowest pattern that matches every subject that a destination makes of the source's."""
+    """Return the narrowest pattern that matches every subject that is published to for a destination."""
     kind, api = to.kind_for(route.source.kind), settings.connections[to.connection].api
-    return route.source.mapping(kind.published_to(to, api)).pattern
+    return kind.stored_under(to, route.source.mapping(kind.published_to(to, api)).pattern)
 
 
 def _named(route: RouteSettings) -> tuple[str, str]:

@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
+from router_trio.protocol.schedules import token
 from router_trio.settings.sections import Section
 from router_trio.settings.units import DurationForm
 
+_SIMPLE = re.compile(r"[A-Za-z0-9_-]+")
+
 RetryDelay = Annotated[float, DurationForm(minimum=0.01)]
+
+
+class RetryNames(NamedTuple):
+    """The names of one route in the stream of retries.
+
+    `schedules` is the subject below which its schedules are, `target` that of due messages, which `durable` reads, and
+    `cancelled` that of what records a cancelled schedule.
+    """
+
+    schedules: str
+    target: str
+    durable: str
+    cancelled: str
+
+
+class RetryScheduleSettings(Section, init=False):
+    """`schedule` in `[routes.retry]`: the stream in which messages wait for attempts that are far away."""
+
+    stream: str = Field(
+        min_length=1,
+        description="Name of the stream that takes `prefix.>` and publishes schedules. It must have no limits.",
+        examples=["RETRY"],
+    )
+    prefix: str = Field(
+        min_length=1,
+        description="Subject below which the router stores schedules and due messages.",
+        examples=["retry"],
+    )
+    after: RetryDelay = Field(
+        "30s",
+        validate_default=True,
+        description="Attempts that are further away wait in that stream, others in the consumer of the source.",
+    )
+
+    def names(self, route: str) -> RetryNames:
+        """Return the names of a route."""
+        name = route if _SIMPLE.fullmatch(route) else token(route.encode("utf-8", "surrogatepass"))
+        return RetryNames(
+            f"{self.prefix}.s.{name}", f"{self.prefix}.d.{name}", f"retry-{name}", f"{self.prefix}.x.{name}"
+        )
 
 
 class RetrySettings(Section, init=False):
@@ -34,6 +78,11 @@ class RetrySettings(Section, init=False):
         description="Reasons of failures that are not retried, as in router_messages_failed_total. "
         "handler_error:ValueError stands for errors of that class raised by a handler.",
         examples=[["handler_error:ValueError", "mapping", "too_large"]],
+    )
+    schedule: RetryScheduleSettings | None = Field(
+        None,
+        description="Stream in which messages from a stream wait for attempts that are far away, as message schedules. "
+        "Needs nats-server 2.12. Absent: they wait in the consumer of the source.",
     )
 
 

@@ -72,6 +72,11 @@ class StreamSettings(Section, init=False):
     allow_message_ttl: bool = Field(
         False, description="Accept messages with a time to live of their own (Nats-TTL); needs nats-server 2.11."
     )
+    allow_message_schedules: bool = Field(
+        False,
+        description="Accept schedules, for destinations with `delay`: such a stream must have no limits. Needs "
+        "nats-server 2.12.",
+    )
 
     @property
     def label(self) -> str:
@@ -122,5 +127,6 @@ class StreamSettings(Section, init=False):
             duplicate_window=self.duplicate_window,
             allow_batched=self.allow_batched,
             allow_message_ttl=self.allow_message_ttl,
+            allow_message_schedules=self.allow_message_schedules,
             transform=self.transform,
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from router_trio.states.histogram import DURATION_BOUNDS, Histogram
 
-ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "duplicate", "lost")
+ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "duplicate", "lost", "scheduled")
 """The fates of a received message; each one gets exactly one. See `RouteState.settled`."""
 
 _SUMS = ("received", "duplicates")

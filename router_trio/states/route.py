@@ -32,9 +32,11 @@ class DestinationState:
         "_routed_before",
         "connection",
         "looked_up",
+        "loses_schedules",
         "pattern",
         "refused_for",
         "route",
+        "scheduled",
         "shown",
         "stream",
         "template",
@@ -52,11 +54,13 @@ class DestinationState:
         shown: Mapping[str, str | bool],
         dead_letters: bool = False,
         stream: str | None = None,
+        scheduled: str | None = None,
     ) -> None:
         """The subjects of its messages match `pattern`. `dead_letters`: it receives what the route gives up.
 
         `waits_for_puback`: a stream stores its messages, and is looked up; `stream` is its name if it is configured.
-        `shown` is the destination by the keys of the configuration.
+        `shown` is the destination by the keys of the configuration. `scheduled` is the pattern
+        of the subjects that the stream publishes them to later; None if they are no schedules.
         """
         self.connection: str = connection
         self.template: str = template
@@ -66,9 +70,13 @@ class DestinationState:
         self.stream: str | None = stream
         self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if waits_for_puback else None
         self.refused_for: tuple[str, str] | None = None
+        self.scheduled: str | None = scheduled
+        not_known = f"no stream is known yet that keeps schedules on {pattern!r}"
+        self.loses_schedules: str | None = None if scheduled is None else not_known
+        """Why nothing is sent there although it may be stored: its stream is not known to publish it later."""
         self.route: RouteState = route
         self._dead_letters = dead_letters
-        # otherwise the count includes other destinations
+        # Otherwise the count includes other destinations, or there is none, as for scheduled retries.
         self._alone = dead_letters or route.destinations.count(template) == 1
         self._routed_before = 0
 
@@ -110,13 +118,14 @@ class DestinationState:
     def found(self, trouble: tuple[str, str] | None) -> None:
         """Record the result of a lookup: trouble, or None."""
         self.looked_up = trouble
-        if trouble is not None:
+        if trouble is not None and self._alone:
             self._routed_before = self._routed
 
     def mark_refused(self, reason: str, detail: str) -> None:
         """Record that a publish was refused."""
         self.refused_for = (reason, detail)
-        self._routed_before = self._routed
+        if self._alone:
+            self._routed_before = self._routed
 
     @property
     def _routed(self) -> int:

@@ -15,6 +15,7 @@ from router_trio.link import FakeServer, LinkListener, ObservedRouter
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import wire
 from router_trio.protocol.headers import Headers, HeadersLike, encode
+from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.patterns import validate_pattern, validate_subject
 from router_trio.testing.arrival import stored
 from router_trio.testing.frames import Publish
@@ -46,6 +47,7 @@ class FakeBroker(FakeServer):
         """`epoch` is the Unix time, in seconds, at which Trio's clock is 0 on this server: clocks of servers differ."""
         self.connect_attempts: int = 0
         """Number of attempts to connect, successful or not."""
+        self._epoch = epoch
         self._server = Server(epoch)
         self._network = Network(self._server, max_payload=max_payload)
         self._machine = self.machine()
@@ -90,6 +92,10 @@ class FakeBroker(FakeServer):
         """Take note of an event of a router, for `stored`. Routers call it."""
         self._routers.observe(event)
 
+    def wall_clock(self) -> float:
+        """Return the Unix time by which routers that connect publish messages later, unless they have another clock."""
+        return self._epoch + trio.current_time()
+
     # --- streams ---
 
     def add_stream(
@@ -100,16 +106,25 @@ class FakeBroker(FakeServer):
         duplicate_window: float = DUPLICATE_WINDOW,
         max_messages: int | None = None,
         fallback: bool = False,
+        allow_message_schedules: bool = False,
     ) -> None:
         """Create a stream. `duplicate_window` is in seconds; a stream with `max_messages` refuses further messages.
+
+        With `allow_message_schedules` it publishes messages later, as destinations with `delay` need.
 
         A `fallback` stream, which a real server does not have, stores only messages that no other stream takes. Its
         subjects may overlap with those of other streams.
 
         Raises `ValueError` if the name is taken or the subjects overlap with those of another stream.
         """
+        config = StreamConfig(name, (), allow_message_schedules=True) if allow_message_schedules else None
         self._server.add_stream(
-            name, subjects, duplicate_window=duplicate_window, max_messages=max_messages, fallback=fallback
+            name,
+            subjects,
+            duplicate_window=duplicate_window,
+            max_messages=max_messages,
+            fallback=fallback,
+            config=config,
         )
 
     def delete_stream(self, name: str) -> None:

@@ -27,6 +27,8 @@ from router_trio.link import (
     PartitionedSpec,
     PartitionedStream,
     Refusal,
+    SchedulesCount,
+    SchedulesSpec,
     SharedDelivery,
     StreamState,
     SubscriptionBatch,
@@ -237,6 +239,9 @@ class FakeLink:
 
     async def ensure_partitioned(self, wanted: PartitionedSpec) -> PartitionedStream:
         return await self.look_up(lambda now: self._network.server.ensure_partitioned(wanted, now))
+
+    async def count_schedules(self, spec: SchedulesSpec) -> SchedulesCount:
+        return await self.look_up(lambda now: self._network.server.count_schedules(spec, now))
 
     async def members(self, group: Group) -> FakeMembers:
         members = FakeMembers(self, self._network.server, group)

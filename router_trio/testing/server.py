@@ -13,7 +13,15 @@ from functools import partial
 from math import inf
 
 from router_trio.errors import SourceError, reasons
-from router_trio.link import ConsumerSpec, ConsumerState, PartitionedSpec, PartitionedStream, StreamState
+from router_trio.link import (
+    ConsumerSpec,
+    ConsumerState,
+    PartitionedSpec,
+    PartitionedStream,
+    SchedulesCount,
+    SchedulesSpec,
+    StreamState,
+)
 from router_trio.protocol.consumer import beyond_end
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import decode
@@ -25,11 +33,14 @@ from router_trio.testing.frames import Publish, raw, status
 from router_trio.testing.losses import Losses, Timed
 from router_trio.testing.members import STREAM as MEMBERS
 from router_trio.testing.members import Bucket
-from router_trio.testing.streams import EPOCH, Copying, Stored, Stream, refusal_of
+from router_trio.testing.streams import EPOCH, Copying, Schedule, Stored, Stream, refusal_of
 from router_trio.testing.watch import PublishedMessage, Watch
 
 DUPLICATE_WINDOW = 120.0
 """The default duplicate window of a stream, in seconds."""
+
+SCHEDULES_EVERY = 0.25
+"""Seconds between two looks of a stream for schedules that are due."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -110,6 +121,8 @@ class Server:
         pub_ack = stream.store(publish, now)
         if len(stream.stored) > before:
             self._notify(stream, stream.stored[before:], now)
+            if (schedule := stream.schedules.get(text(publish.subject))) is not None:
+                self._wait_for(stream, text(publish.subject), schedule, now)
         elif b"error" in pub_ack:
             self.watch.refused(publish, refusal_of(json.loads(pub_ack)["error"]["err_code"]), now)
         if not publish.reply:
@@ -119,6 +132,20 @@ class Server:
             self.losses.schedule(now + stream.answers_after, answer)
         else:
             self.losses.apply("puback", now, answer)
+
+    def _wait_for(self, stream: Stream, subject: str, schedule: Schedule, now: float) -> None:
+        """Publish a schedule when it is due, also after a time without a leader. Core subscribers do not receive it."""
+        due = schedule.due_ns / 1e9 - stream.epoch
+        at = max(due, now + SCHEDULES_EVERY, stream.leaderless_until)
+        self.losses.schedule(at, lambda: self._due(stream, subject, schedule, max(at, self.losses.now)))
+
+    def _due(self, stream: Stream, subject: str, schedule: Schedule, now: float) -> None:
+        if self.streams.get(stream.name) is not stream or stream.schedules.get(subject) != schedule:
+            return
+        if stream.cut_off or now < stream.leaderless_until or not stream.is_due(subject, now):
+            self._wait_for(stream, subject, schedule, now)
+        else:
+            self._notify(stream, [stream.publish_schedule(subject, now)], now)
 
     def _notify(self, stream: Stream, stored: Iterable[Stored], now: float) -> None:
         for one in stored:
@@ -298,6 +325,17 @@ class Server:
         if stream is not None and now < stream.leaderless_until:
             return SourceError(f"the stream {name!r} has no leader, which alone answers", reason=reasons.TIMEOUT)
         return None if stream is None else stream.state
+
+    def count_schedules(self, spec: SchedulesSpec, now: float) -> SchedulesCount | SourceError:
+        """Return the schedules of a stream, or the error. Published messages stay in the stream."""
+        for request in (f"STREAM.INFO.{spec.stream}", f"STREAM.MSG.GET.{spec.stream}"):
+            if (denied := self.may_not_ask(f"$JS.API.{request}")) is not None:
+                return denied
+        stream = self.streams.get(spec.stream)
+        if stream is None or now < stream.leaderless_until:
+            detail = f"the stream {spec.stream!r} has no leader, which alone answers"
+            return SourceError(detail, reason=reasons.JETSTREAM_UNAVAILABLE)
+        return stream.count_schedules()
 
     def ensure_stream(self, config: StreamConfig, now: float) -> tuple[StreamConfig, bool] | SourceError:
         """Return the configuration of a stream, created if missing, and True if it was created; or the error.

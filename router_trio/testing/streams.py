@@ -6,6 +6,7 @@ Callers pass the time.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,8 +14,8 @@ from math import inf
 from typing import NamedTuple
 
 from router_trio.errors import codes, reasons
-from router_trio.link import ConsumerSpec, StreamState
-from router_trio.protocol import headers, message_ids
+from router_trio.link import ConsumerSpec, SchedulesCount, StreamState
+from router_trio.protocol import headers, message_ids, schedules
 from router_trio.protocol.framing import text, wire
 from router_trio.protocol.headers import Headers, decode
 from router_trio.protocol.headers import replace as replace_header
@@ -46,6 +47,20 @@ def refusal_of(error_code: int) -> str:
     return reasons.of_code(error_code)
 
 
+def _code(err_code: int, description: str) -> Mapping[str, object]:
+    return {"code": 400, "err_code": err_code, "description": description}
+
+
+NO_SCHEDULES = _code(10188, "message schedules is disabled")
+BAD_SCHEDULE = _code(10189, "message schedules pattern is invalid")
+BAD_TARGET = _code(10190, "message schedules target is invalid")
+"""The answers to schedules: to a stream without the setting, with another time than `@at`, and to another stream."""
+
+_NOT_PUBLISHED = headers.lines_of(["Nats-Msg-Id", "Nats-TTL", "Nats-Rollup"])
+_OF_SCHEDULES = re.compile(rb"\n(?:Nats-Schedule|Nats-Expected-)[^:\r\n]*:" + headers.REST_OF_LINE)
+"""The headers of a schedule that the published message does not have."""
+
+
 class StoredMessage(NamedTuple):
     """A message in a stream, for assertions."""
 
@@ -62,6 +77,14 @@ class Stored(NamedTuple):
     subject: str
     sequence: int
     timestamp: int
+
+
+class Schedule(NamedTuple):
+    """A schedule in a stream: its sequence, when it is due, in nanoseconds since 1970, and what is published then."""
+
+    sequence: int
+    due_ns: int
+    publish: Publish
 
 
 class Copying:
@@ -141,6 +164,12 @@ class Stream:
         transform = None if config is None else config.transform
         self._transform = None if transform is None else SubjectMapping.compile(*transform)
         self._seen: dict[bytes, tuple[float, int]] = {}
+        self.schedules: dict[str, Schedule] = {}
+        """The schedules that are not published yet, by their subjects."""
+        self._scheduled = 0
+        self._published = 0
+        self._deleted: set[int] = set()
+        """The sequences of schedules that were published, replaced or cancelled."""
 
     def takes(self, subject: str) -> bool:
         """Return True if a publish to this subject is stored here."""
@@ -190,12 +219,13 @@ class Stream:
             self.acks_before_writing,
             self.created,
             self.stores,
+            self.config.loses_schedules,
         )
 
     def store(self, publish: Publish, now: float) -> bytes:
         """Store a publish, unless its `Nats-Msg-Id` is a duplicate within the window. Return the answer.
 
-        Of the expectations of a publisher, only the name and the last sequence of the stream are checked.
+        Of the expectations of a publisher, only the name and the last sequences of stream and subject are checked.
         """
         if self.sealed:
             return self._refusal(SEALED)
@@ -205,6 +235,10 @@ class Stream:
         if expected not in (None, len(self.stored)):
             description = f"wrong last sequence: {len(self.stored)}"
             return self._refusal({"code": 400, "err_code": WRONG_SEQUENCE, "description": description})
+        expected = headers.find_number(publish.header, b"Nats-Expected-Last-Subject-Sequence")
+        if expected is not None and expected != (last := self._last_of(text(publish.subject))):
+            description = f"wrong last sequence: {last}"
+            return self._refusal({"code": 400, "err_code": WRONG_SEQUENCE, "description": description})
         message_id = message_ids.find(publish.header)
         if message_id:
             self._forget(now - self.duplicate_window)
@@ -212,10 +246,66 @@ class Stream:
                 return self._pub_ack(self._seen[message_id][1], duplicate=True)
         if self.max_messages is not None and len(self.stored) >= self.max_messages:
             return self._refusal(FULL)
+        schedule = self._schedule_of(publish)
+        if schedule is not None and not isinstance(schedule, Schedule):
+            return self._refusal(schedule)
         sequence = self._append(publish, now)
         if message_id:
             self._seen[message_id] = (now, sequence)
+        if schedule is not None:
+            if not self.cancel(text(publish.subject)):
+                self._scheduled += 1
+            self.schedules[text(publish.subject)] = schedule._replace(sequence=sequence)
         return self._pub_ack(sequence, duplicate=False)
+
+    def _last_of(self, subject: str) -> int:
+        """Return the last sequence of a subject; 0 if the stream has none of its messages."""
+        found = (one.sequence for one in reversed(self.stored) if one.subject == subject)
+        return next((sequence for sequence in found if sequence not in self._deleted), 0)
+
+    def _schedule_of(self, publish: Publish) -> Schedule | Mapping[str, object] | None:
+        """Return the schedule that a publish is, without its sequence; None if it is none; or the error."""
+        value = headers.find(publish.header, schedules.SCHEDULE)
+        if value is None:
+            return None
+        due_ns, target = schedules.due_ns(value), headers.find(publish.header, schedules.TARGET) or b""
+        if not self.config.allow_message_schedules:
+            return NO_SCHEDULES
+        if due_ns is None:
+            return BAD_SCHEDULE
+        if target == publish.subject or not self.takes(text(target)):
+            return BAD_TARGET
+        block = headers.removed(headers.removed(publish.header, _OF_SCHEDULES), _NOT_PUBLISHED)
+        added = [(schedules.SCHEDULER, publish.subject), (b"Nats-Schedule-Next", b"purge")]
+        added.append((b"Nats-TTL", headers.find(publish.header, schedules.TTL) or b""))
+        for name, value in added:
+            block = headers.replace(block, name, value) if value else block
+        return Schedule(0, due_ns, Publish(target, b"", block, publish.payload))
+
+    def cancel(self, subject: str) -> bool:
+        """Delete the schedule on a subject. Return False if there is none."""
+        before = self.schedules.pop(subject, None)
+        if before is not None:
+            self._deleted.add(before.sequence)
+        return before is not None
+
+    def publish_schedule(self, subject: str, now: float) -> Stored:
+        """Publish the message of the schedule on a subject, and delete the schedule. Return the message."""
+        publish = self.schedules[subject].publish
+        self.cancel(subject)
+        self._published += 1
+        self._append(publish, now)
+        return self.stored[-1]
+
+    def count_schedules(self) -> SchedulesCount:
+        """Return what became of all schedules. Each lost one is reported once."""
+        count = SchedulesCount(self._scheduled, self._published, len(self.schedules), 0)
+        self._scheduled -= count.lost
+        return count
+
+    def is_due(self, subject: str, now: float) -> bool:
+        """Return True if the schedule on a subject is due."""
+        return int((self.epoch + now) * 1e9) >= self.schedules[subject].due_ns
 
     def copy_from(self, source: Stream, now: float) -> list[Stored]:
         """Copy the new messages of the stream that this one copies. Return the copies."""
@@ -253,6 +343,7 @@ class Stream:
     def forget_after(self, sequence: int) -> None:
         """Delete all messages after this sequence, as if never written to disk. Sequences continue there."""
         del self.stored[sequence:]
+        self.schedules = {subject: one for subject, one in self.schedules.items() if one.sequence <= sequence}
         self._seen = {message_id: seen for message_id, seen in self._seen.items() if seen[1] <= sequence}
 
     def differs(self, spec: ConsumerSpec) -> str | None:
@@ -276,10 +367,11 @@ class Stream:
         return 0 < last <= len(self.stored) and self.stored[last - 1].timestamp == spec.last_time
 
     def messages(self) -> list[StoredMessage]:
-        """Return all messages, in order."""
+        """Return all messages, in order, without schedules that are over."""
         return [
             StoredMessage(stored.subject, decode(stored.publish.header), stored.publish.payload, stored.sequence)
             for stored in self.stored
+            if stored.sequence not in self._deleted
         ]
 
     def _forget(self, before: float) -> None:

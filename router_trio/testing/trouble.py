@@ -99,6 +99,11 @@ class Trouble:
         """Seal a stream, so that it refuses every message."""
         self._server.streams[stream].sealed = True
 
+    def delete_schedule(self, stream: str, subject: str) -> None:
+        """Delete the schedule on a subject, which is then never published. Raises `KeyError` if there is none."""
+        if not self._server.streams[stream].cancel(subject):
+            raise KeyError(subject)
+
     def edit_subjects(self, stream: str, *subjects: str) -> None:
         """Replace the subjects of a stream."""
         self._server.streams[stream].subjects = subjects

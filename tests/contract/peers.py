@@ -88,6 +88,9 @@ class Peer(Protocol):
     async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
         """Have a stream take these subjects, or seal it."""
 
+    async def delete_schedule(self, stream: str, subject: str) -> None:
+        """Delete the schedule on a subject of a stream, as an administrator would."""
+
     async def lame_duck(self) -> None:
         """Announce that the server will shut down."""
 
@@ -154,6 +157,9 @@ class FakePeer:
             self.broker.trouble.seal(name)
         else:
             self.broker.trouble.edit_subjects(name, *subjects)
+
+    async def delete_schedule(self, stream: str, subject: str) -> None:
+        self.broker.trouble.delete_schedule(stream, subject)
 
     async def lame_duck(self) -> None:
         self.broker.lame_duck()
@@ -228,6 +234,9 @@ class RealPeer:
     async def edit_stream(self, name: str, *subjects: str, sealed: bool = False) -> None:
         changes: dict[str, Any] = {"sealed": True} if sealed else {"subjects": list(subjects)}
         await self._jetstream.edit_stream(name, **changes)
+
+    async def delete_schedule(self, stream: str, subject: str) -> None:
+        await self._jetstream.api(f"STREAM.PURGE.{stream}", {"filter": subject})
 
     async def lame_duck(self) -> None:
         self._process.lame_duck()

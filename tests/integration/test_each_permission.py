@@ -20,6 +20,7 @@ from router_trio.nats.jetstream import members
 from router_trio.protocol.permissions import MEMBERS, PERMISSIONS, PUBLISH, SUBSCRIBE, Permission
 from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.stream.pulling import checks, pull_loop
+from router_trio.routing.stream.retries import source as retries
 from router_trio.subjects.patterns import overlaps
 from router_trio.telemetry.logs.sentences import sentence
 from tests.integration.readiness import Place, checkpoints_in, create_billing, place, refused, users
@@ -45,6 +46,8 @@ NAMES = {
     "bucket": "router-positions",
     "key": "route.billing",
     "members": MEMBERS,
+    "counted": "retry.n",
+    "retries": "RETRY",
 }
 
 HERE = "tests.integration.test_each_permission"
@@ -60,6 +63,9 @@ DEAD_LETTERS = STREAM | {"retry": {"attempts": 1}, "dead_letter": {"subject": "d
 ANSWERS = CORE | {"respond": True, "reply_to": ["answers.>"], "handler": f"{HERE}:echo"}
 ACKS_WITH_ACCOUNT = "feature_flags { js_ack_fc_v2: true }\n"
 MADE = ({"name": "MADE", "subjects": ["made.*"]},)
+RETRY = ({"name": "RETRY", "subjects": ["retry.>"], "allow_message_schedules": True},)
+SCHEDULE = {"stream": "RETRY", "prefix": "retry", "after": "10ms"}
+SCHEDULED = STREAM | {"retry": {"initial": "100ms", "max": "100ms", "schedule": SCHEDULE}}
 POSITIONS = ({"consumer": "billing", "route": STREAM["name"], "interval": "1s"},)
 
 
@@ -67,6 +73,8 @@ POSITIONS = ({"consumer": "billing", "route": STREAM["name"], "interval": "1s"},
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "CHECK_EVERY", 0.3)
     monkeypatch.setattr(pull_loop, "ACKS_TESTED_EVERY", 0.2)
+    monkeypatch.setattr(retries, "COUNT_EVERY", 0.3)
+    monkeypatch.setattr(retries, "COUNT_AGAIN_AFTER", 0.3)
 
 
 async def _send(at: Place) -> None:
@@ -166,6 +174,8 @@ class Case:
 PARTITIONS = Case(PARTITIONED, _nothing, names=OF_PARTITIONS)
 CHECKPOINTS = Case(STREAM, _nothing, positions=POSITIONS, before=create_billing)
 
+RETRIES = Case(SCHEDULED, _nothing, made=RETRY)
+
 CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{destination}"): {
         "core": Case(CORE, names={"destination": "heard.>"}),
@@ -212,6 +222,8 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{api}.STREAM.CREATE.KV_{bucket}"): {"": CHECKPOINTS},
     (PUBLISH, "{kv}.{bucket}.{key}"): {"": CHECKPOINTS},
     (PUBLISH, "_INBOX.>"): {"": Case(CORE, _ask_for_services)},
+    (PUBLISH, "{counted}"): {"": RETRIES},
+    (PUBLISH, "{api}.STREAM.PURGE.{retries}"): {"": replace(RETRIES, provoke=_send, handler=fails_once)},
     (SUBSCRIBE, "{source}"): {"": Case(CORE)},
     (SUBSCRIBE, "{inbox_prefix}.>"): {"PubAcks": Case(STORED), "of a stream": Case(STREAM)},
     (SUBSCRIBE, "$JS.ACK.{stream}.{durable}.>"): {

@@ -12,6 +12,8 @@ import pytest
 
 from router_trio import Router, Settings
 from router_trio.nats import partitions_change, requests
+from router_trio.protocol import schedules
+from router_trio.protocol.headers import Headers, decode, encode
 from router_trio.protocol.permissions import OF_COMMANDS, CommandPermission
 from router_trio.subjects.partitions import Partitioning
 from tests.integration.readiness import refused
@@ -54,6 +56,8 @@ NAMES = {
     "destination": "out.*",
     "subject": "orders.7",
     "inbox_prefix": "_INBOX",
+    "prefix": "retry",
+    "route": "orders",
 }
 
 ARGUMENTS = {
@@ -73,6 +77,9 @@ ARGUMENTS = {
     "position --apply": "position router.toml orders --consumer billing --apply",
     "replay": "replay router.toml orders --from 1 --new-ids",
     "resume": "resume router.toml orders",
+    "schedules list": "schedules later.toml orders list",
+    "schedules cancel": "schedules later.toml orders cancel --all",
+    "schedules fire": "schedules later.toml orders fire --all",
     "trace": "trace router.toml orders.7",
 }
 
@@ -83,8 +90,9 @@ NOTHING = "nothing"
 
 def subjects_of(command: str, *, optional: bool = False) -> list[str]:
     """Return what a command publishes to, with what it does not need here only if `optional`."""
+    names = NAMES | ({"target": "RETRY"} if command.startswith("schedules") else {})
     needs: Sequence[CommandPermission] = [one for one in OF_COMMANDS[command] if optional or not one.optional]
-    return list(dict.fromkeys(one.subject.format_map(NAMES) for one in needs))
+    return list(dict.fromkeys(one.subject.format_map(names) for one in needs))
 
 
 def users(publish: Sequence[str], subscribe: Sequence[str]) -> str:
@@ -123,6 +131,13 @@ async def prepare(command: str, server: NatsServer, streams: JetStream, folder: 
     (folder / "other.toml").write_text(text.replace('"out.', '"out.other.'))
     (folder / "shared.toml").write_text(text.replace('filter = "orders.*"', 'filter = "orders.*", partitions = 2'))
     (folder / "changed.toml").write_text(text.replace('filter = "orders.*"', 'filter = "orders.*", partitions = 1'))
+    retry = 'retry = { schedule = { stream = "RETRY", prefix = "retry" } }'
+    (folder / "later.toml").write_text(text.replace('dead_letter = { subject = "dead.{{wildcard(1)}}" }', retry))
+    if command.startswith("schedules"):
+        await streams.create_stream("RETRY", ["retry.>"], allow_msg_schedules=True)
+        for number in range(2):
+            block = schedules.scheduled(encode(Headers({"Nats-Msg-Id": "7"})), 2**62, b"retry.d.orders")
+            await streams.publish(f"retry.s.orders.{number}", b"waits", [*decode(block).pairs()])
     if command.startswith("partitions"):
         await shared_by(streams, Partitioning(2, (), ("orders.*",)), {"5f" * 8: (0, 1)})
     if command.startswith("partitions --change"):

@@ -58,8 +58,8 @@ def brokers_for(settings: Settings, message: ExampleMessage, entry: Entry) -> di
             ):
                 own.append(message.subject)
             taken += own
-            broker.add_stream(stream, own)
-        broker.add_stream(_rest(settings), [">"], fallback=True)
+            broker.add_stream(stream, own, allow_message_schedules=True)
+        broker.add_stream(_rest(settings), [">"], fallback=True, allow_message_schedules=True)
     return brokers
 
 

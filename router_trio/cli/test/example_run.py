@@ -24,12 +24,14 @@ from router_trio.cli.test.brokers import Entry, brokers_for, entry_of
 from router_trio.cli.test.comparison import SentMessage, difference, payload_of
 from router_trio.connection.platform import Platform
 from router_trio.events import Event, MessageFailed
+from router_trio.protocol import schedules
 from router_trio.router import no_pages
 from router_trio.router.reload_queue import ReloadQueue
 from router_trio.router.run import Run
 from router_trio.routing.handlers.calls import Handler
 from router_trio.settings import RouteSettings, ServerURL, Settings
 from router_trio.settings.examples import ExampleSettings
+from router_trio.testing.watch import PublishedMessage
 
 SETTLED_WITHIN = 600.0
 """Seconds of the simulated clock that a message may take until it is settled."""
@@ -142,12 +144,18 @@ async def _run(settings: Settings, example: ExampleSettings, clock: _Clock) -> R
             stuck = [f"route {name}: {why}" for name, why in _stuck(live, entry)] if waiting.cancelled_caught else []
     except BaseExceptionGroup as group:
         raise run.cause_of(group) from None
-    sent = tuple(SentMessage(name, *message) for name, broker in brokers.items() for message in broker.published)
+    sent = tuple(_sent(name, message) for name, broker in brokers.items() for message in broker.published)
     lines = difference(example.expect, sent)
     trouble = [*stuck, *failures]
     if lines and trouble:
         lines = [*trouble, "", *lines]
     return Result(example, sent, tuple(lines or stuck), tuple(failures))
+
+
+def _sent(connection: str, message: PublishedMessage) -> SentMessage:
+    """Return a message as it was sent; a delayed one with the subject under which it is published later."""
+    target = message.headers.get(schedules.TARGET.decode())
+    return SentMessage(connection, target or message.subject, message.headers, message.payload)
 
 
 @asynccontextmanager

@@ -45,7 +45,7 @@ PAUSED_BY = "router-trio.paused-by"
 PAUSED_UNTIL = "router-trio.paused-until"
 """Keys in the metadata of a consumer: who has paused it, and until when, as `pause_until` then."""
 
-LEVELS: Mapping[str, int] = {"allow_msg_ttl": 1, "priority_groups": 1, "allow_batched": 4}
+LEVELS: Mapping[str, int] = {"allow_msg_ttl": 1, "priority_groups": 1, "allow_msg_schedules": 2, "allow_batched": 4}
 """Levels of the API since which a server knows these fields. An older one drops such a field without an error."""
 
 MAX_ANSWER = 1024 * 1024

@@ -146,6 +146,7 @@ class Lookups:
             info.persist_mode == "async",
             info.created,
             info.stores,
+            stream_config(info).loses_schedules,
         )
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
@@ -264,6 +265,8 @@ def _request(wanted: StreamConfig) -> dict[str, object]:
         request["allow_batched"] = True
     if wanted.allow_message_ttl:
         request["allow_msg_ttl"] = True
+    if wanted.allow_message_schedules:
+        request["allow_msg_schedules"] = True
     if wanted.transform is not None:
         source, destination = wanted.transform
         request["subject_transform"] = {"src": source, "dest": destination}
@@ -285,6 +288,7 @@ def stream_config(info: StreamInfo) -> StreamConfig:
         duplicate_window=info.duplicate_window,
         allow_batched=info.allow_batched,
         allow_message_ttl=info.allow_message_ttl,
+        allow_message_schedules=info.allow_schedules,
         transform=info.stores.transform,
     )
 

@@ -212,6 +212,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     def dead_lettered(self, delivery: CoreDelivery, dead: GivenUp) -> None:
         self._settled(delivery, "dead_lettered")
 
+    def scheduled(self, delivery: CoreDelivery) -> None:
+        raise AssertionError("a message of a subject waits in memory")
+
     def dropped(self, delivery: CoreDelivery, dead: GivenUp) -> None:
         if self._routing.plan.settings.retry is not None:
             self._failures.count(MessageGivenUp, delivery, dead)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import MappingError, PublishError, RouterError
+from router_trio.errors import MappingError, PublishError, RouterError, reasons
 from router_trio.message import Message
 from router_trio.outbox.operation import FrameOwners, Owner, RouteOwner
 from router_trio.outbox.outbox import Outbox
-from router_trio.protocol import framing, headers, message_ids
+from router_trio.protocol import framing, headers, message_ids, schedules
 from router_trio.routing.delivery import BatchTracker, Delivery
 from router_trio.routing.outlets.address import LONGEST_REMEMBERED, Address
 from router_trio.routing.outlets.contents import CopyContents, chosen_id, measure
@@ -26,6 +26,7 @@ from router_trio.subjects.patterns import validate_subject
 
 if TYPE_CHECKING:
     from router_trio.expressions.message import Facts
+    from router_trio.routing.policy.delay import Delay
     from router_trio.states import DestinationState
 
 _MORE_DIGITS = 24
@@ -76,8 +77,10 @@ class Outlet:
 
     __slots__ = (
         "_carries_reply",
+        "_delay",
         "_never_replied_to",
         "_puback_from",
+        "_state",
         "_transform",
         "address",
         "breaker",
@@ -90,7 +93,14 @@ class Outlet:
         "waits_for_puback",
     )
 
-    def __init__(self, destination: Destination, connection: Connection, breaker: OutletBreaker | None = None) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        connection: Connection,
+        breaker: OutletBreaker | None = None,
+        state: DestinationState | None = None,
+    ) -> None:
+        """`state` is asked whether the stream keeps schedules; by default it is taken for granted."""
         self.destination: Destination = destination
         self.template: str = destination.template
         self.connection: Connection = connection
@@ -105,6 +115,8 @@ class Outlet:
         self.waits_for_puback: bool = destination.waits_for_puback
         """True if a publish is settled by its PubAck. An attribute, since it is read for each message."""
         self._carries_reply = destination.carries_reply
+        self._delay = destination.delays()
+        self._state = state
         self._never_replied_to = destination.never_replied_to
         self.breaker: OutletBreaker | None = breaker
         """The breaker of the destination, if it has one."""
@@ -210,7 +222,7 @@ class Outlet:
         """
         target, block, body = self._copy_of(raw, origin.message_id, facts)
         reply = self._carried_reply(origin.reply)
-        return self._send(target, block, body, owner, trace_parent, reply)
+        return self._send(target, block, body, owner, trace_parent, reply, facts=facts)
 
     def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
         """Publish raw messages to a stream while connected, each its own owner and origin, in this order.
@@ -285,16 +297,18 @@ class Outlet:
         target, block, reply = self._addressed(message, origin, raw, message_id, facts)
         body = self.contents.payload(message.payload, facts)
         mapped = message.subject == origin.subject
-        self._send(target, block, body, owner, trace_parent, reply, mapped=mapped)
+        self._send(target, block, body, owner, trace_parent, reply, mapped=mapped, facts=facts)
 
-    def forward_with(self, raw: framing.RawMessage, owner: Owner, message_id: bytes, block: bytes) -> None:
+    def forward_with(
+        self, raw: framing.RawMessage, owner: Owner, message_id: bytes, block: bytes, due_ns: int | None = None
+    ) -> None:
         """Publish one raw message with this header block, in which the id of the copy begins with `message_id`.
 
-        Raises as `forward`.
+        `due_ns` is when a schedule is due, in nanoseconds since 1970. Raises as `forward`.
         """
         target = self.address.subject_for(raw[0])
         block = message_ids.replace(block, message_id + self.destination.copy_id(target))
-        self._send(target, block, framing.payload(raw), owner, None, b"")
+        self._send(target, block, framing.payload(raw), owner, None, b"", due_ns=due_ns)
 
     def frame(self, message: Message, origin: Message, raw: framing.RawMessage) -> bytes:
         """Return the frame of a core publish of what `forward_message` would publish. Raises as that does."""
@@ -374,13 +388,19 @@ class Outlet:
         reply: bytes,
         *,
         mapped: bool = True,
+        facts: Facts | None = None,
+        due_ns: int | None = None,
     ) -> int | None:
         """Offer one frame to the outbox. `mapped` is False if `target` does not result from the mapping.
 
-        Returns its number if it gets a PubAck. Raises `MappingError` or `PublishError` (too_large, queue_full).
+        Returns its number if it gets a PubAck. Raises `MappingError`, `PublishError` (too_large, queue_full), and
+        `EvaluationError` for a copy without a delay.
         """
         if trace_parent is not None:
             block = self.contents.with_parent(block, trace_parent, len(body))
+        if self._delay is not None:
+            target, block = self._schedule_of(target, block, self._delay, facts, due_ns)
+            mapped = True
         if not self.waits_for_puback:
             self._check_size(target, block, len(body), reply)
             self.outbox.offer(framing.publish(target, body, reply=reply, headers=block), owner=owner)
@@ -390,6 +410,21 @@ class Outlet:
         puback_from = self._puback_from if mapped else self.destination.stream
         _, order = self.outbox.offer_with_ack(target, body, block, inbox, owner=owner, puback_from=puback_from)
         return order
+
+    def _schedule_of(
+        self, target: bytes, block: bytes, delay: Delay, facts: Facts | None, due_ns: int | None
+    ) -> tuple[bytes, bytes]:
+        """Return the subject and the header block of the schedule of a copy, by default due after its delay.
+
+        Raises `PublishError` (schedules_refused) unless its stream is known to keep schedules, since a stream that
+        deletes or ignores them acks them all the same.
+        """
+        if self._state is not None and self._state.loses_schedules is not None:
+            raise PublishError(self._state.loses_schedules, reason=reasons.SCHEDULES_REFUSED)
+        if due_ns is None:
+            due_ns = delay.due_ns(facts, int(self.connection.platform.wall_clock() * 1e9))
+        subject = b"%b.%b" % (delay.prefix, schedules.token(message_ids.find(block)).encode())
+        return subject, schedules.scheduled(block, due_ns, target)
 
     def _check_size(self, target: bytes, block: bytes, size: int, reply: bytes) -> None:
         measure(self.connection, len(block) + size)

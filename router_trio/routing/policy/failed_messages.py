@@ -125,6 +125,12 @@ class FailedMessages:
         found.renumber(numbering)
         found.choices.update(choices)
 
+    def restore(self, sequence: int, failed: Failed) -> None:
+        """Continue with what another process knew of a message, unless something is known of it here."""
+        if sequence not in self.failed:
+            self._of(sequence)
+            self.failed[sequence] = failed
+
     def _numbered(self, sequence: int, numbering: Numbering) -> Failed | None:
         found = self.failed.get(sequence)
         if found is not None:

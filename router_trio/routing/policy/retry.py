@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from router_trio.errors.reasons import HANDLER_ERROR, NEVER_AGAIN
+from router_trio.message import Fate
 from router_trio.routing.policy.limit import MOST_VALUES, kept_value
 from router_trio.settings import LimitSettings, RouteSettings
 from router_trio.settings.retry import RetrySettings
@@ -137,6 +139,23 @@ class HalfOfHandler:
     def wait(self, now: float) -> float:
         """Return the seconds until another message may be retried."""
         return max(0.0, self._free_at - now)
+
+
+class RetryStore(Protocol):
+    """Keeps messages in another stream until their next attempt, as schedules."""
+
+    after: float
+    """Seconds: attempts that are further away are scheduled."""
+
+    @property
+    def reachable(self) -> bool:
+        """Return True if the connection has a link."""
+
+    def store(self, delivery: Any, delay: float, report: Callable[[Fate], None]) -> None:
+        """Publish the schedule of a message. `report` is called once with its fate, possibly before this returns.
+
+        Raises `RouterError` if it can't be sent at all.
+        """
 
 
 class RetryPolicy:

@@ -93,7 +93,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self._stream = stream
         self._lease = lease
         self._failures: Failures[StreamDelivery] = Failures(
-            self.state, self.policy, dead_letters, self, emit, routing.limited_as
+            self.state, self.policy, dead_letters, self, emit, routing.limited_as, routing.retry_schedules
         )
         self.stored: list[StreamDelivery] = []
         self._flow = flow = routing.flow
@@ -287,6 +287,16 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.acks.nak(delivery.ack_subject, delay)
         return True
 
+    def scheduled(self, delivery: StreamDelivery) -> None:
+        """Ack a message whose next attempt another stream keeps. Later messages do not wait for it."""
+        is_open = self.hand.remove(delivery)
+        if is_open:
+            self.hand.given_up(delivery)
+        delivery.settle_as("scheduled")
+        if is_open:
+            self.acks.ack([delivery.ack_subject])
+        self.route.look()
+
     def dead_lettered(self, delivery: StreamDelivery, dead: GivenUp) -> None:
         is_open = self.hand.remove(delivery)
         if is_open:
@@ -328,7 +338,8 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.route.look()
 
     def place(self, delivery: StreamDelivery) -> dict[str, Any]:
-        return {"stream": self._stream, "sequence": delivery.sequence}
+        about = delivery.origin()
+        return {"stream": about["stream"], "sequence": about["sequence"]}
 
     def _is_last_delivery(self, delivery: StreamDelivery) -> bool:
         return 0 < self.server_limit <= delivery.deliveries

@@ -60,7 +60,7 @@ class StreamPart:
 
     spec: ConsumerSpec
     status: SourceStatus
-    lease: Lease
+    lease: Lease | None
 
 
 class StreamSource(KeptSource[StreamKeeper]):
@@ -225,11 +225,16 @@ class StreamSource(KeptSource[StreamKeeper]):
         for destination in self._routing.connections:
             destination.stop_notifying(self._pull_loop.look_again)
 
+    @property
+    def consumer(self) -> tuple[str, str]:
+        """The stream and the durable."""
+        return self._spec.stream, self._spec.durable
+
     def go_on(self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None) -> StreamSource | None:
         """Return a source that continues if it has the same consumer, even on a new connection; otherwise None."""
         source = routing.plan.settings.source
         same = source.kind.consumer(source) == (self._spec.stream, self._spec.durable)
-        same = same and partitioning_of(source) is None
+        same = same and partitioning_of(source) is None and routing.plan.retry_schedule is None
         if not same or not connection.has_same_streams(self._connection):
             return None
         successor = StreamSource(routing, connection, self._emit, dead_letters, self.keeper)

@@ -16,7 +16,7 @@ from router_trio.protocol.control_headers import CONTROL_HEADERS, is_control_hea
 from router_trio.protocol.stream_config import StreamSubjects
 from router_trio.settings.checks.content import check_content
 from router_trio.settings.checks.files import check_files
-from router_trio.settings.checks.flow import check_flow, check_retry, check_shared_limit
+from router_trio.settings.checks.flow import check_flow, check_retry, check_schedule, check_shared_limit
 from router_trio.settings.checks.handlers import check_reply_to, check_respond
 from router_trio.settings.checks.loops import feeds_itself, feeds_itself_through
 from router_trio.settings.checks.resolve import Connections, Streams, by_name, resolve_connection, stream_read
@@ -32,7 +32,7 @@ from router_trio.settings.routes.source import check_source
 from router_trio.settings.routes.sources.stream import STREAM
 from router_trio.settings.sections import ConnectionSettings
 from router_trio.settings.streams import StreamSettings
-from router_trio.subjects.patterns import validate_subject
+from router_trio.subjects.patterns import covers, validate_subject
 
 # A TOML key without quotes, so that key paths and environment variables can name every connection.
 _CONNECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -217,7 +217,12 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None, 
         if source is not None and pattern is not None and named:
             sent = (destination.connection, its_kind.template(destination))
             yield from _check_subject(f"{where}.{its_kind.key}", route, source, sent, connections, streams)
+            for other in its_kind.other_templates(destination):
+                sent = (destination.connection, other)
+                yield from _check_subject(f"{where}.schedule_prefix", route, source, sent, connections, streams)
+                yield from _check_schedules(where, destination, connections or {}, streams)
     yield from check_retry(f"{path}.retry", route.retry)
+    yield from check_schedule(f"{path}.retry.schedule", route.retry, source, route.to)
     if route.dead_letter is not None:
         where, letter = f"{path}.dead_letter", route.dead_letter
         end = destination_of(letter, "")
@@ -258,6 +263,18 @@ def _check_subject(
     if text:
         cure = f"send to other subjects or {narrow}" if dead else f"send to other subjects, {narrow}, or set hop_limit"
         yield Problem(path, f"{text}, so the route would feed itself; {cure}{'' if dead else ' if it is intended'}")
+
+
+def _check_schedules(
+    path: str, to: DestinationSettings, connections: Connections, streams: Streams
+) -> Iterator[Problem]:
+    """Check the streams of `[[streams]]` that would store the schedules of delayed copies."""
+    for _, stream in (one for same in streams.values() for one in same):
+        there = resolve_connection(stream.connection, connections) == resolve_connection(to.connection, connections)
+        if there and any(covers(one, f"{to.schedule_prefix}.*") for _, one in valid_patterns(stream.subjects)):
+            loses = stream.config.loses_schedules
+            if loses is not None and not stream.allow_message_schedules:
+                yield Problem(f"{path}.delay", loses.replace("allow_msg_schedules", "allow_message_schedules"))
 
 
 def _feeding(

@@ -8,8 +8,9 @@ from router_trio.errors import ExpressionError, Problem, PublishError
 from router_trio.protocol.control_headers import is_control_header
 from router_trio.protocol.headers import Headers, encode
 from router_trio.protocol.message_ids import NAME as MESSAGE_ID
-from router_trio.settings.expressions import HEADER, KEY, PAYLOAD, WHEN, compile_for
+from router_trio.settings.expressions import DELAY, HEADER, KEY, PAYLOAD, WHEN, compile_for
 from router_trio.settings.routes import MAX_WEIGHT, DestinationSettings, HeaderSettings
+from router_trio.settings.routes.destinations.delayed import constant_delay
 
 MAX_WEIGHTS = 10 * MAX_WEIGHT
 """Sum of the weights of a route."""
@@ -40,6 +41,7 @@ def check_content(
             where = f"{path}.to[{index}]"
             yield from check_expression(f"{where}.when", destination.when, WHEN, from_stream)
             yield from check_expression(f"{where}.payload", destination.payload, PAYLOAD, from_stream)
+            yield from _check_delay(f"{where}.delay", destination.delay, from_stream)
             for name, text in destination.headers.set.items():
                 yield from check_expression(f"{where}.headers.set.{name}", text, HEADER, from_stream)
             yield from _check_header_names(f"{where}.headers", destination.headers)
@@ -62,6 +64,18 @@ def check_expression(path: str, text: str | None, purpose: str, from_stream: boo
             compile_for(text, purpose, from_stream=from_stream)
         except ExpressionError as error:
             yield problem_of(path, text, error)
+
+
+def _check_delay(path: str, delay: str | None, from_stream: bool) -> Iterator[Problem]:
+    if delay is None:
+        return
+    try:
+        constant = constant_delay(delay)
+    except ValueError as error:
+        yield Problem(path, str(error))
+        return
+    if constant is None:
+        yield from check_expression(path, delay, DELAY, from_stream)
 
 
 def _check_header_names(path: str, headers: HeaderSettings) -> Iterator[Problem]:

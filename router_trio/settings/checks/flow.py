@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from router_trio.errors import Problem
+from router_trio.errors import Problem, SubjectError
 from router_trio.errors.reasons import HANDLER_ERROR, TO_NAME
 from router_trio.settings.checks.content import check_expression
 from router_trio.settings.expressions import PER
+from router_trio.settings.patterns import check_name
 from router_trio.settings.retry import RetrySettings
-from router_trio.settings.routes import DestinationSettings, LimitSettings
+from router_trio.settings.routes import DestinationSettings, LimitSettings, SourceSettings
 from router_trio.settings.units import MOST_MESSAGES, Rate, format_duration
+from router_trio.subjects.patterns import validate_subject
 
 _REASON = re.compile(rf"[a-z][a-z0-9_]*|{HANDLER_ERROR}:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
@@ -48,6 +50,37 @@ def check_retry(path: str, retry: RetrySettings | None) -> Iterator[Problem]:
             )
         elif ":" not in reason and reason not in TO_NAME and (near := _misspelt(reason)) is not None:
             yield Problem(where, f"no message fails with the reason {reason!r}; did you mean {near!r}?")
+
+
+def check_schedule(
+    path: str,
+    retry: RetrySettings | None,
+    source: SourceSettings | None,
+    to: Sequence[DestinationSettings | None],
+) -> Iterator[Problem]:
+    """Yield each problem of the `schedule` of a `[routes.retry]`. Values of None are unknown and not checked."""
+    if retry is None or (schedule := retry.schedule) is None:
+        return
+    yield from check_name(f"{path}.stream", schedule.stream)
+    try:
+        validate_subject(schedule.prefix, what="prefix")
+    except SubjectError as error:
+        yield Problem(f"{path}.prefix", str(error))
+    if schedule.prefix.startswith("$"):
+        yield Problem(f"{path}.prefix", "begins with '$', which NATS reserves; choose another name")
+    if any(one is not None and one.bucket is not None for one in to) or (source is not None and source.kind.is_bucket):
+        text = "can't be combined with a bucket: an older value would replace a newer one of its key; remove it"
+        yield Problem(path, text)
+    if source is None:
+        return
+    if not source.kind.redelivers:
+        yield Problem(path, "only messages from a stream can wait in another one; read from a stream, or remove it")
+    for key in ("standby", "partitions"):
+        if getattr(source, key):
+            yield Problem(path, f"can't be combined with {key}; remove one of them")
+    if source.kind.stream(source) == schedule.stream:
+        text = "is the stream that the route reads, and would deliver schedules as well; use another stream"
+        yield Problem(f"{path}.stream", text)
 
 
 def _misspelt(reason: str) -> str | None:

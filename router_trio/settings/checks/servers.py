@@ -11,6 +11,7 @@ from router_trio.subjects.functions import parse
 
 _FUNCTIONS = {"random": "2.12", "left": "2.15", "right": "2.15"}
 _PARTITION_OF_ALL = "2.12"
+_FOR_SCHEDULES = "needs nats-server 2.12, and a stream with allow_msg_schedules and without limits"
 
 
 def newer_mapping(destination: str, source: str) -> str | None:
@@ -42,12 +43,16 @@ def newer_servers(routes: Sequence[RouteSettings], streams: Sequence[StreamSetti
             if route.source.partition_by is None:
                 needed = "needs nats-server 2.12, for partitions of entire subjects; 2.11 with partition_by"
             yield Problem(f"{path}.from.partitions", needed)
+        if route.retry is not None and route.retry.schedule is not None:
+            yield Problem(f"{path}.retry.schedule", _FOR_SCHEDULES)
         for number, to in enumerate(route.to):
             kind = to.kind_for(route.source.kind)
             if text := newer_mapping(kind.template(to), route.source.pattern):
                 yield Problem(f"{path}.to[{number}].{kind.key}", text)
             if to.ttl:
                 yield Problem(f"{path}.to[{number}].ttl", "needs nats-server 2.11, and a stream with allow_msg_ttl")
+            if to.delay is not None:
+                yield Problem(f"{path}.to[{number}].delay", _FOR_SCHEDULES)
         if route.dead_letter is not None and (text := newer_mapping(route.dead_letter.subject, route.source.pattern)):
             yield Problem(f"{path}.dead_letter.subject", text)
     for index, stream in enumerate(streams):
@@ -56,5 +61,7 @@ def newer_servers(routes: Sequence[RouteSettings], streams: Sequence[StreamSetti
             yield Problem(f"streams[{index}].partitions", text)
         if stream.allow_message_ttl:
             yield Problem(f"streams[{index}].allow_message_ttl", "needs nats-server 2.11")
+        if stream.allow_message_schedules:
+            yield Problem(f"streams[{index}].allow_message_schedules", "needs nats-server 2.12")
         if stream.allow_batched:
             yield Problem(f"streams[{index}].allow_batched", "needs nats-server 2.14")

@@ -35,6 +35,8 @@ def _each(streams: Sequence[StreamSettings | None], connections: Mapping[str, ob
                 text = f"there is no connection {stream.connection!r}; {suggestion(stream.connection, connections)}"
                 yield Problem(f"{path}.connection", text)
         yield from _subjects(path, stream.subjects)
+        if stream.allow_message_schedules and (loses := stream.config.loses_schedules) is not None:
+            yield Problem(f"{path}.allow_message_schedules", loses)
         window = stream.duplicate_window
         if stream.max_age and window is not None and window > stream.max_age:
             text = (

@@ -51,6 +51,7 @@ def warnings(
         yield from _key_of_partitions(f"routes[{index}]", route)
         if (file := route.schema_file) is not None:
             yield from (Problem(f"routes[{index}].schema", f"{file.path!r}, {text}") for text in file.schema.warnings)
+        yield from _order_of_delays(f"routes[{index}]", route)
         yield from route.source.kind.warnings(f"routes[{index}].from", route.source)
 
 
@@ -139,6 +140,22 @@ def _key_of_partitions(path: str, route: RouteSettings) -> Iterator[Problem]:
             "keeps the order of its values only within a partition, and the entire subject determines that: name the "
             "wildcards of the filter that the key is made of as partition_by, or remove the key",
         )
+
+
+def _order_of_delays(path: str, route: RouteSettings) -> Iterator[Problem]:
+    """Warn of delayed copies and scheduled retries of a route that keeps the order of a key."""
+    if route.retry is not None and route.retry.schedule is not None and route.key is not None:
+        yield Problem(
+            f"{path}.retry.schedule",
+            "later messages do not wait for one that is scheduled: the order of `key` ends with its failure",
+        )
+    for index, destination in enumerate(route.to):
+        if destination.delay is not None and route.key is not None:
+            yield Problem(
+                f"{path}.to[{index}].delay",
+                "copies are published when they are due, and not in the order of their messages: the order of `key` "
+                "ends here",
+            )
 
 
 def _dropped_tokens(path: str, route: RouteSettings) -> Iterator[Problem]:

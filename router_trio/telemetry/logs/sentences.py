@@ -94,6 +94,11 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route}: consumer {durable} of stream {stream} was reset or recreated and continues at message "
         "{to_sequence} instead of {from_sequence}; {after_reset}"
     ),
+    events.RouteScheduleLost: (
+        "Route {route}: {lost:count schedule} of stream {stream} will never be published: of {scheduled} schedules, "
+        "{fired} were published, {cancelled} cancelled, and {there} are still there; the others were purged or "
+        "deleted, or a limit was set on the stream"
+    ),
     events.ConsumerPaused: "Route {route} receives nothing: {detail}",
     events.ConsumerResumed: "Route {route}: consumer {durable} of stream {stream} is not paused any more",
     events.FilterOutside: (

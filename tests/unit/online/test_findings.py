@@ -211,6 +211,45 @@ CASES["bucket_differs"] = [
         "expires, and not in the copy; set the same history on both",
     ),
 ]
+LATER = configured(to={"delay": "5m", "schedule_prefix": "later"})
+RETRIES = configured(route={"retry": {"schedule": {"stream": "RETRY", "prefix": "retry"}}})
+CASES["schedules_lost"] = [
+    (
+        facts(stream("COPIES", "copies.*", "later.*"), settings=LATER),
+        "error",
+        "routes[0].to[0].delay",
+        "stream 'COPIES' does not publish messages later; set allow_msg_schedules on it, which needs nats-server 2.12; "
+        "until then the copies fail with schedules_refused",
+    ),
+    (
+        facts(stream("COPIES", "copies.*", "later.*", allow_msg_schedules=True, max_bytes=9), settings=LATER),
+        "error",
+        "routes[0].to[0].delay",
+        "stream 'COPIES' has limits (max_bytes) by which schedules are deleted and never published; remove them; "
+        "until then the copies fail with schedules_refused",
+    ),
+    (
+        facts(stream("COPIES", "later.*", allow_msg_schedules=True), settings=LATER),
+        "error",
+        "routes[0].to[0].delay",
+        "stream 'COPIES' stores the schedules, and does not take 'copies.*' itself, so it refuses them; add the "
+        "subject to it",
+    ),
+    (
+        facts(stream("COPIES", "copies.*", "later.*", allow_msg_schedules=True, retention="workqueue"), settings=LATER),
+        "note",
+        "routes[0].to[0].delay",
+        "stream 'COPIES' has the retention workqueue: a consumer that acks a schedule below 'later' deletes it, and "
+        "its copy is never published; filter its consumers",
+    ),
+    (
+        facts(stream("RETRY", "retry.>", allow_msg_schedules=True, max_age=10**9), settings=RETRIES),
+        "error",
+        "routes[0].retry.schedule.stream",
+        "stream 'RETRY' has limits (max_age) by which schedules are deleted and never published; remove them; until "
+        "then the copies fail with schedules_refused",
+    ),
+]
 CASES["source_missing"] = [
     (
         facts(streams={"ORDERS": None, "COPIES": COPIES}),

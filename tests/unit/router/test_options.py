@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from router_trio import Message, Router, Settings
 from router_trio.errors import ConfigurationError
 from router_trio.router import options
-from router_trio.settings.retry import DeadLetterSettings, RetrySettings
+from router_trio.settings.retry import DeadLetterSettings, RetryScheduleSettings, RetrySettings
 from router_trio.settings.routes.destination import DestinationSettings
 from router_trio.settings.routes.destinations.keys import HeaderSettings
 from router_trio.settings.routes.flow import BreakerSettings, LimitSettings
@@ -24,8 +24,13 @@ PAIRS: list[tuple[Any, type[BaseModel], set[str]]] = [
     (options.HeaderOptions, HeaderSettings, set()),
     (options.BreakerOptions, BreakerSettings, set()),
     (options.DestinationOptions, DestinationSettings, {"bucket", "key"}),
-    (options.BucketOptions, DestinationSettings, {"subject", "jetstream", "stream", "reply"}),
+    (
+        options.BucketOptions,
+        DestinationSettings,
+        {"subject", "jetstream", "stream", "reply", "delay", "schedule_prefix"},
+    ),
     (options.RetryOptions, RetrySettings, set()),
+    (options.RetryScheduleOptions, RetryScheduleSettings, set()),
     (options.DeadLetterOptions, DeadLetterSettings, set()),
     (options.LimitOptions, LimitSettings, set()),
 ]

@@ -269,6 +269,7 @@ def test_the_schema_describes_every_key_of_the_file() -> None:
         "RouteSettings",
         "SourceSettings",
         "RetrySettings",
+        "RetryScheduleSettings",
         "DeadLetterSettings",
         "DestinationSettings",
         "HeaderSettings",

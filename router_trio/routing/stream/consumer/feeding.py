@@ -64,7 +64,9 @@ class Feeding:
         self._filters = source.subjects
         self._own = own.name
         self._lose = lose
-        sent = [] if plan.counts_hops else [_Sent(one.connection, one.template, False) for one in plan.destinations]
+        sent: list[_Sent] = []
+        for one in () if plan.counts_hops else plan.destinations:
+            sent += [_Sent(one.connection, template, False) for template in (one.template, *one.other_templates)]
         if (letter := plan.dead_letter) is not None:
             sent.append(_Sent(letter.connection, letter.template, True))
         self._sent = sent

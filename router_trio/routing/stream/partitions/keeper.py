@@ -28,7 +28,7 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
         self,
         routing: Routing,
         behind: Callable[[], Behind | None],
-        partitions: Callable[[], Partitions],
+        partitions: Callable[[], Partitions | None],
     ) -> None:
         """`behind` and `partitions` return what pages show."""
         super().__init__(routing, place_of)
@@ -77,7 +77,7 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
         return self._behind()
 
     @property
-    def partitions(self) -> Partitions:
+    def partitions(self) -> Partitions | None:
         return self._partitions()
 
     @property

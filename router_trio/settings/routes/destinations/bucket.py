@@ -51,6 +51,8 @@ class _Bucket(DestinationKind):
         if to.stream is not None:
             text = f"the stream of bucket {to.bucket!r} is {self.stream(to)!r}; remove it"
             yield Problem(f"{path}.stream", text)
+        if to.delay is not None:
+            yield Problem(f"{path}.delay", "the stream of a bucket keeps no schedules; remove it")
         if to.reply:
             text = "can't be combined with a bucket, whose PubAck comes to the reply subject; remove one of them"
             yield Problem(f"{path}.reply", text)

@@ -22,6 +22,8 @@ class _Core(DestinationKind):
         yield from check_name(f"{path}.stream", to.stream)
         if to.stream is not None:
             yield Problem(f"{path}.stream", f"only a JetStream publish has a PubAck; {_CURE}")
+        if to.delay is not None:
+            yield Problem(f"{path}.delay", f"only a stream publishes messages later; {_CURE}")
         if to.ttl:
             yield Problem(f"{path}.ttl", f"only a stream deletes messages; {_CURE}")
         if to.breaker is not None and to.mirror is None:

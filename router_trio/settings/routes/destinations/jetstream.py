@@ -10,7 +10,9 @@ from router_trio.settings.routes.destinations.keys import DestinationKeys
 from router_trio.settings.routes.destinations.kind import DestinationKind, check_subject
 
 
-class _JetStream(DestinationKind):
+class JetStream(DestinationKind):
+    """A JetStream publish."""
+
     key = "subject"
     waits_for_puback = True
     described = "JetStream, waits for the PubAck"
@@ -24,5 +26,5 @@ class _JetStream(DestinationKind):
             yield Problem(f"{path}.reply", text)
 
 
-JETSTREAM: DestinationKind = _JetStream()
+JETSTREAM: DestinationKind = JetStream()
 """The kind of a destination whose subject a stream takes."""

@@ -116,6 +116,19 @@ class DestinationKeys(Section, init=False):
         description="Time after which the stream deletes the message (Nats-TTL), in whole seconds; 0s: as the stream "
         "says.",
     )
+    delay: Expression | None = Field(
+        None,
+        description="How much later the stream publishes the copy: a duration, or an expression for a duration or a "
+        "timestamp. Until then it is stored as a schedule, which needs nats-server 2.12. Absent: at once.",
+        examples=["5m", "duration(body.wait)", "timestamp(body.not_before)"],
+    )
+    schedule_prefix: str | None = Field(
+        None,
+        min_length=1,
+        description="With `delay`: the subject below which schedules are stored, in the stream that also takes "
+        "`subject`.",
+        examples=["later"],
+    )
     headers: HeaderSettings = Field({}, validate_default=True, description="Headers of the copies.")
     breaker: BreakerSettings | None = Field(
         None, description="Stop sending to this destination for a while after repeated failures; absent: never."

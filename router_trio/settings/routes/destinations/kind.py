@@ -50,6 +50,14 @@ class DestinationKind(ABC):
         """Return the target as data, for programs."""
         return {self.key: getattr(to, self.key), "jetstream": self.waits_for_puback}
 
+    def stored_under(self, to: DestinationKeys, pattern: str) -> str:
+        """Return the pattern of the subjects that copies are published to. `pattern` is that of the mapped subjects."""
+        return pattern
+
+    def other_templates(self, to: DestinationKeys) -> tuple[str, ...]:
+        """Return an example of each subject besides `template` that messages of the route are stored under."""
+        return ()
+
     @abstractmethod
     def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
         """Yield each problem of the keys that depend on the kind."""

@@ -1,0 +1,1 @@
+"""Retries by message schedules: failed messages wait in another stream, and are read from there when they are due."""

@@ -1,0 +1,253 @@
+"""`schedule` in `[routes.retry]`: messages wait in another stream for attempts that are far away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio import Message, Reject, Retry
+from router_trio.events import RouteScheduleLost
+from router_trio.protocol.headers import Headers
+from router_trio.protocol.stream_config import StreamConfig
+from router_trio.telemetry.logs.sentences import sentence
+from router_trio.testing import FakeBroker
+from router_trio.testing.streams import EPOCH
+from tests.support.eventually import eventually
+from tests.support.world import World, handled, stream, to, world
+from tests.unit.readiness import until_unready, why
+
+SCHEDULE = {"stream": "RETRY", "prefix": "retry", "after": "5s"}
+
+
+def brokers(**config: Any) -> dict[str, FakeBroker]:
+    """Return a broker with the streams IN, OUT and RETRY; RETRY keeps schedules, and has this configuration."""
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.*"])
+    broker.add_stream("OUT", ["out.>"])
+    settings = {"allow_message_schedules": True} | config
+    broker._server.ensure_stream(StreamConfig("RETRY", ("retry.>",), **settings), 0.0)
+    return {"main": broker}
+
+
+def due(w: World) -> list[float]:
+    """Return when the schedules of RETRY are due, on Trio's clock."""
+    return sorted(one.due_ns / 1e9 - EPOCH for one in w.broker._server.streams["RETRY"].schedules.values())
+
+
+def retrying(delay: str = "60s", **more: Any) -> dict[str, Any]:
+    """Return `[routes.retry]` with delays that are always the same."""
+    return {"retry": {"initial": delay, "factor": 1.0, "max": delay, "schedule": SCHEDULE, **more}}
+
+
+class Failing:
+    """A handler that fails for the first calls, and keeps the messages that it was called with."""
+
+    def __init__(self, times: int, error: Callable[[], Exception] = ValueError) -> None:
+        self.calls: list[Message] = []
+        self._left = times
+        self._error = error
+
+    def __call__(self, message: Message) -> Message:
+        self.calls.append(message)
+        if self._left:
+            self._left -= 1
+            raise self._error()
+        return message
+
+
+def route(handler: Callable[..., Any], *destinations: Any, **more: Any) -> Any:
+    """Return a route from IN through a handler."""
+    ends = [
+        to(one, jetstream=True) if isinstance(one, str) else one for one in destinations or ("out.{{wildcard(1)}}",)
+    ]
+    source = {"stream": "IN", "durable": "router", "filter": "in.*"}
+    return handled(handler, to=ends, **source, **retrying() | more)
+
+
+async def test_a_far_attempt_waits_in_the_other_stream_and_continues_from_there(autojump_clock: MockClock) -> None:
+    handler = Failing(2)
+    async with world(handlers=[route(handler)], brokers=brokers()) as w:
+        sent = {"X-Kept": "1", "Nats-TTL": "1s", "nats-rollup": "sub", "Nats-Msg-Id": "order-7", "Router-Origin-X": "2"}
+        w.broker.publish("in.a", b"body", sent)
+        await eventually(lambda: w.route.settled["scheduled"] == 1)
+        began = trio.current_time()
+        await trio.sleep(1.0)
+        assert w.broker.unacked("IN", "router") == 0
+        (at,) = due(w)
+        assert began + 59 < at <= began + 61
+        await trio.sleep(57)
+        assert len(handler.calls) == 1
+        await eventually(lambda: w.route.settled["scheduled"] == 2, 10)
+        assert trio.current_time() >= at
+        await eventually(lambda: w.route.settled["routed"] == 1, 100)
+        assert w.payloads("OUT") == [b"body"]
+        assert w.route_ledger() == (3, 0, {"scheduled": 2, "routed": 1})
+        assert not due(w)
+    first, *others = handler.calls
+    assert len(others) == 2
+    for one in others:
+        assert (
+            (one.subject, one.payload, one.headers)
+            == ("in.a", b"body", Headers(sent))
+            == (
+                first.subject,
+                first.payload,
+                first.headers,
+            )
+        )
+        assert (one.stream, one.sequence, one.timestamp) == ("IN", 1, first.timestamp)
+
+
+async def test_a_near_attempt_stays_with_the_consumer(autojump_clock: MockClock) -> None:
+    async with world(handlers=[route(Failing(1), **retrying("4s"))], brokers=brokers()) as w:
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["routed"] == 1, 60)
+        assert w.route_ledger() == (2, 0, {"returned": 1, "routed": 1})
+
+
+async def test_attempts_before_and_after_the_wait_count_together(autojump_clock: MockClock) -> None:
+    more = retrying(attempts=3) | {"dead_letter": {"subject": "out.dead"}}
+    async with world(handlers=[route(Failing(9), **more)], brokers=brokers()) as w:
+        w.broker.publish("in.other")
+        w.broker.publish("in.a", b"body", {"Nats-Msg-Id": "order-7"})
+        await eventually(lambda: w.route.settled["dead_lettered"] == 2, 300)
+        letter = next(one for one in w.broker.messages("OUT") if one.payload == b"body")
+        about = {name: letter.headers[f"Router-Dead-Letter-{name}"] for name in ("Attempts", "Subject", "Stream")}
+        assert about == {"Attempts": "3", "Subject": "in.a", "Stream": "IN"}
+        assert letter.headers["Router-Dead-Letter-Sequence"] == "2"
+        assert letter.headers["Router-Dead-Letter-Message-Id"] == "order-7"
+        assert w.route_ledger() == (6, 0, {"scheduled": 4, "dead_lettered": 2})
+
+
+async def test_a_copy_that_was_delivered_is_not_sent_again(autojump_clock: MockClock) -> None:
+    """Also after the duplicate window of its stream."""
+    there = brokers()
+    there["main"].add_stream("OTHER", ["other"])
+    there["main"].trouble.seal("OTHER")
+    failing = stream("IN", "out.a", "other", filter="in.*") | retrying("300s")
+    async with world([failing], brokers=there) as w:
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["scheduled"] == 1, 60)
+        w.broker.delete_stream("OTHER")
+        w.broker.add_stream("OTHER", ["other"])
+        await eventually(lambda: w.route.settled["routed"] == 1, 400)
+        assert w.payloads("OTHER") == [b"body"]
+        assert [one.subject for one in w.broker.published].count("out.a") == 1
+
+
+async def test_the_destination_that_was_chosen_stays_the_same(autojump_clock: MockClock) -> None:
+    handler = Failing(0)
+    ends = [to(f"out.{name}", jetstream=True) for name in "ab"]
+    there = brokers()
+    there["main"].trouble.seal("OUT")
+    async with world([stream("IN", *ends, filter="in.*") | retrying() | {"strategy": "weighted"}], brokers=there) as w:
+        w.broker.publish("in.a", b"1")
+        await eventually(lambda: w.route.settled["scheduled"] == 1, 60)
+        first = next(one.subject for one in w.broker.published if one.subject.startswith("out."))
+        w.broker.delete_stream("OUT")
+        w.broker.add_stream("OUT", ["out.>"])
+        w.broker.publish("in.a", b"2")
+        await eventually(lambda: w.route.settled["routed"] == 2, 200)
+        assert {one.payload: one.subject for one in w.broker.messages("OUT")}[b"1"] == first
+    assert not handler.calls
+
+
+async def test_later_messages_of_a_key_do_not_wait_for_one_that_is_scheduled(autojump_clock: MockClock) -> None:
+    async with world(handlers=[route(Failing(1), key='headers["k"]')], brokers=brokers()) as w:
+        for number in range(3):
+            w.broker.publish("in.a", b"%d" % number, {"k": "x"})
+        await eventually(lambda: w.route.settled["routed"] == 2, 10)
+        assert w.payloads("OUT") == [b"1", b"2"]
+        await eventually(lambda: w.route.settled["routed"] == 3, 100)
+        assert w.payloads("OUT") == [b"1", b"2", b"0"]
+
+
+async def test_a_restarted_router_gets_what_the_last_one_scheduled(autojump_clock: MockClock) -> None:
+    there = brokers()
+    async with world(handlers=[route(Failing(1))], brokers=there) as w:
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["scheduled"] == 1)
+    await trio.sleep(100)
+    handler = Failing(0)
+    async with world(handlers=[route(handler)], brokers=there) as w:
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        assert w.payloads("OUT") == [b"body"]
+        assert w.route_ledger() == (1, 0, {"routed": 1})
+    assert [one.sequence for one in handler.calls] == [1]
+
+
+@pytest.mark.parametrize("config", [{"allow_message_schedules": False}, {"max_messages": 5}])
+async def test_messages_stay_with_the_consumer_if_the_other_stream_would_lose_them(
+    config: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    async with world(handlers=[route(Failing(1))], brokers=brokers(**config)) as w:
+        await until_unready(w, "schedules_refused")
+        assert "'RETRY'" in why(w)
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["routed"] == 1, 100)
+        assert w.route_ledger() == (2, 0, {"returned": 1, "routed": 1})
+
+
+async def test_schedules_that_were_deleted_by_hand_are_reported(autojump_clock: MockClock) -> None:
+    async with world(handlers=[route(Failing(9), **retrying("200s"))], brokers=brokers()) as w:
+        for number in range(3):
+            w.broker.publish("in.a", b"%d" % number)
+        await eventually(lambda: w.route.settled["scheduled"] == 3)
+        first = next(iter(w.broker._server.streams["RETRY"].schedules))
+        w.broker.trouble.delete_schedule("RETRY", first)
+        await trio.sleep(130)
+        [lost] = [one for one in w.watch.events if isinstance(one, RouteScheduleLost)]
+        assert (lost.route, lost.stream) == ("route", "RETRY")
+        assert (lost.scheduled, lost.fired, lost.there, lost.cancelled, lost.lost) == (3, 0, 2, 0, 1)
+        assert sentence(lost).startswith("Route route: 1 schedule of stream RETRY will never be published: of 3")
+
+
+async def test_retries_of_a_handler_are_scheduled_and_rejected_messages_are_not(autojump_clock: MockClock) -> None:
+    async with world(handlers=[route(Failing(1, lambda: Retry(after=30.0)), **retrying("1s"))], brokers=brokers()) as w:
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["scheduled"] == 1)
+        assert [round(at) for at in due(w)] == [30]
+        await eventually(lambda: w.route.settled["routed"] == 1, 60)
+    async with world(handlers=[route(Failing(1, Reject))], brokers=brokers()) as w:
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["given_up"] == 1)
+
+
+async def test_a_message_that_another_client_published_there_is_routed_as_it_is(autojump_clock: MockClock) -> None:
+    handler = Failing(0)
+    async with world(handlers=[route(handler, "out.x")], brokers=brokers()) as w:
+        w.broker.publish("retry.d.route", b"odd", {"Router-Origin-Sequence": "x", "Router-Origin-Subject": "in.a"})
+        await eventually(lambda: w.route.received == 1 and not w.route.in_hand, 10)
+    assert [one.subject for one in handler.calls] in ([], ["retry.d.route"])
+
+
+async def test_a_schedule_that_is_not_confirmed_is_published_again_and_fires_once(autojump_clock: MockClock) -> None:
+    handler = Failing(1)
+    async with world(handlers=[route(handler)], brokers=brokers()) as w:
+        w.broker.trouble.lose("puback", 1)
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["scheduled"] == 1, 30)
+        await eventually(lambda: w.route.settled["routed"] == 1, 100)
+        await trio.sleep(70)
+        assert w.route_ledger() == (2, 0, {"scheduled": 1, "routed": 1})
+    assert len(handler.calls) == 2
+
+
+async def test_a_reload_keeps_what_is_in_hand_and_what_is_scheduled(autojump_clock: MockClock) -> None:
+    there = brokers()
+    there["main"].trouble.seal("OUT")
+    before = stream("IN", "out.a", filter="in.*") | retrying("20s")
+    async with world([before], brokers=there) as w:
+        for number in range(5):
+            w.broker.publish("in.a", b"%d" % number)
+        await eventually(lambda: w.route.settled["scheduled"] == 5, 60)
+        for changes in ({"hop_limit": 5}, {"retry": {"initial": "1s"}}, retrying("10s")):
+            await w.live.reload(w.configuration(before | changes))
+        w.broker.delete_stream("OUT")
+        w.broker.add_stream("OUT", ["out.>"])
+        await eventually(lambda: len(w.payloads("OUT")) == 5, 120)
+        assert sorted(w.payloads("OUT")) == [b"%d" % number for number in range(5)]

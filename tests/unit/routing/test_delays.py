@@ -1,0 +1,197 @@
+"""Destinations with `delay`: their copies are stored as schedules, and published by the stream."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from router_trio import Message
+from router_trio.protocol.stream_config import StreamConfig
+from router_trio.testing import FakeBroker
+from router_trio.testing.streams import EPOCH
+from tests.support.eventually import eventually
+from tests.support.world import World, core, handled, stream, world
+from tests.unit.readiness import until_ready, until_unready, why
+
+LATE = 1.0
+"""Seconds after its time within which the fake publishes a schedule."""
+
+
+def brokers(**config: Any) -> dict[str, FakeBroker]:
+    """Return a broker with the streams IN and OUT; OUT keeps schedules, and has this configuration."""
+    broker = FakeBroker()
+    broker.add_stream("IN", ["in.*"])
+    settings = {"allow_message_schedules": True} | config
+    broker._server.ensure_stream(StreamConfig("OUT", ("out.>", "later.*"), **settings), 0.0)
+    return {"main": broker}
+
+
+def delayed(delay: str, subject: str = "out.{{wildcard(1)}}", **more: Any) -> dict[str, Any]:
+    """Return a destination with this delay."""
+    return {"subject": subject, "jetstream": True, "delay": delay, "schedule_prefix": "later", **more}
+
+
+def scheduled(w: World) -> list[float]:
+    """Return when the schedules of OUT are due, on Trio's clock."""
+    return [one.due_ns / 1e9 - EPOCH for one in w.broker._server.streams["OUT"].schedules.values()]
+
+
+def published(w: World) -> list[tuple[str, bytes]]:
+    """Return subject and payload of each message of OUT that is not a schedule."""
+    return [(one.subject, one.payload) for one in w.broker.messages("OUT") if one.subject.startswith("out.")]
+
+
+@pytest.mark.parametrize("kind", ["core", "stream"])
+async def test_a_copy_is_published_after_its_delay_and_not_before(kind: str, autojump_clock: MockClock) -> None:
+    source = core("in.*", delayed("5m")) if kind == "core" else stream("IN", delayed("5m"), filter="in.*")
+    async with world([source], brokers=brokers()) as w:
+        began = trio.current_time()
+        w.broker.publish("in.a", b"body", {"X-Kept": "1"})
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        assert not published(w)
+        (due,) = scheduled(w)
+        assert began + 300 <= due <= trio.current_time() + 300.001
+        await trio.sleep(due - trio.current_time() - 0.001)
+        assert not published(w)
+        await trio.sleep(LATE)
+        assert published(w) == [("out.a", b"body")]
+        assert w.broker.messages("OUT")[-1].headers["X-Kept"] == "1"
+        assert not scheduled(w)
+
+
+async def test_the_delay_is_computed_for_each_message(autojump_clock: MockClock) -> None:
+    to = delayed("has(body.at) ? timestamp(body.at) : time + duration(body.wait)", ttl="1h")
+    async with world([stream("IN", to, filter="in.*")], brokers=brokers()) as w:
+        at = datetime.fromtimestamp(EPOCH + 400, UTC).isoformat()
+        for body in ({"wait": "90s"}, {"at": at}, {"wait": "-5m"}):
+            w.broker.publish("in.a", json.dumps(body).encode())
+        await eventually(lambda: w.route.settled["routed"] == 3)
+        await trio.sleep(LATE)
+        assert [json.loads(payload) for _, payload in published(w)] == [{"wait": "-5m"}], "the past is now"
+        await trio.sleep(90)
+        assert [round(due) for due in scheduled(w)] == [400]
+        await trio.sleep(400)
+        messages = [one for one in w.broker.messages("OUT") if one.subject == "out.a"]
+        assert [one.headers["Nats-TTL"] for one in messages] == ["3600s"] * 3, (
+            "of the copies, and not of their schedules"
+        )
+
+
+async def test_a_delay_that_can_not_be_computed_fails_its_message(autojump_clock: MockClock) -> None:
+    route = stream("IN", delayed("duration(body.wait)"), filter="in.*", retry={"attempts": 1})
+    async with world([route], brokers=brokers()) as w:
+        w.broker.publish("in.a", b'{"wait": "soon"}')
+        await eventually(lambda: w.route.settled["given_up"] == 1)
+        assert w.route.failed == {"expression": 1}
+
+
+async def test_a_message_that_is_scheduled_again_after_the_duplicate_window_is_published_once(
+    autojump_clock: MockClock,
+) -> None:
+    there = brokers(duplicate_window=1.0)
+    route = stream("IN", delayed("1m"), filter="in.*", ack_wait="2s")
+    there["main"].trouble.lose("ack", 10)
+    async with world([route], brokers=there) as w:
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        (first,) = scheduled(w)
+    there["main"].trouble.lose("ack", 0)
+    await trio.sleep(5.0)
+    async with world([route], brokers=there) as w:
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        (second,) = scheduled(w)
+        assert second > first
+        await trio.sleep(60 + LATE)
+        assert published(w) == [("out.a", b"body")]
+
+
+async def test_headers_of_a_handler_steer_the_copy_and_not_its_schedule(autojump_clock: MockClock) -> None:
+    def expires(message: Message) -> Message:
+        headers = {
+            "Nats-TTL": "2s",
+            "Nats-Rollup": "sub",
+            "Nats-Schedule": "@every 1s",
+            "nats-schedule-target": "out.x",
+        }
+        return message.replace(headers={**headers, "Nats-Schedule-Source": "out.y"})
+
+    w: World
+    route = handled(expires, subject="in.*", to=[delayed("5m")])
+    async with world(handlers=[route], brokers=brokers()) as w:
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        (schedule,) = w.broker.messages("OUT")
+        assert schedule.headers["Nats-Schedule"].startswith("@at ")
+        assert schedule.headers["Nats-Schedule-Target"] == "out.a"
+        assert schedule.headers["Nats-Schedule-TTL"] == "2s"
+        assert schedule.headers["Nats-Schedule-Rollup"] == "sub"
+        assert not {"Nats-TTL", "Nats-Rollup", "Nats-Schedule-Source", "nats-schedule-target"} & set(schedule.headers)
+        await trio.sleep(300 + LATE)
+        assert published(w) == [("out.a", b"body")]
+
+
+async def test_a_sender_can_not_choose_the_subject_of_a_schedule(autojump_clock: MockClock) -> None:
+    route = core("in.*.*", delayed("5m", "{{wildcard(1)}}.{{wildcard(2)}}"), retry={"attempts": 1})
+    async with world([route], brokers=brokers()) as w:
+        w.broker.publish("in.later.x")
+        w.broker.publish("in.out.x")
+        await eventually(lambda: w.route.received == 2 and not w.route.in_hand)
+        assert w.route.failed == {"reserved_subject": 1}
+
+
+async def unready_for(w: World) -> str:
+    """Return why the route is not ready, once its destination is refused."""
+    await until_unready(w, "schedules_refused")
+    return why(w)
+
+
+UNFIT: dict[str, dict[str, Any]] = {
+    "does not publish messages later; set allow_msg_schedules": {"allow_message_schedules": False},
+    "has the discard policy new": {"discard": "new"},
+    "has the retention interest": {"retention": "interest"},
+    "has limits (max_age, max_bytes, max_msgs)": {"max_age": 60.0, "max_bytes": 1, "max_messages": 1},
+}
+
+
+@pytest.mark.parametrize("cause", UNFIT)
+async def test_nothing_is_sent_to_a_stream_that_would_lose_schedules(cause: str, autojump_clock: MockClock) -> None:
+    """It would ack each of them. As soon as the stream is edited, the messages are sent."""
+    async with world([stream("IN", delayed("5m"), filter="in.*")], brokers=brokers(**UNFIT[cause])) as w:
+        assert cause in await unready_for(w)
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.failed["schedules_refused"] > 1)
+        assert not w.broker.published
+        server = w.broker._server
+        server.delete_stream("OUT")
+        server.ensure_stream(StreamConfig("OUT", ("out.>", "later.*"), allow_message_schedules=True), 0.0)
+        await until_ready(w)
+        await eventually(lambda: w.route.settled["routed"] == 1, 120)
+        assert len(scheduled(w)) == 1
+
+
+async def test_a_stream_without_the_target_or_that_can_not_be_looked_up_is_refused(autojump_clock: MockClock) -> None:
+    config = StreamConfig("LATER", ("later.*",), allow_message_schedules=True)
+    other = FakeBroker()
+    other.add_stream("IN", ["in.*"])
+    other._server.ensure_stream(config, 0.0)
+    async with world([stream("IN", delayed("5m"), filter="in.*")], brokers={"main": other}) as w:
+        assert "does not take 'out.*' itself" in await unready_for(w)
+    hidden = brokers()
+    hidden["main"].deny_publish("$JS.API.STREAM.INFO.OUT")
+    async with world([stream("IN", delayed("5m"), filter="in.*")], brokers=hidden) as w:
+        assert "allow this user to" in await unready_for(w)
+
+
+async def test_a_reloaded_route_delays_at_once(autojump_clock: MockClock) -> None:
+    route = core("in.*", delayed("5m"))
+    async with world([route], brokers=brokers()) as w:
+        await until_ready(w)
+        await w.live.reload(w.configuration(route | {"hop_limit": 5}))
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        assert w.route_ledger() == (1, 0, {"routed": 1})
