@@ -20,6 +20,9 @@ HEAVY = {
     "starlette",
     "h11",
     "prometheus_client",
+    "jsonschema",
+    "jsonschema_specifications",
+    "referencing",
 }
 PROBE = """
 import sys
