@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import accumulate
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from router_trio.message import FENCED, Fate
 from router_trio.protocol.framing import addresses, readdressed
@@ -247,6 +247,11 @@ class CoreOperation(Operation):
             owner.settle(self, 1, fate, now)
 
 
+NOT_RESENT: Final = 0
+RESENT_ON_NEXT_LINK: Final = 1
+RESENT_ON_SAME_LINK: Final = 2
+
+
 class OperationWithAck(CoreOperation):
     """A JetStream publish.
 
@@ -255,7 +260,7 @@ class OperationWithAck(CoreOperation):
     - `refused_for`: reason and detail of the last refusal, while it is being retried.
     - `refused_with`: reason and detail of a refusal that will be final unless the next answer differs.
     - `asked_as`: the number in its reply subject since then, which no other client can have guessed.
-    - `resent`: it was written before and not answered.
+    - `resent`: `NOT_RESENT`, or it was written before and not answered: last on an earlier link, or on this one.
     - `unanswered_since`: when it was first written without being answered; a stream may have stored it since.
     - `puback_from`: whose PubAcks count regardless of the subject. Either the name of a stream, or a destination (see
       `capacity_key`), which stands for the streams that take every subject of its mapping. With None only the streams
@@ -294,14 +299,14 @@ class OperationWithAck(CoreOperation):
         self.refused_for: tuple[str, str] | None = None
         self.refused_with: tuple[str, str] | None = None
         self.asked_as: int | None = None
-        self.resent: bool = False
+        self.resent: int = NOT_RESENT
         self.unanswered_since: float | None = None
         self.written_at: float = 0.0
         self.puback_from: Hashable | None = puback_from
 
     def send_again(self) -> None:
         """Mark it to be written again although a stream may have stored it; the PubAck shows which."""
-        self.resent = True
+        self.resent = RESENT_ON_SAME_LINK
         if self.unanswered_since is None:
             self.unanswered_since = self.written_at
 
@@ -323,9 +328,11 @@ class OperationWithAck(CoreOperation):
     def may_be_denied_twice(self) -> bool:
         """Return True if it was written before on this link and not answered, so that the server may deny both.
 
-        An answer shows that it was not denied, and one that was held back may be written for the first time.
+        An answer shows that it was not denied, and one that was held back may be written for the first time, or for the
+        first time on this link.
         """
-        return self.resent and self.refused_for is None and self.first_written_at != self.written_at
+        again = self.resent == RESENT_ON_SAME_LINK and self.first_written_at != self.written_at
+        return again and self.refused_for is None
 
     @property
     def on_its_way_at(self) -> float:

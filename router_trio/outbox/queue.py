@@ -15,7 +15,14 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from router_trio.outbox.in_flight import InFlight, by_order
-from router_trio.outbox.operation import FrameOwners, Operation, OperationBatch, OperationWithAck, Owner
+from router_trio.outbox.operation import (
+    RESENT_ON_NEXT_LINK,
+    FrameOwners,
+    Operation,
+    OperationBatch,
+    OperationWithAck,
+    Owner,
+)
 from router_trio.outbox.retry_lanes import RetryLanes
 
 MOST_TOGETHER = 2048
@@ -197,7 +204,7 @@ class SendQueue:
             if isinstance(operation, OperationWithAck) and operation.first_written_at is not None:
                 operation.first_written_at = None  # each one gets its full budget on the next link
                 operation.stop_asking()
-                operation.resent = True
+                operation.resent = RESENT_ON_NEXT_LINK
         self.put_back(back)
 
     def put_back(self, operations: Sequence[Operation]) -> None:

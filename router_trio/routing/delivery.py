@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import trio
 
 from router_trio.message import FENCED, Fate, fate_with_detail
-from router_trio.outbox.operation import NumberedOwner, Operation, OperationWithAck, RouteOwner
+from router_trio.outbox.operation import NOT_RESENT, NumberedOwner, Operation, OperationWithAck, RouteOwner
 from router_trio.protocol.framing import RawMessage, text
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.tracing import MessageTrace, RouteTracing
@@ -23,7 +23,7 @@ from router_trio.states import RouteState
 
 def was_resent(operation: Operation) -> bool:
     """Return True for a publish that was written more than once, so a stream may have it already."""
-    return isinstance(operation, OperationWithAck) and operation.resent
+    return isinstance(operation, OperationWithAck) and operation.resent != NOT_RESENT
 
 
 class Delivery:

@@ -462,6 +462,31 @@ def test_only_a_publish_sent_again_without_an_answer_may_be_denied_twice(before:
     assert desk.fates[second + 1] == denied
 
 
+def test_a_publish_held_on_the_next_link_before_it_was_written_there_is_denied_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = connected()
+    for _ in range(2):
+        desk.offer(with_ack=True)
+    assert desk.batch() == [1, 2]
+    desk.outbox.link_down()  # neither was answered
+    desk.outbox.link_up()
+    monkeypatch.setattr(sender_module, "BATCH_OPERATIONS", 1)
+    assert desk.batch() == [1]
+    desk.outbox.refusals.ack_refused(1, "no_responders", "no responders", True)
+    assert desk.batch() == []  # the second one is held
+    desk.now += RETRY_REFUSED_AFTER
+    assert desk.batch() == [1]
+    desk.outbox.acked([(1, stored("S", 1))])
+    assert desk.batch() == [2]
+    assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    desk.offer(with_ack=True)
+    assert desk.batch() == [3]
+    assert desk.outbox.refusals.publish_denied(b"a", "Permissions Violation")
+    denied = [Fate("failed", "permission_denied")]
+    assert (desk.fates[2], desk.fates.get(3)) == (denied, denied)
+
+
 def test_a_refusal_on_an_earlier_link_is_no_answer_on_the_next_one() -> None:
     """The next server may accept the publish: its PubAck may be late, and only its own refusal counts."""
     desk = connected()
