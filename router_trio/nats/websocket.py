@@ -46,9 +46,8 @@ class WebSocketStream(trio.abc.AsyncResource):
             if not data:
                 return b""
             payload = self._reader.feed(bytes(data))
-            ping = self._reader.take_ping()
-            if ping is not None:
-                self._writer.answer(ping)
+            if self._reader.ping is not None:
+                self._writer.answer(self._reader.take_ping())
                 if self._write_soon is not None:
                     self._write_soon()
             if payload:

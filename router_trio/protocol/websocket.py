@@ -73,24 +73,26 @@ def accept_for(key: bytes) -> bytes:
 
 
 class FrameReader:
-    """Reads the frames of a server. `close` is its close frame, once there was one."""
+    """Reads the frames of a server. `close` is its close frame, once there was one.
 
-    __slots__ = ("_fragmented", "_head", "_ping", "_remaining", "close")
+    `ping` is the body of the latest ping, until `take_ping` is called. A client may answer only the latest of several
+    pings (RFC 6455, 5.5.3), so a flood of them takes no memory.
+    """
+
+    __slots__ = ("_fragmented", "_head", "_remaining", "close", "ping")
 
     def __init__(self) -> None:
         self.close: Close | None = None
+        self.ping: bytes | None = None
         self._head = b""
         """The beginning of a header, or of a control frame."""
         self._remaining = 0
         self._fragmented = False
-        self._ping: bytes | None = None
 
-    def take_ping(self) -> bytes | None:
-        """Return the body of the latest ping since the last call, None if there was none.
-
-        A client may answer only the latest of several pings (RFC 6455, 5.5.3), so a flood of them takes no memory.
-        """
-        ping, self._ping = self._ping, None
+    def take_ping(self) -> bytes:
+        """Return `ping`, and forget it. There must be one."""
+        ping, self.ping = self.ping, None
+        assert ping is not None, "the caller has seen it"
         return ping
 
     def feed(self, data: bytes) -> bytes:
@@ -113,13 +115,13 @@ class FrameReader:
         while size - position >= 2 and self.close is None:
             first, length = data[position], data[position + 1]
             begin = position + 2
-            if first != _WHOLE_BINARY or length > MAX_CONTROL or self._fragmented:
+            if first != _WHOLE_BINARY or length & _MASKED or self._fragmented:
                 self._check(first, length)
-                if length > MAX_CONTROL:
-                    begin += 2 if length == 126 else 8
-                    if begin > size:
-                        break
-                    length = _long(data[position + 2 : begin])
+            if length > MAX_CONTROL:
+                begin += 2 if length == 126 else 8
+                if begin > size:
+                    break
+                length = _long(data[position + 2 : begin])
             end = begin + length
             if first & 0x08:
                 if end > size:
@@ -155,7 +157,7 @@ class FrameReader:
 
     def _control(self, opcode: int, body: bytes) -> None:
         if opcode == _PING:
-            self._ping = body
+            self.ping = body
         elif opcode == _CLOSE:
             if len(body) == 1:
                 raise _violation("a close frame with half a status")
@@ -232,7 +234,10 @@ class FrameWriter:
         key = b"" if self._new_key is None else self._new_key()
         header = _header(_BINARY, len(data), key) if data else b""
         self._before = self._pong = b""
-        written = write(b"".join((before, header, _masked(data, key))))
+        frame = b"".join((before, header, _masked(data, key) if key else data))
+        written = write(frame)
+        if written == len(frame):
+            return len(data)
         if written < len(before):  # the frame has not begun: the next call makes a new one
             self._before = before[written:]
             return 0

@@ -19,9 +19,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from trio.testing import MockClock
 
 from router_trio import Message
+from router_trio.protocol.websocket import FrameReader, FrameWriter
 from router_trio.telemetry.traces.tracer import Traces
 from tests.performance.instructions import Bench, core_route, instructions, stream_route
 from tests.support.compiled import looks_inside
+from tests.support.websockets import BINARY, server_frame
 
 pytestmark = looks_inside
 
@@ -41,6 +43,17 @@ async def shout(message: Message) -> Message:
 
 async def test_core_to_core() -> None:
     assert a_message(Bench(1).core(MESSAGES)) < 160
+
+
+@pytest.mark.parametrize(("size", "most"), [(100, 145), (1_000, 200), (70_000, 200)])
+def test_a_websocket_costs_the_same_for_one_message_as_for_many(size: int, most: int) -> None:
+    """Each read and each write has the costs of a frame, whatever it holds."""
+    payload = b"x" * size
+    frame = server_frame(BINARY, payload)
+    reader, writer = FrameReader(), FrameWriter(masking=False)
+    assert reader.feed(frame) == payload
+    assert instructions(lambda: reader.feed(frame)) <= most
+    assert instructions(lambda: writer.write_some(payload, len)) < 110
 
 
 async def test_through_a_handler() -> None:

@@ -27,7 +27,7 @@ import trio
 
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, connect
-from tests.support.servers import nats_server
+from tests.support.websockets import websocket_server
 
 MESSAGES = 120
 NOT_COUNTED = 20
@@ -70,13 +70,17 @@ class Frames:
 
 
 async def frames(kind: str, tree: Path) -> Frames:
-    """Measure `core` or `stream` with the router of a tree. Raises `trio.TooSlowError` if it does not route."""
+    """Measure `core`, `stream`, or `websocket`, which is core to core by WebSocket, with the router of a tree.
+
+    Raises `trio.TooSlowError` if it does not route.
+    """
     with tempfile.TemporaryDirectory() as directory, trio.fail_after(WITHIN):
-        async with nats_server(Path(directory)) as server, connect(server.url) as client:
+        async with websocket_server(Path(directory)) as (server, websocket), connect(server.url) as client:
             if kind == "stream":
                 for name, subject in (("IN", "in.*"), ("OUT", "out.*")):
                     await JetStream(client).create_stream(name, [subject])
-            noted = await _send_to(client, kind, tree)
+            url, kind = (websocket, "core") if kind == "websocket" else (server.url, kind)
+            noted = await _send_to(client, url, kind, tree)
     messages = noted["messages"][NOT_COUNTED:-1]  # the last message ends with the router
     counts = [len(calls) for calls in messages]
     median = statistics.median_high(counts)
@@ -85,11 +89,11 @@ async def frames(kind: str, tree: Path) -> Frames:
     return Frames(calls, Counter(counts), statistics.median_high(noted["turns"][NOT_COUNTED:-1]))
 
 
-async def _send_to(client: RawClient, kind: str, tree: Path) -> dict[str, Any]:
+async def _send_to(client: RawClient, url: str, kind: str, tree: Path) -> dict[str, Any]:
     """Start a router, send it the messages. Return its records: see `lone`."""
     lone = Path(__file__).with_name("lone.py")
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-P", str(lone), client.url, kind],
+        [sys.executable, "-P", str(lone), url, kind],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": str(tree)},
         stdin=subprocess.PIPE,
