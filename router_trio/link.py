@@ -22,6 +22,7 @@ from router_trio.message import PubAck as PubAck
 from router_trio.message import stored as stored
 from router_trio.message import stored_each as stored_each
 from router_trio.outbox.operation import Operation as Operation
+from router_trio.protocol.buckets import Newest as Newest
 from router_trio.protocol.consumer import ConsumerSpec as ConsumerSpec
 from router_trio.protocol.consumer import ConsumerState as ConsumerState
 from router_trio.protocol.consumer import Limits as Limits
@@ -508,6 +509,13 @@ class Link(Protocol):
 
     async def stream_state(self, name: str) -> StreamState | None:
         """Return the state of a stream, or None if it does not exist. Raises as `find_streams`."""
+
+    async def newest(self, stream: str, subject: str) -> Newest | None:
+        """Return the newest message of a stream with this subject, or None. Raises as `find_streams`.
+
+        It is read from the leader of the stream, so nothing that was confirmed before is missed.
+        """
+        ...
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """Create a stream if it does not exist. Return its configuration, and True if this call created it.

@@ -107,6 +107,8 @@ WHEN: Final = "when"
 HANDLER: Final = "handler"
 UNMATCHED: Final = "unmatched"
 NO_REPLY: Final = "no_reply"
+ECHO: Final = "echo"
+OLDER: Final = "older"
 
 
 class Fault(Enum):
@@ -515,6 +517,8 @@ TABLE: Final[Mapping[str, Reason]] = {
         _none(WHEN, "`when` of the route evaluated to false", FILTERED),
         _none(HANDLER, "the handler returned nothing", FILTERED),
         _none(UNMATCHED, "no destination matched the message", FILTERED),
+        _none(ECHO, "the value was written in that bucket, or is there already"),
+        _none(OLDER, "that bucket already has a later value of the key"),
         _none(NO_REPLY, "the message has no reply subject", UNANSWERED_MESSAGES),
     )
 }

@@ -81,6 +81,7 @@ from router_trio.events.router import (
 from router_trio.events.routes import (
     BreakerClosed,
     BreakerOpened,
+    BucketConflict,
     ConsumerDiffers,
     ConsumerLimitsRemoved,
     ConsumerPaused,
@@ -121,6 +122,7 @@ __all__ = [
     "AsyncioLoopBlocked",
     "BreakerClosed",
     "BreakerOpened",
+    "BucketConflict",
     "ConnectionEstablished",
     "ConnectionEvent",
     "ConnectionFailed",

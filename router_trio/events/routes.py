@@ -236,6 +236,23 @@ class DeadLetterNotStored(RouteEvent):
     count: int = 1
 
 
+class BucketConflict(RouteEvent):
+    """A value of a KV bucket was not copied: `kept_from` is the stream where its key was written later, by `later` s.
+
+    `subject` has the key, and `sequence` the place of the value in `stream`.
+    """
+
+    code = "ROUTE_BUCKET_CONFLICT"
+    level = Level.WARN
+    per_message = True
+    subject: str
+    stream: str
+    sequence: int
+    kept_from: str
+    later: float
+    count: int = 1
+
+
 class HandlerLeftBehind(RouteEvent):
     """Calls of a handler did not return before their route ended, and were abandoned.
 

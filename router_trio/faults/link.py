@@ -26,6 +26,7 @@ from router_trio.link import (
     Link,
     LinkListener,
     Members,
+    Newest,
     Operation,
     PartitionedSpec,
     PartitionedStream,
@@ -186,6 +187,10 @@ class FaultyLink:
     async def stream_state(self, name: str) -> StreamState | None:
         """Look up a stream. Gets no faults."""
         return await self._link.stream_state(name)
+
+    async def newest(self, stream: str, subject: str) -> Newest | None:
+        """Look up a message. Gets no faults."""
+        return await self._link.newest(stream, subject)
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """Create a stream if it does not exist. Gets no faults."""

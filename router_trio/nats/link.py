@@ -24,6 +24,7 @@ from router_trio.link import (
     Group,
     Learn,
     LinkListener,
+    Newest,
     Operation,
     PartitionedSpec,
     PartitionedStream,
@@ -321,6 +322,11 @@ class NatsLink:
         if state is not None or self.api.prefix == API:
             self._pubacks.found((name, ""), state is not None)
         return state
+
+    async def newest(self, stream: str, subject: str) -> Newest | None:
+        await self.api.control.ready_client()
+        self._let_client_listen()
+        return await self._lookups.newest(stream, subject)
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         await self.api.control.ready_client()

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
 
-from router_trio.protocol import headers
+from router_trio.protocol import headers, message_ids
 from router_trio.protocol.framing import RawMessage
 
 NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -37,6 +40,11 @@ _DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,18})?)(h|ms|m|s|us|µs|ns)")
 def stream_of(bucket: str) -> str:
     """Return the name of the stream of a bucket."""
     return f"KV_{bucket}"
+
+
+def bucket_of(stream: str) -> str:
+    """Return the name of the bucket that a stream is."""
+    return stream.removeprefix("KV_")
 
 
 def prefix_of(bucket: str) -> str:
@@ -99,3 +107,94 @@ def time_to_live(block: bytes) -> int | None:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
     return round(sum(float(number) * _UNITS[unit] for number, unit in parts)) or None
+
+
+# --- which of two values is the newest ---
+
+ORIGIN = b"Router-Bucket-Origin"
+"""The header of a copy between buckets that have several writers: the `Version` of the value."""
+
+EXPECTED = b"Nats-Expected-Last-Subject-Sequence"
+"""The header by which a stream refuses a value if the key has another one by now."""
+
+_ORIGIN = re.compile(rb"([^ ]{1,255}) ([^ ]{1,40}) ([0-9]{1,19}) ([0-9]{1,19})")
+
+
+class Newest(NamedTuple):
+    """The newest message of a key: its sequence, when it was stored in nanoseconds since 1970, and its contents."""
+
+    sequence: int
+    time_ns: int
+    headers: bytes
+    payload: bytes
+
+
+class Site(NamedTuple):
+    """A bucket, by its stream and when that was created, without spaces."""
+
+    stream: str
+    created: str
+
+
+def site_of(stream: str, created: str) -> Site:
+    """Return the site of a stream, whose creation time is empty if this user may not look it up."""
+    return Site(stream, created.replace(" ", "_") or "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Where and when a value was written, before it was copied."""
+
+    site: Site
+    sequence: int
+    time_ns: int
+
+    def is_newer_than(self, other: Version) -> bool:
+        """Return True for the later one of two writes. Of two at the same time one is chosen by the names of the sites.
+
+        Those of one site are in the order of its stream, whatever its clock was.
+        """
+        if self.site == other.site:
+            return self.sequence > other.sequence
+        return (self.time_ns, self.site) > (other.time_ns, other.site)
+
+    def header(self) -> bytes:
+        """Return the value of the header `ORIGIN`."""
+        text = f"{self.site.stream} {self.site.created} {self.sequence} {self.time_ns}"
+        return text.encode("utf-8", "surrogateescape")
+
+
+def version_of(block: bytes, site: Site, sequence: int, time_ns: int) -> Version:
+    """Return the version of a message in the bucket `site`, at this place: that of the original if it is a copy."""
+    found = _ORIGIN.fullmatch(headers.find(block, ORIGIN) or b"")
+    if found is None:
+        return Version(site, sequence, time_ns)
+    origin = Site(found[1].decode("utf-8", "surrogateescape"), found[2].decode("utf-8", "surrogateescape"))
+    return Version(origin, int(found[3]), int(found[4]))
+
+
+class Verdict(Enum):
+    """What a copy does to the value that its key has in the destination."""
+
+    REPLACES = "it is newer"
+    ECHO = "it was written there, or is there already"
+    OLDER = "a later value from the same bucket is there"
+    CONFLICT = "a later value of another writer is there"
+
+
+def judge(copy: Version, newest: Version | None, destination: Site) -> Verdict:
+    """Compare a value with the newest one of its key in a destination that has other writers."""
+    if copy.site == destination or copy == newest:
+        return Verdict.ECHO
+    if newest is None or copy.is_newer_than(newest):
+        return Verdict.REPLACES
+    return Verdict.OLDER if copy.site == newest.site else Verdict.CONFLICT
+
+
+def is_overtaken(stream: str, sequence: int, time_ns: int, newest: Newest) -> bool:
+    """Return True if the newest value of a key is a copy of a later message of the same stream."""
+    origin = message_ids.origin(message_ids.find(newest.headers))
+    if origin is None or origin.is_dead or origin.stream != stream.encode():
+        return False
+    # A stream that was created again has lower sequences at later times.
+    return origin.sequence > sequence and origin.time_ns >= time_ns

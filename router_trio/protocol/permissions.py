@@ -72,6 +72,7 @@ class Use(Enum):
     STANDBY = "a route with standby"
     PARTITIONS = "a route with partitions"
     COPY = "a route with partitions whose stream has none"
+    BUCKET = "a bucket as a destination of another bucket"
     FINDING_STREAMS = "a destination whose stream is found by its subject"
     STREAM_OF_DESTINATION = "the stream of a destination"
     DECLARED_STREAM = "a stream of [[streams]]"
@@ -295,6 +296,15 @@ PERMISSIONS: tuple[Permission, ...] = (
         "each route with `partitions`",
         "the other processes see five seconds later that it left; its partitions are released at once",
         optional=True,
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.MSG.GET.{target}",
+        Use.BUCKET,
+        "the newest value of a key",
+        "each route from a bucket to a bucket",
+        "a message that is redelivered, or with `last_writer` any message, fails with `permission_denied`, and is "
+        "tried again",
     ),
     Permission(
         PUBLISH,

@@ -70,6 +70,7 @@ class BucketOptions(TypedDict, total=False):
     connection: str
     bucket: Required[str]
     key: str | None
+    last_writer: bool
     when: str | None
     weight: int
     mirror: float | None

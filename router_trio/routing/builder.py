@@ -95,6 +95,10 @@ class RouteBuilder:
             handler_errors=self._handler_errors,
             stopwatch=connection.platform.stopwatch,
         )
+        if plan.copies_bucket:
+            from router_trio.routing.newest import NewestCheck
+
+            routing.compare_with(NewestCheck(routing, connection.platform.wall_clock, self._emit))
         self._built(routing.tracing)
         letters = None
         if (dead := plan.dead_letter) is not None:

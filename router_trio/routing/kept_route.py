@@ -28,6 +28,9 @@ from router_trio.routing.turns import BATCH
 
 D = TypeVar("D", bound=Delivery)
 
+CHECKED_AT_ONCE = 64
+"""Messages of a route between KV buckets whose keys are looked up at a time."""
+
 
 class KeptRoute(Route, Generic[D]):
     """A route that keeps its messages in hand: the `RouteToWake` of its keeper."""
@@ -39,7 +42,8 @@ class KeptRoute(Route, Generic[D]):
         self._hand: InHand[D] = keeper.hand
         self._flow = flow
         self._keyed = plan.by_key
-        self._tasks = HandlerTasks(plan.settings.concurrency, self._lead_on, self._begin_at_once)
+        most = plan.settings.concurrency if routing.newest is None else CHECKED_AT_ONCE
+        self._tasks = HandlerTasks(most, self._lead_on, self._begin_at_once)
         self._arrived = Latch()
         self._left_hand = trio.lowlevel.ParkingLot()
         self._nothing_comes = False
@@ -121,6 +125,9 @@ class KeptRoute(Route, Generic[D]):
             return None
         if self._flow is not None:
             self._flow.going(1, self._hand.waiting)
+        if routing.newest is not None and routing.newest.needs(delivery):
+            self._hand.handler_blocks(delivery)
+            return self._wait_for(routing.newest.route(delivery), delivery, None)
         if routing.plan.handler is None:
             keeper.forward(delivery)
             return None

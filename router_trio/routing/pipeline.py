@@ -45,6 +45,7 @@ from router_trio.states import RouteState
 
 if TYPE_CHECKING:
     from router_trio.routing.flow.control import FlowControl
+    from router_trio.routing.newest import NewestCheck
     from router_trio.routing.schedule import Limits
 
 D = TypeVar("D", bound=Delivery)
@@ -65,6 +66,7 @@ class Routing:
         "flow",
         "lost",
         "needed",
+        "newest",
         "outlets",
         "plan",
         "responder",
@@ -118,6 +120,8 @@ class Routing:
         """Why the route has ended, if its handler left the scopes in which the route runs."""
         self.as_it_comes: bool = True
         """True if every message is sent to every destination, with only its subject changed."""
+        self.newest: NewestCheck | None = None
+        """Compares messages before they are sent; None unless the route copies a KV bucket. See `compare_with`."""
         self.flow: FlowControl | None = flow
         """None if the route has neither a limit nor a breaker."""
 
@@ -131,6 +135,10 @@ class Routing:
     def schedule_with(self, schedules: RetryStore) -> None:
         """Have another stream keep messages for attempts that are far away. Called before the route runs."""
         self.retry_schedules = schedules
+
+    def compare_with(self, newest: NewestCheck) -> None:
+        """Compare messages before they are sent. Called before the route runs."""
+        self.newest = newest
 
     # --- order ---
 

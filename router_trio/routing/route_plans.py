@@ -59,7 +59,7 @@ class Destination:
     - `payload` and `set_headers` replace what was received, `remove` are headers that are dropped, `ttl` is in seconds,
       0 for none. `counts_hops`: see `policy.hops`.
     - `subject_prefix` is put in front of a subject that a handler gives. `from_bucket`: messages are operations of a KV
-      bucket.
+      bucket. `last_writer`: the bucket has other writers.
     """
 
     route: str
@@ -85,6 +85,7 @@ class Destination:
     stream: str | None = None
     subject_prefix: str = ""
     from_bucket: bool = False
+    last_writer: bool = False
     stored_under: str = ""
     schedule_prefix: str | None = None
     delay: float = 0.0
@@ -320,6 +321,13 @@ class RoutePlan:
         return self.settings.source.kind.stream(self.settings.source)
 
     @property
+    def copies_bucket(self) -> bool:
+        """True if it writes operations of a KV bucket to another one, without a handler."""
+        if self.handler is not None or not self.settings.source.kind.is_bucket:
+            return False
+        return any(one.kind.is_bucket for one in self.destinations)
+
+    @property
     def hidden(self) -> int:
         """The number of characters of each subject that expressions and handlers do not see."""
         source = self.settings.source
@@ -404,6 +412,7 @@ def _destination(
         stream=kind.stream(to),
         subject_prefix=kind.subject_prefix(to, api),
         from_bucket=source.kind.is_bucket,
+        last_writer=to.last_writer,
         stored_under=kind.stored_under(to, mapping.pattern),
         schedule_prefix=None if to.delay is None else to.schedule_prefix,
         delay=constant or 0.0,

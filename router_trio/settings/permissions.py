@@ -26,6 +26,7 @@ _OF_JETSTREAM = frozenset(
     {
         Use.CONSUMER,
         Use.PARTITIONS,
+        Use.BUCKET,
         Use.STREAM_OF_DESTINATION,
         Use.DECLARED_STREAM,
         Use.POSITION,
@@ -225,6 +226,8 @@ def _parts_of_streams(
         if (stream is None and is_stored) or (not is_stored and in_use):
             yield Part(Use.FINDING_STREAMS, {}, _named(route))
         if is_stored:
+            if stream is not None and to.kind_for(route.source.kind).is_bucket and route.source.kind.is_bucket:
+                yield Part(Use.BUCKET, {"target": stream}, _named(route))
             target = stream or _taker(settings, connection, _pattern(settings, route, to))
             yield Part(Use.STREAM_OF_DESTINATION, {"target": target}, _named(route))
 

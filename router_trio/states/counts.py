@@ -17,7 +17,7 @@ ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "d
 _SUMS = ("received", "duplicates")
 """Plain integers of the ledger."""
 
-_MORE_SUMS = ("limited",)
+_MORE_SUMS = ("limited", "conflicts")
 """Plain integers that are not part of a ledger."""
 
 _BY_LABEL = ("failed", "filtered", "given_up", "mirror_failed", "unanswered")
@@ -30,6 +30,7 @@ class RouteCounts:
     """The counts of one route."""
 
     __slots__ = (
+        "conflicts",
         "delivered",
         "duplicates",
         "elapsed",
@@ -52,6 +53,8 @@ class RouteCounts:
         """Redeliveries of messages that were in hand or settled."""
         self.limited: int = 0
         """Messages delayed by the rate limit."""
+        self.conflicts: int = 0
+        """Values of a KV bucket that lost against one of another writer."""
         self.fates: dict[str, int] = dict.fromkeys(ROUTE_FATES, 0)
         """Messages by fate, except those of `forwarded`: see `RouteState.settled`."""
         self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)

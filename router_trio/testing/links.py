@@ -23,6 +23,7 @@ from router_trio.link import (
     Group,
     Learn,
     LinkListener,
+    Newest,
     Operation,
     PartitionedSpec,
     PartitionedStream,
@@ -233,6 +234,9 @@ class FakeLink:
 
     async def stream_state(self, name: str) -> StreamState | None:
         return await self.look_up(lambda now: self._network.server.state_of_stream(name, now))
+
+    async def newest(self, stream: str, subject: str) -> Newest | None:
+        return await self.look_up(lambda now: self._network.server.newest(stream, subject, now))
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         return await self.look_up(lambda now: self._network.server.ensure_stream(wanted, now))

@@ -16,6 +16,7 @@ from router_trio.errors import SourceError, reasons
 from router_trio.link import (
     ConsumerSpec,
     ConsumerState,
+    Newest,
     PartitionedSpec,
     PartitionedStream,
     SchedulesCount,
@@ -336,6 +337,17 @@ class Server:
             detail = f"the stream {spec.stream!r} has no leader, which alone answers"
             return SourceError(detail, reason=reasons.JETSTREAM_UNAVAILABLE)
         return stream.count_schedules()
+
+    def newest(self, name: str, subject: str, now: float) -> Newest | SourceError | None:
+        """Return the newest message of a stream with this subject; None if there is none; or the error."""
+        if (denied := self.may_not_ask(f"$JS.API.STREAM.MSG.GET.{name}")) is not None:
+            return denied
+        stream = self.streams.get(name)
+        if stream is None:
+            return SourceError(f"there is no stream {name!r}", reason=reasons.STREAM_NOT_FOUND)
+        if now < stream.leaderless_until:
+            return SourceError(f"the stream {name!r} has no leader, which alone answers", reason=reasons.TIMEOUT)
+        return stream.newest(subject)
 
     def ensure_stream(self, config: StreamConfig, now: float) -> tuple[StreamConfig, bool] | SourceError:
         """Return the configuration of a stream, created if missing, and True if it was created; or the error.

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from router_trio.errors import codes, reasons
 from router_trio.link import ConsumerSpec, SchedulesCount, StreamState
 from router_trio.protocol import headers, message_ids, schedules
+from router_trio.protocol.buckets import Newest
 from router_trio.protocol.framing import text, wire
 from router_trio.protocol.headers import Headers, decode
 from router_trio.protocol.headers import replace as replace_header
@@ -257,6 +258,14 @@ class Stream:
                 self._scheduled += 1
             self.schedules[text(publish.subject)] = schedule._replace(sequence=sequence)
         return self._pub_ack(sequence, duplicate=False)
+
+    def newest(self, subject: str) -> Newest | None:
+        """Return the newest message with this subject; None if there is none."""
+        sequence = self._last_of(subject)
+        if not sequence:
+            return None
+        one = self.stored[sequence - 1]
+        return Newest(one.sequence, one.timestamp, one.publish.header, one.publish.payload)
 
     def _last_of(self, subject: str) -> int:
         """Return the last sequence of a subject; 0 if the stream has none of its messages."""

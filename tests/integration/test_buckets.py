@@ -211,3 +211,74 @@ async def test_a_subject_is_written_to_a_bucket(server: NatsServer) -> None:
         async with watched(settings(server.url, routes=[route]), Watch()):
             await stream.client.publish("in.a", b"1", [("Nats-Rollup", "all")])
             await until_there(stream, {"a": b"1"})
+
+
+# --- older and newer values ---
+
+
+async def test_a_redelivered_value_does_not_replace_a_newer_one(server: NatsServer) -> None:
+    """Its ack was lost, the router was away for longer than the copy remembers ids, and a newer value is there."""
+    async with two_buckets(server) as stream:
+        for payload in (b"1", b"2"):
+            await stream.publish("$KV.here.a", payload)
+        await stream.create_consumer("KV_here", "copy", filter_subject="$KV.*.>", ack_wait=2 * 10**9)
+        inbox = await stream.client.subscribe("hand")
+        await stream.client.publish("$JS.API.CONSUMER.MSG.NEXT.KV_here.copy", b'{"batch": 2}', None, "hand")
+        first, second = await inbox.next(), await inbox.next()
+        assert first.reply is not None
+        assert second.reply is not None
+        await stream.client.publish(second.reply, b"+ACK")
+        time = second.reply.split(".")[7]
+        await stream.publish("$KV.there.a", b"2", [("Nats-Msg-Id", f"KV_here:2:{time}:0123456789abcdef")])
+        watch = Watch()
+        async with watched(copying(server, ack_wait="2s"), watch):
+            await eventually(lambda: watch.router.routes[0].filtered["older"] == 1)
+            await stream.publish("$KV.here.b", b"3")
+            await until_there(stream, {"a": b"2", "b": b"3"})
+        assert [one.payload for one in await of_key(stream, "a")] == [b"2"]
+
+
+def both_ways(server: NatsServer) -> Settings:
+    """Return settings with routes between buckets `here` and `there` in both directions."""
+    routes = [
+        {
+            "name": f"from-{source}",
+            "from": {"bucket": source, "durable": "copy"},
+            "to": [{"bucket": to, "last_writer": True}],
+        }
+        for source, to in (("here", "there"), ("there", "here"))
+    ]
+    return settings(server.url, routes=routes)
+
+
+async def sizes(stream: JetStream) -> list[int]:
+    """Return the last sequences of both buckets."""
+    return [(await stream.stream_info(f"KV_{name}"))["state"]["last_seq"] for name in ("here", "there")]
+
+
+async def test_two_buckets_are_kept_equal_without_an_echo(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        await stream.publish("$KV.there.old", b"there")
+        await stream.publish("$KV.here.both", b"earlier")
+        await stream.publish("$KV.there.both", b"later")
+        watch = Watch()
+        async with watched(both_ways(server), watch):
+            await stream.publish("$KV.here.a", b"1")
+            await stream.publish("$KV.there.b", b"2")
+            expected = {"old": b"there", "both": b"later", "a": b"1", "b": b"2"}
+            await until_there(stream, expected)
+            await eventually(lambda: _is(values(stream, "here"), lambda found: found == expected))
+            await stream.publish("$KV.there.a", b"", PURGE)
+            expected["a"] = None  # type: ignore[assignment]
+            await eventually(lambda: _is(values(stream, "here"), lambda found: found == expected))
+            await until_there(stream, expected)
+            await eventually(lambda: sum(route.in_hand for route in watch.router.routes) == 0)
+            before = await sizes(stream)
+            await stream.publish("$KV.here.end", b"1")
+            await until_there(stream, {**expected, "end": b"1"})
+            await eventually(lambda: watch.router.routes[1].filtered["echo"] >= 3)
+            assert await sizes(stream) == [before[0] + 1, before[1] + 1]
+        assert sum(route.conflicts for route in watch.router.routes) == 1
+        (conflict,) = watch.of("ROUTE_BUCKET_CONFLICT")
+        assert (conflict.subject, conflict.kept_from) == ("$KV.here.both", "KV_there")
+        assert watch.codes.count("ROUTE_MESSAGE_FAILED") == 0

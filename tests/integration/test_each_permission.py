@@ -57,6 +57,11 @@ STORED_TWICE = CORE | {"to": [{"subject": f"out.{name}", "jetstream": True} for 
 STREAM = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s")
 STANDBY = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s", standby=True)
 PARTITIONED = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", ack_wait="2s", partitions=2, partition_by=[1])
+BETWEEN_BUCKETS = {
+    "name": "route",
+    "from": {"bucket": "in", "durable": "router", "ack_wait": "2s"},
+    "to": [{"bucket": "out", "last_writer": True}],
+}
 OF_PARTITIONS = {"copied": "IN", "stream": "IN-router", "group": "IN.router", "group_durable": "router"}
 RETRYING = STREAM | {"retry": {"initial": "50ms"}}
 DEAD_LETTERS = STREAM | {"retry": {"attempts": 1}, "dead_letter": {"subject": "dead.{{wildcard(1)}}"}}
@@ -125,6 +130,14 @@ async def _left_unacked(streams: JetStream) -> None:
 
 async def _dead_letters(streams: JetStream) -> None:
     await streams.create_stream("DEAD", ["dead.*"])
+
+
+async def _buckets(streams: JetStream) -> None:
+    """Have messages to `in.*` stored as values of a bucket, and those of its copy in `OUT`."""
+    keys = {"src": "in.*", "dest": "$KV.in.{{wildcard(1)}}"}
+    await streams.create_stream("KV_in", ["in.*"], subject_transform=keys, allow_rollup_hdrs=True)
+    await streams.create_stream("KV_out", ["$KV.out.>"], allow_rollup_hdrs=True)
+    await streams.edit_stream("OUT", sources=[{"name": "KV_out"}])
 
 
 async def _moved(streams: JetStream) -> None:
@@ -210,6 +223,9 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{api}.STREAM.CREATE.KV_{members}"): {"": PARTITIONS},
     (PUBLISH, "{api}.STREAM.PURGE.KV_{members}"): {"": replace(PARTITIONS, provoke=_go_away_and_return)},
     (PUBLISH, "{api}.STREAM.NAMES"): {"": Case(STORED, _pass)},
+    (PUBLISH, "{api}.STREAM.MSG.GET.{target}"): {
+        "": Case(BETWEEN_BUCKETS, names={"target": "KV_out"}, before=_buckets),
+    },
     (PUBLISH, "{api}.STREAM.INFO.{target}"): {
         "": Case(STORED, _pass),
         "of two destinations": Case(STORED_TWICE, _nothing),

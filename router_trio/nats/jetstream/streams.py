@@ -16,7 +16,7 @@ import nats.errors
 
 from router_trio.errors import SourceError, codes, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.link import LOOKUP_WITHIN, ConsumerSpec, StreamState
+from router_trio.link import LOOKUP_WITHIN, ConsumerSpec, Newest, StreamState
 from router_trio.nats.jetstream.api import (
     API,
     NOT_FOUND,
@@ -29,6 +29,7 @@ from router_trio.nats.jetstream.api import (
     no_jetstream,
     required_level,
     stored,
+    stored_message,
     stream_info,
     stream_names,
     too_old,
@@ -148,6 +149,17 @@ class Lookups:
             info.stores,
             stream_config(info).loses_schedules,
         )
+
+    async def newest(self, stream: str, subject: str) -> Newest | None:
+        """Return the newest message with this subject, as `link.Link.newest` does."""
+        body = json.dumps({"last_by_subj": subject}).encode()
+        try:
+            found = await self.ask(f"STREAM.MSG.GET.{stream}", body, stored_message)
+        except ApiError as error:
+            if error.error_code == codes.NO_MESSAGE:
+                return None
+            raise lookup_error(error) from error
+        return Newest(found.sequence, found.time_ns, found.headers, found.payload)
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
         """Create a stream if there is none of that name, as `link.Link.ensure_stream` does."""

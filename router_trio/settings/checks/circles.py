@@ -307,6 +307,7 @@ def _entries(
             not choosing and to.when is None and to.mirror in (None, 1),
         )
         for number, to in enumerate(route.to if route.hop_limit is None else ())
+        if not to.last_writer  # it sends nothing back
     ]
     if (letter := route.dead_letter) is not None:
         sent.append(("dead_letter.subject", letter.subject, letter.connection, False))

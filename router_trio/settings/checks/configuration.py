@@ -221,6 +221,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None, 
                 sent = (destination.connection, other)
                 yield from _check_subject(f"{where}.schedule_prefix", route, source, sent, connections, streams)
                 yield from _check_schedules(where, destination, connections or {}, streams)
+    yield from _check_last_writer(path, route)
     yield from check_retry(f"{path}.retry", route.retry)
     yield from check_schedule(f"{path}.retry.schedule", route.retry, source, route.to)
     if route.dead_letter is not None:
@@ -232,6 +233,17 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None, 
         if source is not None and pattern is not None:
             sent = (letter.connection or source.connection, letter.subject)
             yield from _check_subject(f"{where}.subject", route, source, sent, connections, streams, dead=True)
+
+
+def _check_last_writer(path: str, route: RouteParts) -> Iterator[Problem]:
+    """Yield each problem of a destination with several writers, whose value decides whether a message is sent."""
+    for index, destination in enumerate(route.to):
+        if destination is not None and destination.last_writer:
+            where = f"{path}.to[{index}].last_writer"
+            if len(route.to) > 1:
+                yield Problem(where, "needs a route with one destination; give each destination a route of its own")
+            if route.handler is not None:
+                yield Problem(where, "can't be combined with a handler; remove one of them")
 
 
 def _check_subject(

@@ -107,6 +107,8 @@ class RouteSettings(Section, init=False):
 
     def goes_by_key(self, handled: bool) -> bool:
         """Return True if messages are routed by key, one at a time for each key. `handled`: the route has a handler."""
+        if self.source.kind.is_bucket and any(to.kind_for(self.source.kind).is_bucket for to in self.to):
+            return True  # see routing/newest.py
         if handled:
             return self.key is not None or self.concurrency > 1 or bool(self.source.kind.kept_order(self.source))
         if self.source.kind.redelivers:

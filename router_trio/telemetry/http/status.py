@@ -292,6 +292,8 @@ def _flow(route: RouteState) -> dict[str, Any]:
         per = {} if limit.per is None else {"per": limit.per}
         found["limit"] = {"rate": limit.rate, "burst": limit.burst, **per}
         found["limit"] |= {"limited": route.limited, "waiting": route.waiting_for_limit}
+    if route.conflicts:
+        found["conflicts"] = route.conflicts
     if route.breakers:
         found["breakers"] = [
             {

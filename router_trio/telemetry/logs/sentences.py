@@ -127,6 +127,9 @@ SENTENCES: Mapping[type[Event], str] = {
     events.DeadLetterNotStored: (
         "Route {route}: the dead letter of {which_message} could not be stored: {reason}; {kept_or_lost}"
     ),
+    events.BucketConflict: (
+        "Route {route}: {which_message} is not copied, since {kept_from} has a value of its key that was written later"
+    ),
     events.RouteLimited: "Route {route} is delaying messages: its rate limit of {rate} is reached",
     events.BreakerOpened: (
         "Route {route} opened the circuit breaker of {subject} on connection {connection} after "

@@ -56,6 +56,11 @@ def limited(number: Callable[[RouteState], float]) -> Numbers:
     return lambda sources, route: [] if route.limit is None else [((), number(route))]
 
 
+def conflicts(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:
+    """Read the conflicts of a route, if it had any."""
+    return [((), route.conflicts)] if route.conflicts else []
+
+
 def behind(number: Callable[[Behind], float]) -> Numbers:
     """Return a reader of one value of a route from a stream, while it is known how far the route is behind."""
     return lambda sources, route: [] if (behind := route.behind) is None else [((), number(behind))]

@@ -342,6 +342,15 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         readers.limited(lambda route: route.limited),
     ),
     Metric(
+        "router_route_conflicts_total",
+        "counter",
+        ROUTES,
+        (),
+        "Values of a KV bucket that were not copied because another writer had written the key later. Only for routes "
+        "with last_writer that had one.",
+        readers.conflicts,
+    ),
+    Metric(
         "router_route_limit_waiting_count",
         "gauge",
         ROUTES,

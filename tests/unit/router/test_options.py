@@ -23,7 +23,7 @@ PAIRS: list[tuple[Any, type[BaseModel], set[str]]] = [
     (options.SourceOptions, SourceSettings, {"subject", "connection"}),
     (options.HeaderOptions, HeaderSettings, set()),
     (options.BreakerOptions, BreakerSettings, set()),
-    (options.DestinationOptions, DestinationSettings, {"bucket", "key"}),
+    (options.DestinationOptions, DestinationSettings, {"bucket", "key", "last_writer"}),
     (
         options.BucketOptions,
         DestinationSettings,

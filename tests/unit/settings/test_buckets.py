@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from router_trio.settings import Settings
+from router_trio.settings.checks.circles import certain_circles
 from router_trio.settings.permissions import permissions_of
 from tests.unit.settings.problems import MAIN, one_route, problems
 
@@ -81,3 +82,38 @@ def test_a_bucket_of_a_domain_is_published_to_below_its_api() -> None:
     assert "$JS.hub.API.$KV.there.>" in {one.subject for one in granted}
     granted = permissions_of(Settings(connections=MAIN, routes=[route({})]), "main")
     assert "$KV.there.>" in {one.subject for one in granted}
+
+
+def test_a_bucket_with_other_writers_gets_values_as_they_are_from_one_bucket() -> None:
+    def refused(*to: dict[str, Any], **more: Any) -> dict[str, str]:
+        made = {"name": "copy", "from": HERE, "to": list(to), **more}
+        return problems(lambda: Settings(connections=MAIN, routes=[made]))
+
+    there = {"bucket": "there", "last_writer": True}
+    assert refused({**there, "payload": "body", "ttl": "1m"}).keys() == {
+        "routes[0].to[0].payload",
+        "routes[0].to[0].ttl",
+    }
+    assert refused(there, {"bucket": "other"}).keys() == {"routes[0].to[0].last_writer"}
+    assert refused(there, handler="a:b").keys() == {"routes[0].to[0].last_writer"}
+    assert refused({"subject": "x", "last_writer": True}).keys() == {"routes[0].to[0].last_writer"}
+    assert problems(one_route(to=[{**there, "key": "a"}])).keys() == {"routes[0].to[0].last_writer"}
+
+
+def test_routes_in_both_directions_are_a_circle_unless_the_last_writer_wins() -> None:
+    def both(*, last_writer: bool) -> list[dict[str, Any]]:
+        ways = (("here", "there"), ("there", "here"))
+        return [
+            {
+                "name": f"from-{source}",
+                "from": {"bucket": source, "durable": "copy"},
+                "to": [{"bucket": to, "last_writer": last_writer}],
+            }
+            for source, to in ways
+        ]
+
+    for last_writer in (False, True):
+        made = Settings(connections=MAIN, routes=both(last_writer=last_writer))
+        found = list(certain_circles(made.connections, made.routes))
+        assert bool(found) is not last_writer
+    assert "$JS.API.STREAM.MSG.GET.KV_there" in {one.subject for one in permissions_of(made, "main")}

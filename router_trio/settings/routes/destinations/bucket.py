@@ -57,7 +57,17 @@ class _Bucket(DestinationKind):
             text = "can't be combined with a bucket, whose PubAck comes to the reply subject; remove one of them"
             yield Problem(f"{path}.reply", text)
 
+        if to.last_writer:
+            headers = to.headers.set or to.headers.remove
+            for key, given in (("payload", to.payload), ("headers", headers), ("ttl", to.ttl), ("mirror", to.mirror)):
+                if given:
+                    text = "can't be combined with last_writer, since both buckets get the same values; remove it"
+                    yield Problem(f"{path}.{key}", text)
+
     def check_source(self, path: str, to: DestinationKeys, source: SourceKind) -> Iterator[Problem]:
+        if to.last_writer and not source.is_bucket:
+            text = f"compares values of two buckets, and the source is {source.noun}; remove it"
+            yield Problem(f"{path}.last_writer", text)
         if to.key is None and not source.is_bucket:
             text = f"missing; {source.noun} has no keys: give one, such as key = '{{{{wildcard(1)}}}}'"
             yield Problem(f"{path}.key", text)

@@ -64,6 +64,11 @@ class DestinationKeys(Section, init=False):
         "source.",
         examples=["eu.{{wildcard(1)}}"],
     )
+    last_writer: bool = Field(
+        False,
+        description="The bucket has other writers, such as a route in the other direction: of two values of a key, the "
+        "one that was written last stays, and what came from the bucket is not sent back.",
+    )
     jetstream: bool | None = Field(
         None,
         description="Publish to JetStream and wait for the PubAck; false: core publish, which counts as delivered "

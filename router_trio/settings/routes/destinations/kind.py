@@ -71,5 +71,7 @@ def check_subject(path: str, to: DestinationKeys) -> Iterator[Problem]:
     """Yield each problem of the keys that name the target, for a destination that is no bucket."""
     if not to.subject:
         yield Problem(f"{path}.subject", "missing; give a subject, or a bucket")
+    if to.last_writer:
+        yield Problem(f"{path}.last_writer", "is only for a bucket, and this destination is a subject; remove it")
     if to.key is not None:
         yield Problem(f"{path}.key", "is only for a bucket, and this destination is a subject; remove it")

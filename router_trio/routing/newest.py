@@ -1,0 +1,223 @@
+"""Keep older values of a KV bucket from replacing newer ones in its copies.
+
+A route between buckets has one message of each key at a time on its way. What may still be late is a redelivery: of a
+message whose ack was lost, after the stream of the copy has forgotten its id. So before a redelivered message is sent,
+the newest value of its key is read there.
+
+In a bucket with several writers (`last_writer`), that is done for each message, and the stream of the bucket refuses
+the copy if its key has another value by the time when it arrives. See `protocol.buckets` for what is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import trio
+
+from router_trio.errors import LinkError, MappingError, RouterError, SourceError, reasons
+from router_trio.events import BucketConflict, Emit
+from router_trio.link import Link, Newest
+from router_trio.protocol import buckets, framing, headers
+from router_trio.protocol.buckets import Site, Verdict, Version
+from router_trio.routing.delivery import Delivery
+from router_trio.routing.outlets.outlet import Outlet
+from router_trio.routing.pipeline import Routing
+from router_trio.routing.policy.retry import Failure
+from router_trio.routing.stream.delivery import StreamDelivery
+
+T = TypeVar("T")
+
+
+class NewestCheck:
+    """Compares the messages of one route with the newest values of their keys. It reads them over the current links."""
+
+    def __init__(self, routing: Routing, wall_clock: Callable[[], float], emit: Emit) -> None:
+        self._routing = routing
+        self._emit = emit
+        self._wall_clock = wall_clock
+        source = routing.plan.settings.source
+        self._stream = source.kind.stream(source) or ""
+        self._outlets: Sequence[tuple[int, Outlet]] = [
+            (place, one) for place, one in enumerate(routing.outlets) if one.destination.kind.is_bucket
+        ]
+        self._last_writer = any(one.destination.last_writer for _, one in self._outlets)
+        self._site: tuple[Link | None, Site] | None = None
+
+    def needs(self, delivery: Delivery) -> bool:
+        """Return True if a message must not be sent before it was compared."""
+        if self._last_writer:
+            return True
+        return delivery.was_tried or (isinstance(delivery, StreamDelivery) and delivery.deliveries > 1)
+
+    async def route(self, delivery: Delivery) -> None:
+        """Compare a message and send it, unless it is out of date. It fails if the newest value can't be read.
+
+        If a link is lost meanwhile, nothing is sent, and the message waits for the next one.
+        """
+        routing = self._routing
+        routing.trace_if_sampled(delivery)
+        if not routing.takes_message(delivery):
+            delivery.done()
+            return
+        assert isinstance(delivery, StreamDelivery), "a bucket is a stream"
+        try:
+            send = await (self._compared(delivery) if self._last_writer else self._overtaken(delivery))
+        except LinkError:
+            delivery.fail(reasons.OUT_OF_TURN)
+            delivery.done()
+        except SourceError as error:
+            reason = error.reason if error.reason in _OF_DESTINATIONS else reasons.TIMEOUT
+            delivery.fail(reason, Failure(reason, str(error)))
+            routing.emit_failure_of(delivery, reason, str(error))
+            delivery.done()
+        else:
+            if delivery.out_of_turn:
+                delivery.fail(reasons.OUT_OF_TURN)
+                delivery.done()
+            else:
+                send()
+
+    # --- buckets that only the route writes to ---
+
+    async def _overtaken(self, delivery: StreamDelivery) -> Callable[[], None]:
+        """Return how to send a message: to the destinations that do not have a later value of its key."""
+        over = []
+        for place, outlet in self._outlets:
+            newest = await _newest(outlet, delivery)
+            time = int(delivery.time or b"0")
+            if newest is not None and buckets.is_overtaken(self._stream, delivery.sequence, time, newest):
+                over.append(place)
+
+        def send() -> None:
+            if len(over) == len(self._routing.outlets):
+                self._routing.filter_out(delivery, reasons.OLDER)
+                delivery.done()
+                return
+            for place in over:
+                delivery.copied(place)
+            self._routing.forward(delivery)
+
+        return send
+
+    # --- buckets with several writers ---
+
+    async def _compared(self, delivery: StreamDelivery) -> Callable[[], None]:
+        """Return how to send a message, or the value of another writer that is newer."""
+        (_, outlet), *_ = self._outlets
+        here = buckets.site_of(self._stream, delivery.cursor.stream_created)
+        there = await self._destination(outlet)
+        block = framing.header_block(delivery.raw)
+        copy = buckets.version_of(block, here, delivery.sequence, int(delivery.time or b"0"))
+        newest = await _newest(outlet, delivery)
+        present = None
+        if newest is not None:
+            present = buckets.version_of(newest.headers, there, newest.sequence, newest.time_ns)
+        verdict = buckets.judge(copy, present, there)
+
+        def send() -> None:
+            if verdict is Verdict.ECHO or verdict is Verdict.OLDER:
+                self._routing.filter_out(delivery, reasons.ECHO if verdict is Verdict.ECHO else reasons.OLDER)
+                delivery.done()
+            elif verdict is Verdict.REPLACES:
+                contents = outlet.contents
+                carried = contents.as_operation(contents.without_control(block), block, delivery.message_id)
+                self._put(delivery, outlet, delivery.raw, _as_copy(carried, copy, newest))
+            else:
+                assert newest is not None, "there is another value"
+                assert present is not None, "there is another value"
+                self._report(delivery, copy, present)
+                self._put_again(delivery, outlet, newest, present)
+
+        return send
+
+    def _report(self, delivery: StreamDelivery, copy: Version, present: Version) -> None:
+        """Count and log a conflict, once for each message."""
+        if delivery.was_tried or delivery.deliveries > 1:
+            return
+        self._routing.state.conflicts += 1
+        self._emit(
+            BucketConflict(
+                at=trio.current_time(),
+                route=self._routing.state.name,
+                subject=framing.text(delivery.raw[0]),
+                stream=self._stream,
+                sequence=delivery.sequence,
+                kept_from=present.site.stream,
+                later=round((present.time_ns - copy.time_ns) / 1e9, 6),
+            )
+        )
+
+    def _put_again(self, delivery: StreamDelivery, outlet: Outlet, newest: Newest, present: Version) -> None:
+        """Send the newer value in place of the message, so that the other direction brings it to the other bucket.
+
+        Otherwise both would stay different if the message was written later by a clock that is behind.
+        """
+        age = round(self._wall_clock() * 1e9) - newest.time_ns
+        block = outlet.contents.without_control(newest.headers)
+        block = buckets.carried(block, age) if block else block
+        raw = framing.published(framing.publish(delivery.raw[0], newest.payload))
+        self._put(delivery, outlet, raw, _as_copy(block, present, newest))
+
+    def _put(self, delivery: StreamDelivery, outlet: Outlet, raw: framing.RawMessage, block: bytes) -> None:
+        routing = self._routing
+        owner = routing.owner_of(delivery, outlet, 0)
+        try:
+            outlet.forward_with(raw, owner, delivery.message_id, block)
+        except RouterError as error:
+            routing.not_accepted(error, delivery, outlet)
+        delivery.done()
+
+    async def _destination(self, outlet: Outlet) -> Site:
+        """Return the bucket that the route writes to, looked up once for each link."""
+        link = outlet.connection.link
+        if self._site is None or self._site[0] is not link:
+            stream = outlet.destination.stream or ""
+            try:
+                state = await _ask(outlet, lambda link: link.stream_state(stream))
+            except SourceError as error:
+                if error.reason != reasons.PERMISSION_DENIED:
+                    raise
+                state = None
+            self._site = link, buckets.site_of(stream, "" if state is None else state.created)
+        return self._site[1]
+
+
+_OF_DESTINATIONS = frozenset({reasons.PERMISSION_DENIED, reasons.TIMEOUT, reasons.BAD_ANSWER})
+
+
+def _as_copy(block: bytes, version: Version, newest: Newest | None) -> bytes:
+    """Return a header block with its version, for a key whose value is still `newest` when it is stored."""
+    block = headers.replace(block, buckets.ORIGIN, version.header())
+    return headers.replace(block, buckets.EXPECTED, b"%d" % (0 if newest is None else newest.sequence))
+
+
+async def _newest(outlet: Outlet, delivery: StreamDelivery) -> Newest | None:
+    """Return the newest value at a destination of the key of a message, None if there is none or it can't have one."""
+    destination = outlet.destination
+    try:
+        target = framing.text(outlet.address.subject_for(delivery.raw[0]))
+    except MappingError:
+        return None  # the message fails with it when it is sent
+    stream = destination.stream or ""
+    key = target.removeprefix(destination.subject_prefix)
+    subject = buckets.prefix_of(buckets.bucket_of(stream)) + key
+    return await _ask(outlet, lambda link: link.newest(stream, subject))
+
+
+async def _ask(outlet: Outlet, ask: Callable[[Link], Awaitable[T]]) -> T:
+    """Return the answer of the current link of a destination. Raises `LinkError` once that link is known to be lost.
+
+    Earlier, the message would be sent to the same link again, without end.
+    """
+    connection = outlet.connection
+    link = connection.link
+    if link is None:
+        await trio.lowlevel.checkpoint()
+        raise LinkError("not connected", reason=reasons.NOT_CONNECTED)
+    try:
+        return await ask(link)
+    except LinkError:
+        while connection.link is link:
+            await connection.changed()
+        raise

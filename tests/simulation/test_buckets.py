@@ -1,0 +1,27 @@
+"""Drawn histories of KV buckets, one way and both ways: in the end both have the same values."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.buckets import failures
+
+SEEDS = 8
+NIGHTLY = 1_000
+
+
+def assert_equal_in_the_end(seeds: range, *, both: bool) -> None:
+    for seed, history, error in failures(seeds, both=both):
+        steps = "\n".join(history.steps)
+        raise AssertionError(f"seed {seed}:\n{steps}") from error
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
+def test_buckets_are_equal_after_faults(both: bool) -> None:
+    assert_equal_in_the_end(range(SEEDS), both=both)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
+def test_buckets_are_equal_after_faults_in_many_histories(both: bool) -> None:
+    assert_equal_in_the_end(range(SEEDS, NIGHTLY), both=both)
