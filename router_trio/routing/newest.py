@@ -163,7 +163,7 @@ class NewestCheck:
         routing = self._routing
         owner = routing.owner_of(delivery, outlet, 0)
         try:
-            outlet.forward_with(raw, owner, delivery.message_id, block)
+            outlet.forward_with(raw, owner, delivery.message_id or b"", block)
         except RouterError as error:
             routing.not_accepted(error, delivery, outlet)
         delivery.done()

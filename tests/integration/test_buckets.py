@@ -265,11 +265,11 @@ async def test_two_buckets_are_kept_equal_without_an_echo(server: NatsServer) ->
         async with watched(both_ways(server), watch):
             await stream.publish("$KV.here.a", b"1")
             await stream.publish("$KV.there.b", b"2")
-            expected = {"old": b"there", "both": b"later", "a": b"1", "b": b"2"}
+            expected: dict[str, bytes | None] = {"old": b"there", "both": b"later", "a": b"1", "b": b"2"}
             await until_there(stream, expected)
             await eventually(lambda: _is(values(stream, "here"), lambda found: found == expected))
             await stream.publish("$KV.there.a", b"", PURGE)
-            expected["a"] = None  # type: ignore[assignment]
+            expected["a"] = None
             await eventually(lambda: _is(values(stream, "here"), lambda found: found == expected))
             await until_there(stream, expected)
             await eventually(lambda: sum(route.in_hand for route in watch.router.routes) == 0)

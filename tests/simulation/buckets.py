@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any
 
 import trio
 import trio.testing
@@ -18,7 +17,7 @@ import trio.testing
 from router_trio import Live, Router, Settings
 from router_trio.connection.platform import Platform
 from router_trio.errors import RouterError
-from router_trio.link import Connect
+from router_trio.link import Connect, Link, LinkListener
 from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
 from router_trio.testing.machine import Machine
@@ -87,10 +86,10 @@ class History:
 
         def connect(name: str, _: ConnectionSettings) -> Connect:
             @asynccontextmanager
-            async def connecting(*arguments: Any) -> AsyncIterator[Any]:
+            async def connecting(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[Link]:
                 if dead:
                     await trio.sleep_forever()
-                async with machines[name].connect(*arguments) as link:
+                async with machines[name].connect(server, inbox, listener) as link:
                     yield link
 
             return connecting

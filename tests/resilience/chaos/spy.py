@@ -216,6 +216,7 @@ class _Eyes:
         self.respond = link.respond
         self.find_streams = link.find_streams
         self.stream_state = link.stream_state
+        self.newest = link.newest
         self.ensure_stream = link.ensure_stream
         self.take_the_lead = link.take_the_lead
         self.ensure_partitioned = link.ensure_partitioned
