@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
@@ -45,10 +45,20 @@ from router_trio.states import RouteState
 
 if TYPE_CHECKING:
     from router_trio.routing.flow.control import FlowControl
-    from router_trio.routing.newest import NewestCheck
     from router_trio.routing.schedule import Limits
 
 D = TypeVar("D", bound=Delivery)
+
+
+class BeforeSending(Protocol):
+    """Compares messages with what destinations have, before they are sent: see `routing/newest.py`."""
+
+    def needs(self, delivery: Delivery) -> bool:
+        """Return True if a message must not be sent before it was compared."""
+        ...
+
+    async def route(self, delivery: Delivery) -> None:
+        """Compare a message, and send it unless it is out of date. Can be cancelled: then nothing was sent."""
 
 
 class Routing:
@@ -120,7 +130,7 @@ class Routing:
         """Why the route has ended, if its handler left the scopes in which the route runs."""
         self.as_it_comes: bool = True
         """True if every message is sent to every destination, with only its subject changed."""
-        self.newest: NewestCheck | None = None
+        self.newest: BeforeSending | None = None
         """Compares messages before they are sent; None unless the route copies a KV bucket. See `compare_with`."""
         self.flow: FlowControl | None = flow
         """None if the route has neither a limit nor a breaker."""
@@ -136,7 +146,7 @@ class Routing:
         """Have another stream keep messages for attempts that are far away. Called before the route runs."""
         self.retry_schedules = schedules
 
-    def compare_with(self, newest: NewestCheck) -> None:
+    def compare_with(self, newest: BeforeSending) -> None:
         """Compare messages before they are sent. Called before the route runs."""
         self.newest = newest
 
