@@ -174,7 +174,7 @@ def version_of(block: bytes, site: Site, sequence: int, time_ns: int) -> Version
 
 
 class Verdict(Enum):
-    """What a copy does to the value that its key has in the destination."""
+    """The effect of a copy on the value that its key has in the destination."""
 
     REPLACES = "it is newer"
     ECHO = "it was written there, or is there already"
