@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
+from router_trio.errors.reasons import ECHO
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.protocol import framing, headers, message_ids
+from router_trio.protocol.buckets import ORIGIN
 from router_trio.routing.dead_letters import PREFIX
 from router_trio.routing.rehearsal import Arrived, Copy, Limits, Place, Rehearsal
 from router_trio.routing.route_plans import Destination
@@ -86,6 +88,7 @@ class Expectations:
         alone = route.model_copy(update={**changes, "handler": None})
         self._rehearsal = Rehearsal(settings, alone, {}, limits)
         self._patterns = route.source.patterns
+        self._has_other_writers = any(one.last_writer for one in self._rehearsal.destinations)
         stream = route.source.kind.stream(route.source)
         assert stream is not None, "only what a stream holds can be audited"
         self._stream = stream
@@ -111,6 +114,8 @@ class Expectations:
 
     async def of(self, message: StoredMessage) -> Expected:
         """Return the expected copies of a message."""
+        if self._has_other_writers and headers.find(message.headers, ORIGIN) is not None:
+            return Expected(outcome="filtered", reason=ECHO)  # a copy itself, which is there unless it was overruled
         place, own = Place(self._stream, message.sequence, message.time_ns), self.position_id(message)
         if self.handled:
             stored = [index for index in range(len(self.destinations)) if self.is_judged(index)]

@@ -42,7 +42,7 @@ class History:
     def __init__(self, seed: int, *, both: bool) -> None:
         self.random = Random(f"{seed} {both}")
         self.steps: list[str] = []
-        """What happened, in order."""
+        """The steps so far, in order, each with its time."""
         self._both = both
         self._names = {"here": "settings", "there": self.random.choice(["settings", "other"])}
         skew = self.random.choice([0.0, 0.0, -4.0, 3.0])
