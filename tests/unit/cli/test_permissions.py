@@ -509,6 +509,18 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
             [*INBOX, *acks_of("ORDERS", "sort")],
         )
     },
+    "require_a_schema.toml": {
+        "main": (
+            [
+                *("billing.*", "dead.orders.*"),
+                *of_durable("ORDERS", "billing"),
+                "$JS.API.STREAM.NAMES",
+                *(f"$JS.API.STREAM.INFO.{name}" for name in ("BILLING", "DEAD")),
+                *(f"$JS.API.STREAM.CREATE.{name}" for name in ("ORDERS", "BILLING", "DEAD")),
+            ],
+            [*INBOX, *acks_of("ORDERS", "billing")],
+        )
+    },
     "fan_in_with_dead_letters.toml": {
         "main": (
             [
