@@ -21,6 +21,8 @@ from tests.support.servers import NatsServer, cluster, nats_server
 from tests.support.websockets import websocket_server
 
 TEXTS = {path.stem: path.read_text() for path in sorted((ROOT / "examples").glob("*.toml"))}
+SCHEMAS = {path.name: path.read_text() for path in (ROOT / "examples").glob("*.schema.json")}
+"""The files that examples name, which are beside them."""
 
 COVERED = "$JS.API.STREAM.INFO.ORDERS"
 """A permission that an optional one, for the stream of the destination, covers."""
@@ -59,6 +61,8 @@ async def test_the_examples_give_no_finding(example: str, tmp_path: Path) -> Non
         text = text.replace('proxy = "http://proxy.example.com:3128"\n', "")
         text = text.replace("[connections.main]\n", f'[connections.main]\nservers = ["{server.url}"]\n')
         (tmp_path / "router.toml").write_text(text)
+        for name, schema in SCHEMAS.items():
+            (tmp_path / name).write_text(schema)
         async with Router(Settings.load(tmp_path / "router.toml"), log=False).open():
             await trio.sleep(0.5)  # it creates the streams and the durables
         code, report = await online(tmp_path)
