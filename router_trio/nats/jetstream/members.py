@@ -4,10 +4,10 @@ The name of a key contains the stream, the durable and the id of a process, so t
 enough to compute the shares. A process that leaves has its key purged from the stream of the bucket: a marker, as
 clients of buckets store it, would still be a key.
 
-A server may keep a key that has expired: nats-server 2.15.1 did in a cluster whose servers were killed and suspended.
-When it becomes the leader of the bucket, a process that has gone is a member again, and no process would lead its
-share. So the age of the oldest key is compared with the time after which it expires, and keys that are older do not
-count, and are removed.
+A server may keep a key that has expired: after a kill, nats-server 2.15.1 may restore keys that were deleted, and then
+not know when they expire. When it becomes the leader of the bucket, a process that has gone is a member again, and no
+process would lead its share. So the age of the oldest key is compared with the time after which it expires, and keys
+that are older do not count, and are removed.
 
 The bucket is created by the first process that needs it, and used by the routes of all. An existing one is used as it
 is, if its keys expire.

@@ -66,15 +66,20 @@ class Outcome:
         return "\n".join([*self.broken, f"repeat it: {self.trial.command}", *map(str, self.trial.steps)])
 
 
-async def run_trial(trial: Trial, *, slack: float = 0.0) -> Outcome:
-    """Run a trial, and judge it."""
-    with TemporaryDirectory(prefix="router-trio-partitions-") as folder:
-        async with group(trial, Path(folder), slack=slack) as made:
-            await run(made)
-            async with connect(made.a_server.url) as client:
-                source = await JetStream(client).stream_messages(SOURCE, READ_WITHIN)
-                sink = await JetStream(client).stream_messages(SINK, READ_WITHIN)
-            return judge(made, source, sink)
+async def run_trial(trial: Trial, *, slack: float = 0.0, folder: Path | None = None) -> Outcome:
+    """Run a trial, and judge it.
+
+    What members and servers leave is deleted at the end, unless an existing `folder` is given for it.
+    """
+    if folder is None:
+        with TemporaryDirectory(prefix="router-trio-partitions-") as temporary:
+            return await run_trial(trial, slack=slack, folder=Path(temporary))
+    async with group(trial, folder, slack=slack) as made:
+        await run(made)
+        async with connect(made.a_server.url) as client:
+            source = await JetStream(client).stream_messages(SOURCE, READ_WITHIN)
+            sink = await JetStream(client).stream_messages(SINK, READ_WITHIN)
+        return judge(made, source, sink)
 
 
 def judge(made: Group, source: Sequence[StoredMessage], sink: Sequence[StoredMessage]) -> Outcome:
