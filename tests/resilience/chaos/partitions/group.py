@@ -149,17 +149,21 @@ class Group:
         began = time.time()
         self.changed("step down", ELECTED_WITHIN + OTHERS)
         self.spells.append(Spell(began, began + ELECTED_WITHIN + PIN_LOST_FOR))
-        stream = SOURCE if self.trial.own_token else f"{SOURCE}-{DURABLE}"
         durable = f"{DURABLE}-{step.place % self.trial.partitions}"
         try:
             async with connect(self.a_server.url) as client:
                 for asked in (
-                    f"CONSUMER.LEADER.STEPDOWN.{stream}.{durable}",
+                    f"CONSUMER.LEADER.STEPDOWN.{self.partitioned}.{durable}",
                     "STREAM.LEADER.STEPDOWN.KV_router-trio-members",
                 ):
                     await JetStream(client).api(asked)
         except (*TROUBLE, JetStreamError):
             pass  # a server that is away at the moment; the trial goes on
+
+    @property
+    def partitioned(self) -> str:
+        """The stream that has the partitions."""
+        return SOURCE if self.trial.own_token else f"{SOURCE}-{DURABLE}"
 
     @property
     def a_server(self) -> NatsServer:

@@ -7,7 +7,14 @@ from math import inf
 import pytest
 
 from tests.resilience.chaos.partitions.trial import OF_CLUSTERS, OF_MEMBERS, OF_SERVERS, draw
-from tests.resilience.chaos.partitions.verdict import _gaps, mark_interrupted, row, run_trial
+from tests.resilience.chaos.partitions.verdict import (
+    COPIES_WITHIN,
+    _gaps,
+    copied_again,
+    mark_interrupted,
+    row,
+    run_trial,
+)
 from tests.simulation.partitions.history import Call, Spell
 from tests.support.server_version import needs_server
 
@@ -58,3 +65,11 @@ def test_only_the_first_call_after_a_suspension_may_have_been_made_before_it() -
     assert first.called is None, "the source did not have the message yet"
     mark_interrupted(calls, [Spell(10.0, 20.0, 1)], dict.fromkeys(range(1, 5), 10.0))
     assert first.called is None, "it was cut off"
+
+
+def test_copying_begins_again_with_the_first_of_messages_that_had_to_wait_for_it() -> None:
+    stored = {1: 0.0, 2: 1.0, 3: 1.1, 4: 20.0, 5: 30.0}
+    late = 2.0 + COPIES_WITHIN
+    assert [*copied_again(stored, {1: 0.1, 2: late, 3: late, 4: 20.1, 5: 30.1})] == [late]
+    assert [*copied_again(stored, {1: 0.1, 2: 1.1, 3: 1.2, 4: 20.1, 5: 30.1})] == [], "the source stored nothing"
+    assert [*copied_again(stored, {1: 0.1, 2: 1.9, 3: 2.8, 4: 20.1})] == [], "slow, but without a pause"

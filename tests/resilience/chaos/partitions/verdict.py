@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -19,6 +20,9 @@ from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import connect
 
 READ_WITHIN = 600.0
+COPIES_WITHIN = 1.0
+"""Seconds within which a server copies a message, unless copying has stopped."""
+
 SHORTEST_SILENCE = 0.2
 """Seconds for which a partition has to store nothing to be silent."""
 
@@ -48,13 +52,18 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a trial. `repeated` are handler calls for messages that had one before."""
+    """The result of a trial.
+
+    `repeated` are handler calls for messages that had one before. `copied_after` is the longest time in seconds that
+    the server took to put a message of the source into its partition.
+    """
 
     trial: Trial
     published: int
     stored: int
     calls: int
     repeated: int
+    copied_after: float
     changes: Counter[str]
     handovers: tuple[Handover, ...]
     silences: tuple[Silence, ...]
@@ -79,30 +88,39 @@ async def run_trial(trial: Trial, *, slack: float = 0.0, folder: Path | None = N
         async with connect(made.a_server.url) as client:
             source = await JetStream(client).stream_messages(SOURCE, READ_WITHIN)
             sink = await JetStream(client).stream_messages(SINK, READ_WITHIN)
-        return judge(made, source, sink)
+            copied = await JetStream(client).stream_messages(made.partitioned, READ_WITHIN)
+        return judge(made, source, sink, copied)
 
 
-def judge(made: Group, source: Sequence[StoredMessage], sink: Sequence[StoredMessage]) -> Outcome:
-    """Check a finished trial against the promises."""
+def judge(
+    made: Group, source: Sequence[StoredMessage], sink: Sequence[StoredMessage], copied: Sequence[StoredMessage]
+) -> Outcome:
+    """Check a finished trial against the promises. `copied` is what the stream that has the partitions stores."""
     trial = made.trial
     # A message that was published again after a failed attempt is where it was stored first.
     places = {int(message.payload): place for place, message in reversed([*enumerate(source, 1)])}
     key_of = {number: made.subject(number).split(".")[1] for number in places}
     partition_of = {number: made.partitioning.partition_of(made.subject(number)) for number in places}
     history = History(trial.partitions, WINDOW)
+    stored_at = {place: message.time for place, message in enumerate(source, 1)}
+    copied_at = {places[int(message.payload)]: message.time for message in reversed(copied)}
     history.published = sorted(
         (
-            Published(places[number], key_of[number], partition_of[number], made.published_at.get(number, 0.0))
+            Published(places[number], key_of[number], partition_of[number], copied_at.get(places[number], inf))
             for number in places
         ),
         key=lambda one: one.number,
     )
     history.stored = [Copy(places[int(message.payload)], message.time) for message in sink]
     history.calls = [call for member in made.members for call in member.calls(key_of)]
-    mark_interrupted(history.calls, made.spells, {place: message.time for place, message in enumerate(source, 1)})
+    mark_interrupted(history.calls, made.spells, stored_at)
     for member in made.members:
         if (joined_at := member.joined_at()) is not None:
             made.changes.append(Change(joined_at, "join", OTHERS + made.slack, JOINED + made.slack))
+    made.changes += [
+        Change(at, "copied again", OTHERS + made.slack, OTHERS + made.slack)
+        for at in copied_again(stored_at, copied_at)
+    ]
     made.changes.sort(key=lambda change: change.at)
     history.spells, history.changes = made.spells, made.changes
     history.looks = [*_with_busy(made.looks, history)]
@@ -132,11 +150,24 @@ def judge(made: Group, source: Sequence[StoredMessage], sink: Sequence[StoredMes
         stored=len(sink),
         calls=handled.total(),
         repeated=handled.total() - len(handled),
+        copied_after=max((at - stored_at[place] for place, at in copied_at.items()), default=0.0),
         changes=Counter(change.what for change in history.changes),
         handovers=tuple(_handovers(made)),
         silences=tuple(_silences(history)),
         broken=tuple(broken),
     )
+
+
+def copied_again(stored_at: Mapping[int, float], copied_at: Mapping[int, float]) -> Iterator[float]:
+    """Yield the times when the server began again to copy the source, after it had copied nothing for some time.
+
+    Partitions had nothing to do meanwhile. Servers may have forgotten their leads, and give them with new messages.
+    """
+    before = -inf
+    for place, at in sorted(copied_at.items(), key=lambda one: one[1]):
+        if at - max(before, stored_at[place]) > COPIES_WITHIN:
+            yield at
+        before = at
 
 
 def mark_interrupted(calls: Iterable[Call], spells: Iterable[Spell], stored_at: Mapping[int, float]) -> None:
@@ -242,6 +273,6 @@ def table(one: Outcome) -> str:
     lines.append("")
     lines.append(
         f"{one.published} messages published, {one.stored} stored; {one.calls} calls of the handler, {one.repeated} of "
-        f"them again; {len(one.broken)} broken promises"
+        f"them again; in their partitions {one.copied_after:.2f} s later at most; {len(one.broken)} broken promises"
     )
     return "\n".join(lines)
