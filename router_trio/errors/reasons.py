@@ -475,7 +475,8 @@ TABLE: Final[Mapping[str, Reason]] = {
         ),
         _source(
             BUCKET_MISMATCH,
-            "the bucket in which processes announce themselves exists, and its keys do not expire",
+            "the bucket in which processes announce themselves, or to which a route copies values with a TTL, exists, "
+            "and its keys do not expire",
             "run the command in `detail`, which lets them expire",
         ),
         _source(CONSUMER_NOT_FOUND, "the consumer does not exist", "no action needed: the route creates it again"),

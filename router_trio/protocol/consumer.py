@@ -138,7 +138,8 @@ class Limits:
     `subjects` are all subjects in the stream, empty if unknown; `stores` are the subjects that it accepts. `deliver` is
     where the durable started, as in `ConsumerSpec.deliver` or in the server's words; `""` if it started at a
     sequence. The server deletes the durable if it is unused for `expires_after` seconds; 0 for never.
-    At most `max_waiting` pull requests may wait at a time; 0 for any number.
+    At most `max_waiting` pull requests may wait at a time; 0 for any number. `allow_message_ttl`: messages of the
+    stream may expire one by one.
     """
 
     max_deliver: int
@@ -149,3 +150,4 @@ class Limits:
     expires_after: float = 0.0
     max_waiting: int = field(default=0, compare=False)
     stores: StreamSubjects = field(default=StreamSubjects(), compare=False)
+    allow_message_ttl: bool = field(default=False, compare=False)

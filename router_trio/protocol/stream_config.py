@@ -105,6 +105,8 @@ class StreamSubjects:
 class StreamState:
     """The state of a stream, as far as it matters to publishers.
 
+    `allow_message_ttl`: it takes messages that expire one by one; None if that is not known.
+
     `refuses` is the reason and detail if the server reports that the stream accepts no messages, else None. `room` is
     the number of messages and of bytes that it accepts before it refuses more; infinite if there is no such limit, or
     if it discards old messages for new ones. `held` is the number of its messages. `limits` are all its limits, in a
@@ -125,6 +127,7 @@ class StreamState:
     created: str = ""
     stores: StreamSubjects = StreamSubjects()
     loses_schedules: str | None = None
+    allow_message_ttl: bool | None = None
 
     def has_more_room_than(self, before: StreamState) -> bool:
         """Return True if the stream may now accept a message that it refused when its state was `before`."""

@@ -11,6 +11,7 @@ the copy if its key has another value by the time when it arrives. See `protocol
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -49,6 +50,25 @@ class NewestCheck:
         if self._last_writer:
             return True
         return delivery.was_tried or (isinstance(delivery, StreamDelivery) and delivery.deliveries > 1)
+
+    async def check_expiry(self) -> None:
+        """Raise `SourceError` (`bucket_mismatch`) if a bucket that the route writes to takes no values with a TTL.
+
+        Waits for the first attempt to connect to it. A bucket that can't be looked up is not checked.
+        """
+        for _, outlet in self._outlets:
+            await outlet.connection.first_attempt_over.wait()
+            stream = outlet.destination.stream or ""
+            state, link = None, outlet.connection.link
+            with suppress(LinkError, SourceError):
+                state = None if link is None else await link.stream_state(stream)
+            if state is not None and state.allow_message_ttl is False:
+                raise SourceError(
+                    f"values of stream {self._stream!r} may expire one by one, and the bucket of stream {stream!r} on "
+                    f"connection {outlet.connection.name!r} refuses such values: set allow_msg_ttl on it, which needs "
+                    f"nats-server 2.11: nats stream edit {stream} --allow-msg-ttl",
+                    reason=reasons.BUCKET_MISMATCH,
+                )
 
     async def route(self, delivery: Delivery) -> None:
         """Compare a message and send it, unless it is out of date. It fails if the newest value can't be read.

@@ -57,6 +57,9 @@ class BeforeSending(Protocol):
         """Return True if a message must not be sent before it was compared."""
         ...
 
+    async def check_expiry(self) -> None:
+        """Raise `SourceError` (`bucket_mismatch`) if values of the source expire, and those of a destination can't."""
+
     async def route(self, delivery: Delivery) -> None:
         """Compare a message, and send it unless it is out of date. Can be cancelled: then nothing was sent."""
 

@@ -213,6 +213,33 @@ async def test_a_subject_is_written_to_a_bucket(server: NatsServer) -> None:
             await until_there(stream, {"a": b"1"})
 
 
+# --- refused at the start ---
+
+
+@needs_server(2, 11, lacks="TTLs of single values")
+async def test_a_bucket_that_takes_no_values_with_a_ttl_is_refused_by_name(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        await stream.edit_stream("KV_here", allow_msg_ttl=True)
+        watch = Watch()
+        async with watched(copying(server), watch):
+            event = await watch.until("NATS_SUBSCRIBE_ERROR")
+            assert event.reason == "bucket_mismatch"
+            assert "nats stream edit KV_there --allow-msg-ttl" in event.detail
+            await stream.publish("$KV.here.a", b"1", [("Nats-TTL", "1h")])
+            await stream.edit_stream("KV_there", allow_msg_ttl=True)
+            await until_there(stream, {"a": b"1"})
+
+
+async def test_a_bucket_that_is_a_mirror_is_refused_by_name_as_a_destination(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        await stream.api("STREAM.CREATE.KV_mirror", {"name": "KV_mirror", "mirror": {"name": "KV_there"}})
+        watch = Watch()
+        async with watched(copying(server, to={"bucket": "mirror"}), watch):
+            event = await watch.until("NATS_DESTINATION_NOT_STORED")
+            assert event.reason == "stream_is_mirror"
+            assert "'KV_mirror' is a mirror" in event.detail
+
+
 # --- older and newer values ---
 
 

@@ -356,6 +356,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe, ow
             config.inactive_threshold if _expires(config) else 0.0,
             config.max_waiting,
             stream.stores,
+            stream.allow_message_ttl,
         ),
         unacked=unacked,
         num_unacked=info.num_ack_pending,

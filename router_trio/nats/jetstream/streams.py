@@ -148,6 +148,7 @@ class Lookups:
             info.created,
             info.stores,
             stream_config(info).loses_schedules,
+            info.allow_message_ttl,
         )
 
     async def newest(self, stream: str, subject: str) -> Newest | None:

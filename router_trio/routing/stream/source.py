@@ -173,6 +173,8 @@ class StreamSource(KeptSource[StreamKeeper]):
                 self._go_by(link, consumer)
                 if self._feeding is not None:
                     self._feeding.check(consumer.stream_created, consumer.limits.stores)
+                if self._routing.newest is not None and consumer.limits.allow_message_ttl:
+                    await self._routing.newest.check_expiry()
                 self._acks.await_pull(self._report_ready)
                 tried.set()  # only the start of the router waits until a pull was accepted
                 not_before = await ask_again(consumer, self._hand, self._within)
