@@ -73,7 +73,7 @@ class Compiler:
     def __init__(self, document: Document, draft: str) -> None:
         """`draft` is DRAFT_2020 or DRAFT_7."""
         self._document = document
-        self.is_draft_7 = draft == DRAFT_7
+        self.is_draft_7: bool = draft == DRAFT_7
         self._cells: dict[int, _Cell] = {}
         self._bare: dict[Check, tuple[Check, int]] = {}
         schemas = [one for one, _ in document.subschemas if isinstance(one, dict)]

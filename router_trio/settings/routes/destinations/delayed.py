@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from router_trio.errors import Problem, SubjectError
 from router_trio.settings.routes.destinations.jetstream import JetStream
 from router_trio.settings.routes.destinations.keys import DestinationKeys
+from router_trio.settings.routes.destinations.kind import DestinationKind
 from router_trio.settings.units import parse_duration
 from router_trio.subjects.patterns import validate_subject
 
@@ -58,5 +59,5 @@ def _problem_of_prefix(to: DestinationKeys) -> str | None:
     return None
 
 
-DELAYED = _Delayed()
+DELAYED: DestinationKind = _Delayed()
 """The kind of a destination with `delay`."""
