@@ -150,6 +150,7 @@ class RetryStore(Protocol):
     @property
     def reachable(self) -> bool:
         """Return True if the connection has a link."""
+        ...
 
     def store(self, delivery: Any, delay: float, report: Callable[[Fate], None]) -> None:
         """Publish the schedule of a message. `report` is called once with its fate, possibly before this returns.
