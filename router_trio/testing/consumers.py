@@ -135,7 +135,7 @@ class Consumer:
 
     def gone(self, awaited: Mapping[int, bytes], now: float) -> list[int] | SourceError:
         """Return which of these messages will never be redelivered; an error if the consumer can't be asked now."""
-        if self.deleted or not self._has_leader(now):
+        if self.deleted or not self.has_leader(now):
             return SourceError("the consumer can't be asked now", reason=reasons.JETSTREAM_UNAVAILABLE)
         stored = self._stream.stored
         ahead = self._matching[self._position :]
@@ -164,7 +164,7 @@ class Consumer:
         It receives at most `batch` messages, with at most `max_bytes` in total unless that is 0. A deleted consumer
         answers as a server without subscribers.
         """
-        if self.deleted or not self._has_leader(now):
+        if self.deleted or not self.has_leader(now):
             receive(status(inbox, "503"))
             return
         if self.spec.standby and self._pin is not None and (pin != self._pin or now >= self._lead_until):
@@ -174,7 +174,8 @@ class Consumer:
         request = _Request(inbox, receive, batch, max_bytes or inf, now + expires, heartbeat, now + heartbeat, pin)
         self._losses.apply("pull", now, lambda: self._requests.append(request))
 
-    def _has_leader(self, now: float) -> bool:
+    def has_leader(self, now: float) -> bool:
+        """Return True if the consumer and its stream have leaders."""
         return now >= max(self.leaderless_until, self._stream.leaderless_until)
 
     def take_pin(self, pin: str | None, now: float) -> str | None:

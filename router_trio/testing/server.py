@@ -296,7 +296,7 @@ class Server:
         if consumer is None:
             detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted; it is created again"
             return SourceError(detail, reason=reasons.CONSUMER_NOT_FOUND)
-        if now < consumer.leaderless_until:
+        if not consumer.has_leader(now):
             detail = f"the durable {spec.durable!r} has no leader, which alone answers"
             return SourceError(detail, reason=reasons.TIMEOUT)
         if opened not in (None, consumer):
