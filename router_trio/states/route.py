@@ -469,6 +469,7 @@ class RouteState(RouteCounts):
         - `returned`: it was returned to its stream, to be redelivered.
         - `duplicate`: it was already in hand or settled, or a stream took it for a duplicate.
         - `lost`: it came from a core subscription, and not every destination got it.
+        - `scheduled`: another stream keeps it until its next attempt, and it is received again.
         """
         settled = self.fates.copy()
         settled["routed"] += sum(self.forwarded.counts)

@@ -346,6 +346,8 @@ def test_each_row_of_the_table_is_for_a_part_that_has_its_names() -> None:
         stream("IN", "out.a", route="d", standby=True)
         | {"from": stream("IN", standby=True)["from"] | {"durable": "e"}},
         partitioned(durable="f") | {"name": "e"},
+        stream("IN", "out.a", route="g")
+        | {"from": stream("IN")["from"] | {"durable": "g"}, "retry": {"schedule": {"stream": "R", "prefix": "retry"}}},
         streams=[OUT],
         positions=[{"consumer": "billing", "route": "c"}],
         service=True,
@@ -519,6 +521,20 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
                 *(f"$JS.API.STREAM.CREATE.{name}" for name in ("ORDERS", "BILLING", "DEAD")),
             ],
             [*INBOX, *acks_of("ORDERS", "billing")],
+        )
+    },
+    "remind_later.toml": {
+        "main": (
+            [
+                *("later.*", "retry.s.reminders.*", "retry.n", "dead.*"),
+                *of_durable("ORDERS", "reminders"),
+                *of_durable("RETRY", "retry-reminders"),
+                "$JS.API.STREAM.NAMES",
+                *(f"$JS.API.STREAM.INFO.{name}" for name in ("REMINDERS", "DEAD")),
+                *(f"$JS.API.STREAM.CREATE.{name}" for name in ("ORDERS", "REMINDERS", "RETRY", "DEAD")),
+                "$JS.API.STREAM.PURGE.RETRY",
+            ],
+            [*INBOX, *acks_of("ORDERS", "reminders"), *acks_of("RETRY", "retry-reminders")],
         )
     },
     "fan_in_with_dead_letters.toml": {
