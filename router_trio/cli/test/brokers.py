@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
+from router_trio.protocol.permissions import API
 from router_trio.settings import RouteSettings, Settings, SourceSettings
 from router_trio.settings.examples import ExampleMessage
 from router_trio.subjects.patterns import matches, overlaps
@@ -76,6 +77,12 @@ def _streams(settings: Settings, connection: str) -> dict[str, list[str]]:
         if name is not None and name not in declared and source.connection == connection:
             subjects = streams.setdefault(name, [])
             subjects += [subject for subject in source.subjects if subject not in subjects]
+    for route in settings.routes:
+        for to in route.to:
+            kind = to.kind_for(route.source.kind)
+            name = kind.stream(to)
+            if kind.is_bucket and to.connection == connection and name is not None and name not in declared:
+                streams[name] = [f"{kind.subject_prefix(to, API)}>"]  # a bucket takes all its keys
     return streams
 
 
