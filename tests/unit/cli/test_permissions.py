@@ -38,6 +38,10 @@ def stream(name: str, *to: str | dict[str, Any], route: str = "r", **rest: Any) 
     return {"name": route, "from": source, "to": [_on_main(one) for one in to], **rest}
 
 
+def bucket(name: str, durable: str) -> dict[str, Any]:
+    return {"connection": "main", "bucket": name, "durable": durable}
+
+
 def _on_main(to: str | dict[str, Any]) -> dict[str, Any]:
     return {"connection": "main", **({"subject": to} if isinstance(to, str) else to)}
 
@@ -348,6 +352,7 @@ def test_each_row_of_the_table_is_for_a_part_that_has_its_names() -> None:
         partitioned(durable="f") | {"name": "e"},
         stream("IN", "out.a", route="g")
         | {"from": stream("IN")["from"] | {"durable": "g"}, "retry": {"schedule": {"stream": "R", "prefix": "retry"}}},
+        stream("IN", {"bucket": "there"}, route="h") | {"from": bucket("here", "h")},
         streams=[OUT],
         positions=[{"consumer": "billing", "route": "c"}],
         service=True,
@@ -477,6 +482,8 @@ def test_wrong_arguments_are_refused(config: str, capsys: pytest.CaptureFixture[
 
 # --- the examples ---
 
+OF_SETTINGS = ["$JS.API.STREAM.INFO.KV_settings", "$JS.API.STREAM.MSG.GET.KV_settings"]
+
 OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
     "copy_between_clusters.toml": {
         "site": (
@@ -536,6 +543,20 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
             ],
             [*INBOX, *acks_of("ORDERS", "reminders"), *acks_of("RETRY", "retry-reminders")],
         )
+    },
+    "copy_bucket.toml": {
+        "headquarters": (
+            of_durable("KV_settings", "copy-to-berlin"),
+            [*INBOX, *acks_of("KV_settings", "copy-to-berlin")],
+        ),
+        "site": (["$KV.settings.>", *OF_SETTINGS], INBOX),
+    },
+    "buckets_both_ways.toml": {
+        name: (
+            [f"$KV.settings-{name}.>", *of_durable(f"KV_settings-{name}", f"to-{other}")],
+            [*INBOX, *acks_of(f"KV_settings-{name}", f"to-{other}")],
+        )
+        for name, other in (("eu", "us"), ("us", "eu"))
     },
     "fan_in_with_dead_letters.toml": {
         "main": (
