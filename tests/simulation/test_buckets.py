@@ -16,12 +16,14 @@ def assert_equal_in_the_end(seeds: range, *, both: bool) -> None:
         raise AssertionError(f"seed {seed}:\n{steps}") from error
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
 def test_buckets_are_equal_after_faults(both: bool) -> None:
     assert_equal_in_the_end(range(SEEDS), both=both)
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("both", [False, True], ids=["one way", "both ways"])
 def test_buckets_are_equal_after_faults_in_many_histories(both: bool) -> None:
     assert_equal_in_the_end(range(SEEDS, NIGHTLY), both=both)
