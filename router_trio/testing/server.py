@@ -210,7 +210,9 @@ class Server:
         stream = Stream(
             name,
             subjects,
-            created=f"incarnation {self._streams_created + 1}",
+            # Streams of two servers with one name are different streams.
+            created=f"incarnation {self._streams_created + 1}"
+            + (f" since {self._epoch}" if self._epoch != EPOCH else ""),
             duplicate_window=duplicate_window,
             max_messages=max_messages,
             epoch=self._epoch,

@@ -16,6 +16,7 @@ from router_trio.settings import RouteSettings, Settings, SourceSettings
 from router_trio.settings.examples import ExampleMessage
 from router_trio.subjects.patterns import matches, overlaps
 from router_trio.testing import FakeBroker
+from router_trio.testing.streams import EPOCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ def entry_of(message: ExampleMessage, routes: Sequence[RouteSettings]) -> Entry 
 
 def brokers_for(settings: Settings, message: ExampleMessage, entry: Entry) -> dict[str, FakeBroker]:
     """Return a broker for each connection, by name, with everything that the routes need to run."""
-    brokers = {name: FakeBroker() for name in settings.connections}
+    # Clocks that differ make streams with one name different streams.
+    brokers = {name: FakeBroker(epoch=EPOCH + number) for number, name in enumerate(settings.connections)}
     for name, broker in brokers.items():
         taken: list[str] = []
         for stream, subjects in _streams(settings, name).items():

@@ -553,8 +553,8 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
     },
     "buckets_both_ways.toml": {
         name: (
-            [f"$KV.settings-{name}.>", *of_durable(f"KV_settings-{name}", f"to-{other}")],
-            [*INBOX, *acks_of(f"KV_settings-{name}", f"to-{other}")],
+            ["$KV.settings.>", *of_durable("KV_settings", f"to-{other}")],
+            [*INBOX, *acks_of("KV_settings", f"to-{other}")],
         )
         for name, other in (("eu", "us"), ("us", "eu"))
     },
