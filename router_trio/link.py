@@ -460,6 +460,18 @@ class Link(Protocol):
         """Subscribe; return when the server has the subscription. Raises `SourceError` if the server refuses it."""
         ...
 
+    async def listen(self, subjects: Sequence[str], deliver: Deliver) -> Sequence[tuple[str, str]]:
+        """Subscribe to subjects on which nothing depends. Return those that the server refused, each with its words.
+
+        Returns when the server has the subscriptions. All subscriptions made by `listen` end, without an error, when
+        the server refuses any subscription of the link because there are too many. A subscription whose permission is
+        revoked later ends as well.
+        """
+        ...
+
+    def stop_listening(self, subjects: Sequence[str]) -> None:
+        """End subscriptions of `listen`. Does nothing for those that have ended, and on a dead link."""
+
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
         """Find the durable consumer, or create it.
 

@@ -16,6 +16,7 @@ from math import inf
 
 import trio
 
+from router_trio.connection.advisories import Advisories, WatchedStreams
 from router_trio.connection.duplicates import Duplicates
 from router_trio.connection.latch import Latch
 from router_trio.connection.source_streams import SourceStreams
@@ -81,8 +82,15 @@ class Destinations:
         emit: Emit,
         learned: Callable[[dict[str, tuple[str, ...]], dict[str, set[Hashable]]], None] = lambda *_: None,
         found: Callable[[str, tuple[str, ...] | None], None] = lambda *_: None,
+        *,
+        advisories: Advisories | None = None,
     ) -> None:
-        """`learned` gets the subjects of streams (see `Belief.learn`), `found` the result of each `look_up`."""
+        """`learned` gets the subjects of streams (see `Belief.learn`), `found` the result of each `look_up`.
+
+        `advisories` explain trouble of streams.
+        """
+        self._advisories = advisories or Advisories(connection, emit)
+        self._advised = WatchedStreams(self._advisories, lambda _: self._look_early())
         self._learned = learned
         self._stream_found = found
         self._asked: deque[str] = deque()
@@ -155,7 +163,10 @@ class Destinations:
     def _formerly(self, one: DestinationState) -> str:
         """Return the end of the error text of a destination: the stream that used to take its subject, if known."""
         name = self._last_stream.get(one)
-        return "" if name is None else f" (stream {name!r} did, and was deleted or has other subjects now)"
+        if name is None:
+            return ""
+        reported = self._advisories.explain("no_stream", name)
+        return f" (stream {name!r} did, and was deleted or has other subjects now{reported})"
 
     def puback_passed_over(self, operation: OperationWithAck, stream: str) -> None:
         """Record for its destination that a publish only got a PubAck of a stream that does not take its subject."""
@@ -338,6 +349,7 @@ class Destinations:
                 if any(covers(subject, one.pattern) for subject in stream.subjects):
                     covered.setdefault(stream.name, set()).add((one.route_name, one.template))
             self._found(one, behind)
+        self._advised.set({*self._streams, *self._last_stream.values()})
         self._learned({stream.name: stream.subjects for stream in streams.values()}, covered)
 
     def _still_watched(self, some: Iterable[DestinationState]) -> list[DestinationState]:
@@ -440,6 +452,7 @@ class Destinations:
                 detail = (
                     f"the destination names stream {one.stream!r}, which does not exist; create it, or correct its name"
                 )
+                detail += self._advisories.explain("no_stream", one.stream)
             self._missing(one, ("no_stream", detail))
             return
         self._elsewhere.discard(one)
@@ -450,6 +463,10 @@ class Destinations:
         trouble = refusals[0] if len(refusals) == len(streams) else None
         if trouble is None and loses is not None:
             trouble = reasons.SCHEDULES_REFUSED, loses
+        if trouble is None:
+            self._advisories.is_well(streams[0].name)
+        else:
+            trouble = trouble[0], trouble[1] + self._advisories.explain(trouble[0], streams[0].name)
         one.found(trouble)
         before = self._refusing.setdefault(one, {stream.name: stream for stream in streams})
         if one.refused_for is None or one.refused_for[0] in _OF_ONE_LINK or trouble is not None:
@@ -489,9 +506,11 @@ class Destinations:
                 one.found(None)
         if not self._unknown:
             self._unknown = True
+            explained = (self._advisories.explain(error.reason, name) for name in self._streams)
+            detail = str(error) + next(filter(None, explained), "")
             self._emit(
                 DestinationsUnknown(
-                    at=trio.current_time(), connection=self._connection, reason=error.reason, detail=str(error)
+                    at=trio.current_time(), connection=self._connection, reason=error.reason, detail=detail
                 )
             )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from router_trio.connection.advisories import Advisories
 from router_trio.connection.answers import Answers
 from router_trio.connection.attempts import Attempts
 from router_trio.connection.destinations import Destinations
@@ -55,7 +56,10 @@ class Listener:
         """The answers to requests of other clients."""
         self._api = settings.api
         belief = self.outbox.belief
-        self.destinations: Destinations = Destinations(name, emit, belief.learn, self._stream_found)
+        self.advisories: Advisories = Advisories(name, emit)
+        self.destinations: Destinations = Destinations(
+            name, emit, belief.learn, self._stream_found, advisories=self.advisories
+        )
         belief.ask(self.destinations)
         self._read_done_listeners: list[Callable[[], None]] = []
         self._reading = self._woken = False

@@ -12,6 +12,7 @@ from itertools import count
 
 import trio
 
+from router_trio.connection.advisories import Advisories
 from router_trio.connection.attempts import Attempts
 from router_trio.connection.backoff import Attempt
 from router_trio.connection.destinations import Destinations
@@ -106,6 +107,8 @@ class Connection:
         self.counters: Counters = self.outbox.counters
         """The results of publishes, acks, naks and subscriptions."""
         self.destinations: Destinations = self.listener.destinations
+        self.advisories: Advisories = self.listener.advisories
+        """The reports of servers about the streams and durables that routes use."""
         self.streams: Streams = Streams(self.state, emit, metadata)
         self._message_ids = platform.token_hex(8).encode()
         self._message_numbers = count(1)
@@ -118,7 +121,7 @@ class Connection:
         self.first_attempt_over: trio.Event = trio.Event()
         self._connect = connect
         self._emit = emit
-        self._sources: dict[Source, None] = {self.destinations: None}
+        self._sources: dict[Source, None] = {self.destinations: None, self.advisories: None}
         self._last: list[Source] = []
         self._at_once = trio.Event()
         self._changed = trio.Event()

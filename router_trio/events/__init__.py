@@ -9,6 +9,7 @@ The docstring of each class is its help text in `router-trio contract`.
 from __future__ import annotations
 
 from router_trio.events.connections import (
+    AdvisoriesRefused,
     ConnectionEstablished,
     ConnectionEvent,
     ConnectionFailed,
@@ -17,6 +18,7 @@ from router_trio.events.connections import (
     DestinationsUnknown,
     DuplicatesPossible,
     LameDuck,
+    QuorumLost,
     ReconnectAttempt,
     ReconnectExhausted,
     RetryComplete,
@@ -119,6 +121,7 @@ def catalogue() -> tuple[type[Event], ...]:
 __all__ = [
     "MOST_NAMES",
     "AckFailed",
+    "AdvisoriesRefused",
     "AsyncioLoopBlocked",
     "BreakerClosed",
     "BreakerOpened",
@@ -168,6 +171,7 @@ __all__ = [
     "PublishWithAckFailed",
     "PublishWithAckQueued",
     "QueueFull",
+    "QuorumLost",
     "ReconnectAttempt",
     "ReconnectExhausted",
     "RefusalNotAttributed",

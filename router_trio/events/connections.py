@@ -151,6 +151,33 @@ class ServiceNotOffered(ConnectionEvent):
     detail: str
 
 
+class AdvisoriesRefused(ConnectionEvent):
+    """The user may not subscribe to advisories, so log lines do not contain the cause that a server reports.
+
+    `subject` is the first of `count` refused ones. Everything else works as with the permission.
+    """
+
+    code = "NATS_ADVISORIES_REFUSED"
+    level = Level.INFO
+    reason: str
+    subject: str
+    count: int
+    detail: str
+
+
+class QuorumLost(ConnectionEvent):
+    """A server reported that a stream or durable has lost its quorum, and lookups confirm it: nothing is stored there.
+
+    `detail` names the replicas that are offline. Emitted when it first explains trouble of this router.
+    """
+
+    code = "NATS_QUORUM_LOST"
+    level = Level.WARN
+    stream: str
+    durable: str | None = None
+    detail: str
+
+
 class StreamAcksEarly(ConnectionEvent):
     """The stream of a destination confirms messages before it has written them (`persist_mode` is `async`).
 

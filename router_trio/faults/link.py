@@ -172,6 +172,13 @@ class FaultyLink:
             await self._before_subscribing()
         return await self._link.subscribe(subject, deliver, queue=queue)
 
+    async def listen(self, subjects: Sequence[str], deliver: Deliver) -> Sequence[tuple[str, str]]:
+        """Subscribe to subjects on which nothing depends. Gets no faults."""
+        return await self._link.listen(subjects, deliver)
+
+    def stop_listening(self, subjects: Sequence[str]) -> None:
+        self._link.stop_listening(subjects)
+
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> PullConsumer:
         await self._before_subscribing()
         return await self._link.open_consumer(spec, deliver)

@@ -257,6 +257,12 @@ class NatsLink:
     ) -> WireSubscription:
         return await self._subscriptions.subscribe(subject, deliver, queue=queue)
 
+    async def listen(self, subjects: Sequence[str], deliver: Deliver) -> Sequence[tuple[str, str]]:
+        return await self._subscriptions.listen(subjects, deliver)
+
+    def stop_listening(self, subjects: Sequence[str]) -> None:
+        self._subscriptions.stop_listening(subjects)
+
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
         await self.api.control.ready_client()
         from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer

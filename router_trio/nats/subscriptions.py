@@ -55,6 +55,10 @@ class Subscriptions:
         self._next_sid = FIRST_SID
         self._asked: Counter[tuple[bytes, bytes]] = Counter()
         self._denied: dict[tuple[bytes, bytes], list[str]] = {}
+        self._optional: dict[bytes, bytes] = {}
+        """The ids of subscriptions on which nothing depends, by subject."""
+        self._refused: dict[bytes, str] = {}
+        """The subjects among those that the server refused, with its words."""
         self.too_many: int = 0
         """Number of times that the server refused a subscription because there were too many."""
         self._too_many_words = ""
@@ -95,6 +99,22 @@ class Subscriptions:
                 del self._asked[asked]
                 self._denied.pop(asked, None)
         return WireSubscription(self, sid)
+
+    async def listen(self, subjects: Sequence[str], deliver: Deliver) -> list[tuple[str, str]]:
+        """Subscribe as `link.Link.listen` does."""
+        asked = {framing.wire(subject): subject for subject in subjects}
+        for raw in asked:
+            if raw not in self._optional:
+                self._optional[raw] = self.add(raw, deliver)
+        await self._fence()
+        return [(subject, self._refused.pop(raw)) for raw, subject in asked.items() if raw in self._refused]
+
+    def stop_listening(self, subjects: Sequence[str]) -> None:
+        """End subscriptions of `listen`."""
+        for subject in subjects:
+            sid = self._optional.pop(framing.wire(subject), None)
+            if sid is not None:
+                self.remove(sid)
 
     def no_room(self, what: str) -> SourceError:
         """Return the error for a subscription refused because there are too many."""
@@ -145,9 +165,14 @@ class Subscriptions:
     # --- reports of the server ---
 
     def was_denied(self, subject: bytes, queue: bytes, words: str) -> bool:
-        """Record that the server denied a subscription. Return True if it is being made just now."""
+        """Record that the server denied a subscription. Return True if it is being made just now, or is optional."""
         if not self._asked[subject, queue]:
-            return False
+            sid = self._optional.pop(subject, None) if not queue else None
+            if sid is None:
+                return False
+            self._forget(sid)
+            self._refused[subject] = words
+            return True
         self._denied.setdefault((subject, queue), []).append(words)
         return True
 
@@ -155,6 +180,10 @@ class Subscriptions:
         """Record that the server refused a subscription because there are too many."""
         self.too_many += 1
         self._too_many_words = words
+        # They make room: a route or the answers of JetStream may be what the server refused.
+        for sid in self._optional.values():
+            self.remove(sid)
+        self._optional.clear()
 
     def subscribed(self, subject: bytes, queue: bytes, sid: bytes | None) -> bool:
         """Return True if we have a subscription to exactly this subject and queue, with this id if it is known."""

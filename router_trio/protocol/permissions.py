@@ -127,6 +127,8 @@ _OF_SERVICE = "each connection, unless `service = false`"
 
 _NOT_SAVED = "`ROUTER_POSITION_NOT_SAVED` names the subject; the last checkpoint stays, and routing goes on"
 
+_NO_ADVISORIES = "`NATS_ADVISORIES_REFUSED`, once; trouble is noticed as late, and its cause is what the router sees"
+
 PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         PUBLISH,
@@ -451,6 +453,36 @@ PERMISSIONS: tuple[Permission, ...] = (
         "each route from a stream without `standby`, when a process starts",
         "messages delivered earlier are waited for until their ack wait is over",
         optional=True,
+    ),
+    Permission(
+        SUBSCRIBE,
+        "$JS.EVENT.ADVISORY.CONSUMER.*.{stream}.{durable}",
+        Use.CONSUMER,
+        "what servers report about the durable",
+        "each route from a stream",
+        _NO_ADVISORIES,
+        optional=True,
+        details=": quorum, leader, pause, deletion, a limit of deliveries",
+    ),
+    Permission(
+        SUBSCRIBE,
+        "$JS.EVENT.ADVISORY.STREAM.*.{stream}",
+        Use.CONSUMER,
+        "what servers report about the stream",
+        "each route from a stream",
+        _NO_ADVISORIES,
+        optional=True,
+        details=": quorum, leader, deletion, edits",
+    ),
+    Permission(
+        SUBSCRIBE,
+        "$JS.EVENT.ADVISORY.STREAM.*.{target}",
+        Use.STREAM_OF_DESTINATION,
+        "what servers report about the stream",
+        "each JetStream destination",
+        _NO_ADVISORIES,
+        optional=True,
+        details="; `*` if only the server knows the stream of a destination",
     ),
     Permission(
         SUBSCRIBE,

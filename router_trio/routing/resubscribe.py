@@ -29,6 +29,7 @@ class SourceRetry:
     __slots__ = (
         "_connection",
         "_delay",
+        "_described",
         "_emit",
         "_longer",
         "_silent",
@@ -36,7 +37,11 @@ class SourceRetry:
         "first_try_over",
     )
 
-    def __init__(self, status: SourceStatus, connection: Connection, emit: Emit) -> None:
+    def __init__(
+        self, status: SourceStatus, connection: Connection, emit: Emit, described: Callable[[SourceError], str] = str
+    ) -> None:
+        """`described` returns the text of a failure."""
+        self._described = described
         self._status = status
         self._connection = connection
         self._emit = emit
@@ -70,7 +75,8 @@ class SourceRetry:
 
     def tell(self, error: SourceError) -> None:
         """Count and report a failure; the route is failed until the next success."""
-        self._status.enter(FAILED, bounded(str(error)))
+        detail = self._described(error)
+        self._status.enter(FAILED, bounded(detail))
         if error.reason == reasons.CONSUMER_SILENT:
             self._silent += 1
             if self._silent > 1:
@@ -83,7 +89,7 @@ class SourceRetry:
                 connection=self._connection.name,
                 route=self._status.name,
                 reason=error.reason,
-                detail=str(error),
+                detail=detail,
             )
         )
 

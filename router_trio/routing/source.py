@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from router_trio.connection.latch import Latch
 from router_trio.connection.shared_subscription import Member
 from router_trio.connection.supervisor import Connection
+from router_trio.errors import SourceError
 from router_trio.events import Emit
 from router_trio.link import Link
 from router_trio.routing.pipeline import Routing
@@ -53,7 +54,7 @@ class Source(ABC):
         self._connection = connection
         self._emit = emit
         self._status: SourceStatus = routing.state if status is None else status
-        self._retry = SourceRetry(self._status, connection, emit)
+        self._retry = SourceRetry(self._status, connection, emit, self._described)
         self.first_try_over: Latch = self._retry.first_try_over
         """Set after the first attempt to receive, whether it succeeded or not."""
         self.look: Callable[[], object] = _nothing
@@ -73,6 +74,10 @@ class Source(ABC):
         Raises `SourceError` if the source does not exist or is lost. `tried` is set (by `SourceRetry.tried`) when the
         link need not wait for this any more.
         """
+
+    def _described(self, error: SourceError) -> str:
+        """Return the text of a failure to subscribe, with the cause if it is known."""
+        return str(error)
 
     def _receiving_begins(self) -> None:
         """Mark the begin of the time in which messages may be received, until `_receiving_ends`.

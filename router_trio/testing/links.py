@@ -91,6 +91,7 @@ class FakeLink:
         self._wake = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self._subscriptions: list[FakeSubscription] = []
+        self._listened: dict[str, FakeSubscription] = {}
         self.max_payload: int = network.max_payload
         self.max_control_line = DEFAULT_CONTROL_LINE  # the INFO of a server does not contain its own
         self.lame_duck: bool = False
@@ -186,6 +187,25 @@ class FakeLink:
         subscription = FakeSubscription(self, deliver)
         await self._open(subscription, lambda _: self._network.server.subscribe(subject, queue, subscription.receive))
         return subscription
+
+    async def listen(self, subjects: Sequence[str], deliver: Deliver) -> Sequence[tuple[str, str]]:
+        server = self._network.server
+        found = {one: FakeSubscription(self, deliver) for one in subjects if one not in self._listened}
+        self._listened |= found
+        self._subscriptions += found.values()
+        answers = await self.request(
+            lambda _: {one: server.subscribe(one, None, subscription.receive) for one, subscription in found.items()}
+        )
+        refused = [(subject, str(answer)) for subject, answer in answers.items() if isinstance(answer, SourceError)]
+        for subject, _ in refused:
+            self._subscriptions.remove(self._listened.pop(subject))
+        return refused
+
+    def stop_listening(self, subjects: Sequence[str]) -> None:
+        for subject in subjects:
+            subscription = self._listened.pop(subject, None)
+            if subscription is not None:
+                subscription.close()
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> FakePullConsumer:
         self._inboxes += 1

@@ -12,6 +12,9 @@ KINDS = ("puback", "ack", "nak", "in_progress", "pull", "message", "announce", "
 """The answer of a stream to a publish, the answers of a client to a delivery, a pull request, a delivery; what a member
 of a partitioned route announces, and its look at the others."""
 
+ADVISORY = "advisory"
+"""A report of the server, which it sends once: see `protocol.advisories`."""
+
 
 class Timed(Protocol):
     """A part of a server that has something to do at certain times."""
@@ -37,8 +40,8 @@ class Losses:
 
     def set(self, kind: str, times: int, late: float = inf) -> None:
         """Delay the next `times` actions by `late` seconds, or lose them. Raises `ValueError` for an unknown kind."""
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
+        if kind not in (*KINDS, ADVISORY):
+            raise ValueError(f"unknown kind {kind!r}; the kinds are {', '.join((*KINDS, ADVISORY))}")
         self._left[kind] = times
         self._late[kind] = late
 

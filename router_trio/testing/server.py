@@ -23,15 +23,16 @@ from router_trio.link import (
     SchedulesSpec,
     StreamState,
 )
+from router_trio.protocol.advisories import CREATED, DELETED, subject_of
 from router_trio.protocol.consumer import beyond_end
-from router_trio.protocol.framing import text
+from router_trio.protocol.framing import text, wire
 from router_trio.protocol.headers import decode
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.partitions import read_transforms
 from router_trio.subjects.patterns import covers, matches, overlaps
 from router_trio.testing.consumers import Consumer, Receive
 from router_trio.testing.frames import Publish, raw, status
-from router_trio.testing.losses import Losses, Timed
+from router_trio.testing.losses import ADVISORY, Losses, Timed
 from router_trio.testing.members import STREAM as MEMBERS
 from router_trio.testing.members import Bucket
 from router_trio.testing.streams import EPOCH, Copying, Schedule, Stored, Stream, refusal_of
@@ -74,6 +75,7 @@ class Server:
         self.half_open = False
         """True while links that die count as open, so that their pull requests still get messages."""
         self._streams_created = 0
+        self._polled_at = 0.0
         self._interests: list[Interest] = []
         self._turns: Counter[str] = Counter()
 
@@ -180,6 +182,13 @@ class Server:
             receive(message)
         return bool(receivers)
 
+    def advise(self, kind: str, stream: str, durable: str = "", **fields: object) -> None:
+        """Send an advisory to its subscribers, once."""
+        body = {"stream": stream, **({"consumer": durable} if durable else {}), **fields}
+        subject = subject_of(kind, stream, durable)
+        publish = Publish(wire(subject), b"", b"", json.dumps(body).encode())
+        self.losses.apply(ADVISORY, self._polled_at, lambda: self._deliver(subject, publish))
+
     def _receivers(self, subject: str) -> list[Receive]:
         receivers: list[Receive] = []
         groups: dict[str, list[Receive]] = {}
@@ -227,6 +236,7 @@ class Server:
                 raise ValueError(f"stream {name!r}: subjects overlap with those of stream {other.name!r}")
         self.streams[name] = stream
         self._streams_created += 1
+        self.advise(CREATED, name)
 
     def set_clock(self, seconds: float) -> None:
         """Set the clock of the server forward, or back by a negative number: see `trouble.Trouble.set_clock`."""
@@ -237,6 +247,7 @@ class Server:
     def delete_stream(self, name: str) -> None:
         """Delete a stream and its consumers. Raises `KeyError` if it does not exist."""
         del self.streams[name]
+        self.advise(DELETED, name)
         for stream, durable in list(self.consumers):
             if stream == name:
                 self.delete_consumer(stream, durable)
@@ -475,6 +486,7 @@ class Server:
     def delete_consumer(self, stream: str, durable: str) -> None:
         """Delete a consumer and end its pull requests with a status. Raises `KeyError` if it does not exist."""
         self.consumers.pop((stream, durable)).delete()
+        self.advise(DELETED, stream, durable)
 
     def ack(self, reply: bytes, now: float, by: bytes = b"") -> None:
         """Ack the message with this reply subject. `by`, here and below: the inbox of the link that answers."""
@@ -523,6 +535,7 @@ class Server:
 
     def poll(self, now: float) -> None:
         """Do everything that is due: deliver to pull requests, and end expired ones."""
+        self._polled_at = now
         self._copy(now)
         for part in self._timed():
             part.poll(now)

@@ -12,6 +12,7 @@ from math import inf
 import trio
 
 from router_trio.link import ConsumerSpec
+from router_trio.protocol.advisories import LEADER_ELECTED, PAUSE, QUORUM_LOST
 from router_trio.protocol.framing import RawMessage
 from router_trio.testing.consumers import Consumer
 from router_trio.testing.members import STREAM as MEMBERS
@@ -118,6 +119,10 @@ class Trouble:
             self._bucket().leaderless_until = trio.current_time() + seconds
             return
         self._server.streams[stream].leaderless_until = trio.current_time() + seconds
+        self._server.losses.schedule(
+            trio.current_time() + seconds,
+            lambda: self._server.advise(LEADER_ELECTED, stream, leader="two", replicas=[]),
+        )
         for consumer in self._consumers(stream):
             consumer.elect()
         self._network.wake_links()
@@ -153,6 +158,9 @@ class Trouble:
     def cut_off(self, stream: str, is_cut_off: bool = True) -> None:
         """Cut the server of a stream off from its cluster: it still leads stream and durables, but stores nothing."""
         self._server.streams[stream].cut_off = is_cut_off
+        if is_cut_off:
+            offline = [{"name": name, "offline": True} for name in ("two", "three")]
+            self._server.advise(QUORUM_LOST, stream, leader="one", replicas=offline)
 
     def forget(self, stream: str, count: int) -> None:
         """Delete the last `count` messages of a stream, as a power failure may: new messages get their sequences."""
@@ -199,6 +207,7 @@ class Trouble:
     def pause_consumer(self, stream: str, durable: str, seconds: float = inf) -> None:
         """Pause a durable for `seconds`; 0 resumes it."""
         self._server.consumers[stream, durable].paused_until = trio.current_time() + seconds
+        self._server.advise(PAUSE, stream, durable, paused=seconds > 0, pause_until="2099-01-01T00:00:00Z")
         self._network.wake_links()
 
     def reset_consumer(self, stream: str, durable: str, sequence: int) -> None:

@@ -251,6 +251,9 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (SUBSCRIBE, "$SRV.*"): {"": Case(CORE, _pass)},
     (SUBSCRIBE, "$SRV.*.router-trio"): {"": Case(CORE, _pass)},
     (SUBSCRIBE, "$SRV.*.router-trio.*"): {"": Case(CORE, _pass)},
+    (SUBSCRIBE, "$JS.EVENT.ADVISORY.CONSUMER.*.{stream}.{durable}"): {"": Case(STREAM, _pass)},
+    (SUBSCRIBE, "$JS.EVENT.ADVISORY.STREAM.*.{stream}"): {"": Case(STREAM, _pass)},
+    (SUBSCRIBE, "$JS.EVENT.ADVISORY.STREAM.*.{target}"): {"": Case(STORED, _pass)},
 }
 """The cases by the kind and the subject of a row, with a name each."""
 

@@ -27,6 +27,7 @@ from router_trio.events import (
 )
 from router_trio.link import ConsumerSpec, ConsumerState, Link, PullConsumer
 from router_trio.protocol import buckets, framing
+from router_trio.protocol.advisories import Advisory
 from router_trio.protocol.metadata import ROUTE
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import KeptSource
@@ -56,11 +57,15 @@ GIVES_WAY_FOR = 1.0
 
 @dataclass(frozen=True, slots=True)
 class StreamPart:
-    """The part of a stream that one of several sources of a route reads, and the `status` to which it reports."""
+    """The part of a stream that one of several sources of a route reads, and the `status` to which it reports.
+
+    `owns_stream`: no other route has durables of the stream.
+    """
 
     spec: ConsumerSpec
     status: SourceStatus
     lease: Lease | None
+    owns_stream: bool = False
 
 
 class StreamSource(KeptSource[StreamKeeper]):
@@ -91,6 +96,8 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._max_in_flight = source.max_in_flight
         self.state.in_flight_limit = source.max_in_flight
         self._payloads = Payloads()
+        owns_stream = part is not None and part.owns_stream
+        self._advisories = connection.advisories.about(spec.stream, spec.durable, with_others=owns_stream)
         connection.pull_budget.join()
         self._pull_loop: PullLoop = PullLoop(
             routing,
@@ -107,6 +114,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._report_lifted,
             self._report_pause,
             keeper.acks.hold,
+            self._advisories,
             self._status,
             leads=spec.standby,
         )
@@ -126,6 +134,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         """Bytes by which the subjects of the last batch are longer than those in the stream of a bucket."""
         self._key_of = routing.plan.partition_key
         self._deliveries = Deliveries(keeper, spec.stream, spec.durable)
+        self._advisories.watch(self._advised)
         self._within = 0.0
         """Upper bound, in seconds, on the redelivery delay of any message, also of those nak'ed by other processes."""
         self._reported_differences: list[str] = []
@@ -206,6 +215,15 @@ class StreamSource(KeptSource[StreamKeeper]):
     def _report_available(self) -> None:
         self._retry.ready(f"{self._spec.stream} ({self._spec.durable})")
 
+    # --- what servers report ---
+
+    def _advised(self, advisory: Advisory) -> None:
+        """Ask the server about what it has reported."""
+        self._pull_loop.check_soon()
+
+    def _described(self, error: SourceError) -> str:
+        return f"{error}{self._advisories.explain(error.reason)}"
+
     # --- the end ---
 
     def close(self) -> None:
@@ -221,6 +239,7 @@ class StreamSource(KeptSource[StreamKeeper]):
 
     def retire(self) -> None:
         super().retire()
+        self._advisories.unwatch(self._advised)
         self._connection.pull_budget.consumer_gone()
         if self._feeding is not None:
             self._feeding.end()

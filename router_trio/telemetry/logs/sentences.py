@@ -164,6 +164,14 @@ SENTENCES: Mapping[type[Event], str] = {
         "a crash of its server can lose messages that count as routed"
     ),
     events.StreamCreated: "Stream {stream} was created on connection {connection}",
+    events.AdvisoriesRefused: (
+        "Connection {connection} has no permission to subscribe to advisories of JetStream: the causes that servers "
+        "report are not logged; everything else works as with the permission"
+    ),
+    events.QuorumLost: (
+        "Connection {connection}: {detail}; nothing is stored or delivered there until more than half of the replicas "
+        "are up"
+    ),
     events.StreamDiffers: (
         "Stream {stream} on connection {connection} differs from [[streams]] and was left unchanged: {detail}; "
         "change the stream or the configuration"

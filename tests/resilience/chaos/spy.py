@@ -211,6 +211,8 @@ class _Eyes:
         self._holder = holder
         self._seen_together: dict[DeliverShared, DeliverShared] = {}
         self.fence = link.fence
+        self.listen = link.listen
+        self.stop_listening = link.stop_listening
         self.ping = link.ping
         self.in_progress = link.in_progress
         self.respond = link.respond

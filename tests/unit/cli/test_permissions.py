@@ -88,6 +88,12 @@ def acks_of(stream: str, durable: str = "d") -> list[str]:
     return [f"$JS.ACK.{stream}.{durable}.>", f"$JS.ACK.*.*.{stream}.{durable}.>"]
 
 
+def heard(*streams: str, durable: str = "") -> list[str]:
+    """Return the advisories about a durable of the first stream, if it is given, and about streams."""
+    of_durable = [f"$JS.EVENT.ADVISORY.CONSUMER.*.{streams[0]}.{durable}"] if durable else []
+    return [*of_durable, *(f"$JS.EVENT.ADVISORY.STREAM.*.{name}" for name in streams)]
+
+
 def jetstream(subject: str, **keys: Any) -> dict[str, Any]:
     return {"subject": subject, "jetstream": True, **keys}
 
@@ -128,55 +134,55 @@ LOOKUPS = ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*"]
         pytest.param(
             configured(core("in.*", jetstream("out.{{wildcard(1)}}"))),
             ["out.*", *LOOKUPS],
-            ["in.*", *INBOX],
+            ["in.*", *INBOX, *heard("*")],
             id="a stream that only the server knows",
         ),
         pytest.param(
             configured(core("in.*", jetstream("out.{{wildcard(1)}}")), streams=[OUT]),
             ["out.*", *OF_OUT, *MAKES_OUT],
-            ["in.*", *INBOX],
+            ["in.*", *INBOX, *heard("OUT")],
             id="a stream of the configuration",
         ),
         pytest.param(
             configured(core("in.>", jetstream(">"), name="a", hop_limit=1), streams=[OUT]),
             [">"],
-            ["in.>", *INBOX],
+            ["in.>", *INBOX, *heard("*")],
             id="everything",
         ),
         pytest.param(
             configured(core("in.*", jetstream("o.{{wildcard(1)}}", stream="OUT"))),
             ["o.*", "$JS.API.STREAM.INFO.OUT"],
-            ["in.*", *INBOX],
+            ["in.*", *INBOX, *heard("OUT")],
             id="a stream by its name",
         ),
         pytest.param(
             configured(core("in.*", jetstream("out.a"), "out.b"), streams=[OUT]),
             ["out.a", "out.b", *OF_OUT, *MAKES_OUT],
-            ["in.*", *INBOX],
+            ["in.*", *INBOX, *heard("OUT")],
             id="strategies send anywhere",
         ),
         pytest.param(
             configured(stream("IN", "out.{{wildcard(1)}}", filter="in.*"), streams=[OUT]),
             ["out.*", *of_durable("IN"), *OF_OUT, *MAKES_OUT],
-            [*INBOX, *acks_of("IN")],
+            [*INBOX, *acks_of("IN"), *heard("IN", "OUT", durable="d")],
             id="a stream to a stream",
         ),
         pytest.param(
             configured(stream("IN", {"subject": "out.{{wildcard(1)}}", "jetstream": False}, filter=["in.*", "a.*"])),
             ["out.*", *of_durable("IN"), "$JS.API.STREAM.NAMES"],
-            [*INBOX, *acks_of("IN")],
+            [*INBOX, *acks_of("IN"), *heard("IN", durable="d")],
             id="a stream to a subject",
         ),
         pytest.param(
             configured(stream("IN", jetstream("o.>"), filter="in.>")),
             ["o.>", *of_durable("IN"), *LOOKUPS],
-            [*INBOX, *acks_of("IN")],
+            [*INBOX, *acks_of("IN"), "$JS.EVENT.ADVISORY.CONSUMER.*.IN.d", *heard("*")],
             id="what is optional covers nothing that is needed",
         ),
         pytest.param(
             configured(stream("IN", "out.a", standby=True), streams=[OUT]),
             ["out.a", *of_durable("IN")[:-1], "$JS.API.CONSUMER.UNPIN.IN.d", of_durable("IN")[-1], *OF_OUT, *MAKES_OUT],
-            INBOX,
+            [*INBOX, *heard("IN", "OUT", durable="d")],
             id="standby",
         ),
         pytest.param(
@@ -184,7 +190,7 @@ LOOKUPS = ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*"]
                 core("in.*", "out.{{wildcard(1)}}", dead_letter={"subject": "dead.{{wildcard(1)}}"}),
             ),
             ["out.*", "dead.*", *LOOKUPS],
-            ["in.*", *INBOX],
+            ["in.*", *INBOX, *heard("*")],
             id="dead letters",
         ),
         pytest.param(
@@ -206,13 +212,13 @@ LOOKUPS = ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*"]
                 *of_durable("IN", api="$JS.hub.API", domain="hub"),
                 *(one.replace("$JS.API", "$JS.hub.API") for one in (*OF_OUT, *MAKES_OUT)),
             ],
-            ["_INBOX_router.>", *acks_of("IN")],
+            ["_INBOX_router.>", *acks_of("IN"), *heard("IN", "OUT", durable="d")],
             id="a domain",
         ),
         pytest.param(
             configured(stream("IN", jetstream("out.a", stream="OUT")), api_prefix="JS.orders.API"),
             ["out.a", *of_durable("IN", api="JS.orders.API"), "JS.orders.API.STREAM.INFO.OUT"],
-            [*INBOX, *acks_of("IN")],
+            [*INBOX, *acks_of("IN"), *heard("IN", "OUT", durable="d")],
             id="an API prefix",
         ),
         pytest.param(
@@ -233,9 +239,9 @@ def test_a_connection_gets_the_permissions_of_its_own_ends() -> None:
     route = stream("IN", {"connection": "other", "subject": "out.a"}, {"connection": "other", "subject": "out.b"})
     route["dead_letter"] = {"connection": "other", "subject": "dead.a"}
     settings = configured(route, streams=[OUT | {"connection": "other"}])
-    assert granted(settings) == (of_durable("IN"), [*INBOX, *acks_of("IN")])
+    assert granted(settings) == (of_durable("IN"), [*INBOX, *acks_of("IN"), *heard("IN", durable="d")])
     lookups = [*OF_OUT, "$JS.API.STREAM.INFO.*", *MAKES_OUT]
-    assert granted(settings, "other") == (["out.a", "out.b", "dead.a", *lookups], INBOX)
+    assert granted(settings, "other") == (["out.a", "out.b", "dead.a", *lookups], [*INBOX, *heard("*")])
 
 
 def partitioned(**source: Any) -> dict[str, Any]:
@@ -258,10 +264,11 @@ def test_a_route_with_partitions_reads_a_copy_with_any_of_its_consumers() -> Non
     publish = [*of_consumer, "$JS.API.CONSUMER.UNPIN.IN-d.*", messages]
     publish += ["$JS.API.STREAM.INFO.IN", "$JS.API.STREAM.CREATE.IN-d", "$JS.API.CONSUMER.INFO.IN.d", *OF_MEMBERS]
     settings = configured(partitioned())
-    assert granted(settings) == (publish, INBOX)
+    subscribe = [*INBOX, *heard("IN-d", durable="*")]
+    assert granted(settings) == (publish, subscribe)
     optional = {one.subject for one in permissions_of(settings, "main") if one.optional}
     unpin, purge = "$JS.API.CONSUMER.UNPIN.IN-d.*", "$JS.API.STREAM.PURGE.KV_router-trio-members"
-    assert optional == {unpin, messages, purge}
+    assert optional == {unpin, messages, purge, *heard("IN-d", durable="*")}
 
 
 def test_a_stream_with_partitions_is_read_with_one_durable_each() -> None:
@@ -272,7 +279,8 @@ def test_a_stream_with_partitions_is_read_with_one_durable_each() -> None:
     )
     unpins = [f"$JS.API.CONSUMER.UNPIN.IN.d-{n}" for n in (0, 1)]
     assert set(publish) == {*of_both, *unpins, *OF_MEMBERS, "$JS.API.STREAM.CREATE.IN"}
-    assert subscribe == INBOX
+    of_durables = [f"$JS.EVENT.ADVISORY.CONSUMER.*.IN.d-{n}" for n in (0, 1)]
+    assert set(subscribe) == {*INBOX, *of_durables, *heard("IN")}
 
 
 def test_the_bucket_of_members_is_below_the_prefix_of_another_domain() -> None:
@@ -291,7 +299,7 @@ def test_a_position_is_read_at_the_source_and_kept_at_the_destination() -> None:
     assert not found["$JS.API.STREAM.MSG.GET.IN"].optional, "a route works without it, checkpoints do not"
     checkpoints = ["$KV.router-positions.a=20copy.billing", "$KV.B.a=20copy.shipping"]
     made = [f"$JS.API.STREAM.{what}.KV_{bucket}" for what in ("INFO", "CREATE") for bucket in ("router-positions", "B")]
-    assert granted(settings, "other") == ([*granted(without, "other")[0], *made, *checkpoints], INBOX)
+    assert granted(settings, "other") == ([*granted(without, "other")[0], *made, *checkpoints], [*INBOX, *heard("*")])
     inboxes = [next(one for one in permissions_of(s, "other") if one.subject == INBOX[0]) for s in (settings, without)]
     assert not inboxes[0].optional
     (line,) = [one for one in lines(settings, "main", "server") if "MSG.GET" in one]
@@ -399,11 +407,13 @@ permissions {
   }
   subscribe {
     allow: [
-      "in q"                # routes r0, r1, r2 and 2 more: messages
-      "more.*"              # route two words: messages
-      "_INBOX.>"            # PubAcks, messages of streams, answers of the JetStream API
-      "$JS.ACK.IN.d.>"      # route s: whether another process is handling messages (optional)
-      "$JS.ACK.*.*.IN.d.>"  # route s: the same, of acks with domain and account (optional)
+      "in q"                                # routes r0, r1, r2 and 2 more: messages
+      "more.*"                              # route two words: messages
+      "_INBOX.>"                            # PubAcks, messages of streams, answers of the JetStream API
+      "$JS.ACK.IN.d.>"                      # route s: whether another process is handling messages (optional)
+      "$JS.ACK.*.*.IN.d.>"                  # route s: the same, of acks with domain and account (optional)
+      "$JS.EVENT.ADVISORY.CONSUMER.*.IN.d"  # route s: what servers report about the durable (optional)
+      "$JS.EVENT.ADVISORY.STREAM.*.*"       # route s: what servers report about the stream (optional)
     ]
   }
 }"""
@@ -488,7 +498,11 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
     "copy_between_clusters.toml": {
         "site": (
             [*of_durable("READINGS", "copy-to-headquarters"), "$JS.API.STREAM.CREATE.READINGS"],
-            [*INBOX, *acks_of("READINGS", "copy-to-headquarters")],
+            [
+                *INBOX,
+                *acks_of("READINGS", "copy-to-headquarters"),
+                *heard("READINGS", durable="copy-to-headquarters"),
+            ],
         ),
         "headquarters": (
             [
@@ -497,7 +511,7 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
                 "$JS.API.STREAM.INFO.COPIES",
                 "$JS.API.STREAM.CREATE.COPIES",
             ],
-            INBOX,
+            [*INBOX, *heard("COPIES")],
         ),
     },
     "site_behind_a_proxy.toml": {
@@ -515,7 +529,7 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
                 "$JS.API.STREAM.CREATE.ORDERS",
                 "$JS.API.STREAM.CREATE.SORTED",
             ],
-            [*INBOX, *acks_of("ORDERS", "sort")],
+            [*INBOX, *acks_of("ORDERS", "sort"), *heard("ORDERS", "SORTED", durable="sort")],
         )
     },
     "require_a_schema.toml": {
@@ -569,7 +583,11 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
                 *(f"$JS.API.STREAM.INFO.{name}" for name in ("EVENTS", "DEAD")),
                 *(f"$JS.API.STREAM.CREATE.{name}" for name in ("DEVICES", "EVENTS", "DEAD")),
             ],
-            ["alarms.*", *INBOX, *acks_of("DEVICES", "doors"), *acks_of("DEVICES", "meters")],
+            [
+                *("alarms.*", *INBOX, *acks_of("DEVICES", "doors"), *acks_of("DEVICES", "meters")),
+                *heard("DEVICES", "EVENTS", "DEAD", durable="doors"),
+                "$JS.EVENT.ADVISORY.CONSUMER.*.DEVICES.meters",
+            ],
         )
     },
 }

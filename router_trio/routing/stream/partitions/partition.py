@@ -90,7 +90,10 @@ class Partition(StreamSource):
         dead_letters: DeadLetters | None,
         listener: LeadListener,
         before: StreamKeeper | None = None,
+        *,
+        owns_stream: bool,
     ) -> None:
+        """`owns_stream`: the stream was made for the partitions, so all of its durables are theirs."""
         self.number: int = number
         self.lease: Lease = Lease()
         self.status: PartitionStatus = PartitionStatus(routing.state, number, listener.changed)
@@ -101,7 +104,8 @@ class Partition(StreamSource):
         self.served: bool = False
         """True while a task serves it, or hands it over."""
         self._listener = listener
-        super().__init__(routing, connection, emit, dead_letters, before, StreamPart(spec, self.status, self.lease))
+        part = StreamPart(spec, self.status, self.lease, owns_stream)
+        super().__init__(routing, connection, emit, dead_letters, before, part)
 
     def _make_lead(self) -> Lead:
         self._lead: _PartitionLead = _PartitionLead(self, self._retry, self._emit)

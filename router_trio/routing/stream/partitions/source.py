@@ -306,8 +306,17 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
             # A stream that sources another one begins there.
             deliver="all" if stream.source else source.deliver,
         )
-        before = self._before.get(number)
-        return Partition(number, spec, self._routing, self._connection, self._emit, self._dead_letters, self, before)
+        return Partition(
+            number,
+            spec,
+            self._routing,
+            self._connection,
+            self._emit,
+            self._dead_letters,
+            self,
+            self._before.get(number),
+            owns_stream=bool(stream.source),
+        )
 
     def _go_by(self, changed: Iterable[int]) -> None:
         """Serve partitions that this process should lead, and close those that another one should."""

@@ -11,6 +11,7 @@ from math import inf
 
 import trio
 
+from router_trio.connection.advisories import AdvisoriesOfDurable
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.errors import SourceError, reasons
 from router_trio.link import STATE_FOR, ConsumerState, PullConsumer
@@ -74,6 +75,7 @@ class ConsumerChecks:
         requested_since: Callable[[], float],
         budget: PullBudget,
         last_failure: Callable[[], str] = str,
+        advisories: AdvisoriesOfDurable,
     ) -> None:
         """`last_failure` returns the end of a text about failed messages: the last failure.
 
@@ -82,6 +84,9 @@ class ConsumerChecks:
         """
         self._requested_since = requested_since
         self._last_failure = last_failure
+        self._advisories = advisories
+        self._is_denied = False
+        self._advised_at = -inf
         self.stopped: str | None = None
         """Why nothing new is received: the consumer delivers nothing, or nothing that can be accepted; else None."""
         self.shared: bool = False
@@ -113,6 +118,13 @@ class ConsumerChecks:
     def check_now(self) -> None:
         """Check the consumer now, before it is due."""
         self._now.set()
+
+    def check_soon(self) -> None:
+        """Check the consumer now, if that was not requested within the last second. Any client may cause it."""
+        now = trio.current_time()
+        if now >= self._advised_at + SHARED_CHECK_EVERY and not self._is_denied:
+            self._advised_at = now
+            self._now.set()
 
     def received(self) -> None:
         """Record a message received while the consumer was `stopped`: check now if it is a new message."""
@@ -165,12 +177,13 @@ class ConsumerChecks:
                 if doubtful:
                     self._enter(_UNVERIFIED.format(error))
                 self._infer()
-                denied = error.reason == reasons.PERMISSION_DENIED and not doubtful
+                self._is_denied = error.reason == reasons.PERMISSION_DENIED
+                denied = self._is_denied and not doubtful
                 if denied:
                     pause = max(pause, denied_pause)
                     denied_pause = min(2 * denied_pause, DENIED_CHECK_EVERY)
             else:
-                denied_pause, self._error = CHECK_EVERY, None
+                denied_pause, self._error, self._is_denied = CHECK_EVERY, None, False
                 if state.lifted:
                     self._lifted(state.lifted)
                 before = self._before
@@ -253,7 +266,11 @@ class ConsumerChecks:
         if state.paused != self._paused:
             self._paused = state.paused
             self._report_pause(state.paused)
-        stopped = state.paused or state.cut_off
+        stopped = state.paused
+        if state.cut_off is not None:
+            stopped = stopped or state.cut_off + self._advisories.explain(reasons.JETSTREAM_UNAVAILABLE)
+        else:
+            self._advisories.is_well()
         if stopped is None:
             failure = self._last_failure()
             stopped = standstill(self._before, now, pending.cursor, alone=not self.shared, last_failure=failure)

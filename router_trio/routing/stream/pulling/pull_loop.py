@@ -13,6 +13,7 @@ from itertools import islice
 
 import trio
 
+from router_trio.connection.advisories import AdvisoriesOfDurable
 from router_trio.connection.answers import Kind
 from router_trio.connection.latch import Latch
 from router_trio.connection.pull_credit import PullBudget, PullCredit, Verdict
@@ -80,7 +81,7 @@ class PullLoop:
     received, or it is late. `payloads` confirms kept deliveries when the consumer was seen to deliver payloads. `asked`
     is called with each request that the server may refuse, `lifted` with limits that were removed from the consumer,
     `paused` when the consumer was paused or, with None, resumed, `deleted` when it was deleted, even if it was created
-    again.
+    again. `advisories` explain trouble of the consumer.
     """
 
     def __init__(
@@ -99,11 +100,13 @@ class PullLoop:
         lifted: Callable[[Sequence[str]], None],
         paused: Callable[[str | None], None],
         deleted: Callable[[], None],
+        advisories: AdvisoriesOfDurable,
         status: SourceStatus,
         *,
         leads: bool,
     ) -> None:
         """`status` takes the state of the source. `leads`: its consumer has a lead, which has to be kept."""
+        self._advisories = advisories
         self._asked = asked
         self._lifted = lifted
         self._deleted = deleted
@@ -134,6 +137,7 @@ class PullLoop:
             requested_since=lambda: self._asked_since if self._credit.outstanding and not self._quiet else math.inf,
             budget=budget,
             last_failure=lambda: self._last_failure,
+            advisories=advisories,
         )
         self._made_room_at = -math.inf
         self._within = 0.0
@@ -189,6 +193,11 @@ class PullLoop:
         """Check the consumer before these deliveries are accepted, which may lack their payloads."""
         self._credit.count_received(len(doubtful), framing.delivered_size(doubtful))
         self._checks.check_now()
+
+    def check_soon(self) -> None:
+        """Check the consumer, since a server has reported something about it or its stream."""
+        self._checks.check_soon()
+        self._look_again.set()
 
     def share(self) -> None:
         """Record that other processes use the consumer as well."""
@@ -462,6 +471,7 @@ class PullLoop:
         if stopped is None and self._quiet:
             stopped = f"nothing was heard from its consumer for {self._quiet_for:.3g} s, neither a message nor a "
             stopped += "heartbeat; the server may be cut off from its cluster, or the consumer may have no leader"
+            stopped += self._advisories.explain(reasons.CONSUMER_SILENT)
         if stopped is not None:
             self._enter(PAUSED, bounded(stopped))
             return
