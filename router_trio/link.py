@@ -358,6 +358,24 @@ class PullConsumer(Subscription, Protocol):
         """
         ...
 
+    async def stored(self, first: int, last: int, most: int) -> Sequence[RawMessage]:
+        """Return the first messages of the consumer from `first` to `last` that the stream still has, at most `most`.
+
+        Each has the form in which the consumer would deliver it, so that it can be terminated. Raises `SourceError` if
+        a lookup fails. Blocks for some seconds at most for each. Can be cancelled.
+        """
+        ...
+
+    async def claim(self, sequence: int, counted: int) -> bool | None:
+        """Terminate a message that the consumer delivered and does not deliver any more.
+
+        Returns True if the server counted it as redelivered and not acked until then, and False if it did not. Returns
+        None if that can't be determined, since the server did not count `counted` such messages before, counts more of
+        them afterwards, or does not answer. The message may have been terminated even so. No such message may be acked
+        meanwhile. Can be cancelled. Raises as `stored`.
+        """
+        ...
+
     async def check(self, *, oldest: bool = False) -> ConsumerState:
         """Return the state of the consumer; with `oldest` also its first message that is not acked or not delivered.
 

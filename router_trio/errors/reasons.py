@@ -55,6 +55,7 @@ BLOCKED: Final = "blocked"
 SLOW_CONSUMER: Final = "slow_consumer"
 RETRY_FULL: Final = "retry_full"
 DEAD_LETTER: Final = "dead_letter"
+MAX_DELIVER: Final = "max_deliver"
 
 # --- a link failed ---
 
@@ -287,6 +288,13 @@ TABLE: Final[Mapping[str, Reason]] = {
             LOOP,
             "the message passed more routes than `hop_limit` allows",
             "two routes send to each other: exclude the message from one of them",
+        ),
+        _message(
+            MAX_DELIVER,
+            "its durable reached `max_deliver` with it while no route had it in hand: it is not delivered any more",
+            "[A limit of deliveries](../how-to/dead-letters.md#a-limit-of-deliveries)",
+            again=Again.NO,
+            to_name=False,
         ),
         _message(ERROR, "the message that the route made of it can't be published", "see `detail` in the log"),
         _message(

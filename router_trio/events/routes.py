@@ -141,6 +141,22 @@ class RouteScheduleLost(RouteEvent):
     lost: int
 
 
+class DeliveryLimitReached(RouteEvent):
+    """Messages reached a limit of deliveries of the durable (`max_deliver`) while no route had them in hand.
+
+    The server does not deliver them again, and does not report which messages they are: `count` of those from
+    `from_sequence` to `to_sequence`. Those that can be identified become dead letters with the reason `max_deliver`.
+    """
+
+    code = "ROUTE_DELIVERY_LIMIT_REACHED"
+    level = Level.WARN
+    stream: str
+    durable: str
+    count: int
+    from_sequence: int
+    to_sequence: int
+
+
 class ConsumerPaused(RouteEvent):
     """The durable of the route is paused on the server: it delivers nothing to any process.
 

@@ -87,12 +87,15 @@ class Progress:
     """The position of a durable when it was opened.
 
     `deliveries` is the number of its deliveries so far. `in_use` is True if another process seems to receive from it
-    too, None if that can't be determined. Messages up to the sequence `passed` will not be delivered any more.
+    too, None if that can't be determined. Messages up to the sequence `passed` will not be delivered any more. `floor`
+    is the ack floor, and `delivered` the sequence of the last message that was delivered for the first time.
     """
 
     deliveries: int
     in_use: bool | None
     passed: int = 0
+    floor: int = field(default=0, compare=False)
+    delivered: int = field(default=0, compare=False)
 
 
 class StoredAt(NamedTuple):
@@ -113,7 +116,8 @@ class ConsumerState:
     describes that the durable's server has lost contact to its cluster; None if there is no sign of that. `lifted` are
     the limits that were removed from the durable just now, as they were. `oldest` is the first message that is not
     acked or not delivered, if it was looked up and found. `time` is the server's time of this state in nanoseconds
-    since 1970; 0 if unknown. `ack_wait` in seconds holds for all unacked messages; 0 if unknown.
+    since 1970; 0 if unknown. `ack_wait` in seconds holds for all unacked messages; 0 if unknown. `redelivered` is the
+    number of messages that were delivered more than once and are not acked, whether or not they are delivered again.
     """
 
     paused: str | None
@@ -128,6 +132,12 @@ class ConsumerState:
     oldest: StoredAt | None = None
     time: int = field(default=0, compare=False)
     ack_wait: float = field(default=0.0, compare=False)
+    redelivered: int = field(default=0, compare=False)
+
+    @property
+    def given_up(self) -> int:
+        """The number of messages, at least, that reached the durable's limit of deliveries and are not acked."""
+        return max(0, self.redelivered - self.unacked)
 
 
 @dataclass(frozen=True, slots=True)

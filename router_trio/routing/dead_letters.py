@@ -15,7 +15,7 @@ from router_trio.errors.quotes import LONGEST_TEXT, bounded, excerpt, redact
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
 from router_trio.protocol import framing, headers, message_ids
-from router_trio.routing.delivery import Delivery
+from router_trio.routing.delivery import Delivery, was_resent
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.retry import GivenUp
 from router_trio.routing.route_plans import Destination
@@ -37,7 +37,7 @@ OWN_LINES = headers.lines_of([PREFIX + field for field in FIELDS])
 class DeadLetter:
     """A dead letter that is being published: the `operation.Owner` of its publish. `report` is called with its fate."""
 
-    __slots__ = ("_report", "dead", "delivery", "destination")
+    __slots__ = ("_report", "dead", "delivery", "destination", "was_resent")
 
     def __init__(
         self,
@@ -49,6 +49,8 @@ class DeadLetter:
         self.delivery: Delivery = delivery
         self.dead: GivenUp = dead
         self.destination: tuple[str, str] = destination
+        self.was_resent: bool = False
+        """True if it was written more than once, so that its stream may have had it from this process."""
         self._report = report
 
     @property
@@ -57,6 +59,7 @@ class DeadLetter:
         return self.delivery.from_stream
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        self.was_resent = was_resent(operation)
         self._report(self, fate)
 
 

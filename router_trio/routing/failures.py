@@ -38,8 +38,8 @@ class Recovery(Protocol[D_contra]):
     def scheduled(self, delivery: D_contra) -> None:
         """Settle a message whose next attempt is stored in the stream of retries."""
 
-    def dead_lettered(self, delivery: D_contra, dead: GivenUp) -> None:
-        """Settle a message whose dead letter is stored."""
+    def dead_lettered(self, delivery: D_contra, dead: GivenUp, *, elsewhere: bool) -> None:
+        """Settle a message whose dead letter is stored; `elsewhere`: another process stored it and counts it."""
 
     def dropped(self, delivery: D_contra, dead: GivenUp) -> None:
         """Settle a message that is given up on a route without dead letters."""
@@ -78,6 +78,11 @@ class Failures(Generic[D]):
     def has_dead_letters(self) -> bool:
         """Return True if the route stores dead letters."""
         return self._dead_letters is not None
+
+    @property
+    def stores_dead_letters(self) -> bool:
+        """Return True if the route has dead letters, and their connection has a link."""
+        return self._dead_letters is not None and self._dead_letters.reachable
 
     def failed(self, delivery: D, failure: Failure, attempts: int) -> None:
         """Retry a message that has failed `attempts` times, or give it up."""
@@ -137,8 +142,10 @@ class Failures(Generic[D]):
     def _letter_settled(self, delivery: D) -> Callable[[DeadLetter, Fate], None]:
         def settled(letter: DeadLetter, fate: Fate) -> None:
             if fate.delivered:
-                self.count(MessageDeadLettered, delivery, letter.dead)
-                self._recovery.dead_lettered(delivery, letter.dead)
+                elsewhere = letter.dead.taken_over and fate.duplicate and not letter.was_resent
+                if not elsewhere:
+                    self.count(MessageDeadLettered, delivery, letter.dead)
+                self._recovery.dead_lettered(delivery, letter.dead, elsewhere=elsewhere)
             else:
                 self._not_stored(delivery, letter.dead, fate.reason or fate.name, fate.detail or None)
 

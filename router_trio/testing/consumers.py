@@ -16,6 +16,7 @@ from typing import Any
 from router_trio.errors import SourceError, reasons
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState, Progress, StoredAt
 from router_trio.protocol import ack_reply
+from router_trio.protocol.advisories import MAX_DELIVERIES
 from router_trio.protocol.framing import RawMessage, delivered_size
 from router_trio.protocol.headers import replace as replace_header
 from router_trio.protocol.stream_config import StreamSubjects
@@ -48,7 +49,14 @@ class _Unacked:
 class Consumer:
     """A durable consumer of one stream. It resumes at the position in its spec if that belongs to this stream."""
 
-    def __init__(self, spec: ConsumerSpec, stream: Stream, losses: Losses) -> None:
+    def __init__(
+        self,
+        spec: ConsumerSpec,
+        stream: Stream,
+        losses: Losses,
+        advise: Callable[..., None] = lambda *_, **__: None,
+    ) -> None:
+        """`advise` sends an advisory about it: a kind, and more fields."""
         resumes = spec.start_sequence is not None and spec.stream_created is not None and not stream.differs(spec)
         self.spec: ConsumerSpec = spec
         self.deleted: bool = False
@@ -60,6 +68,7 @@ class Consumer:
         self._pins = 0
         self._lead_until = -inf
         self._losses = losses
+        self._advise = advise
         self._stream = stream
         self._requests: deque[_Request] = deque()
         self._matching: list[int] = []
@@ -72,6 +81,9 @@ class Consumer:
         self._next_to_scan = self._first
         self._position = 0
         self._unacked: dict[int, _Unacked] = {}
+        self._at_the_limit: set[int] = set()
+        self._behind_floor: set[int] = set()
+        """Messages at the limit of deliveries behind the ack floor, which moves when an ack leaves nothing unacked."""
         # Never later than the earliest `due` of the unacked, so that `poll` need not look at all of them.
         self._earliest = inf
         self._sequence = 0
@@ -101,8 +113,8 @@ class Consumer:
     def progress(self) -> Progress:
         """The position of the consumer."""
         delivered = self._matching[self._position - 1] if self._position else self._first - 1
-        passed = min(min(self._unacked, default=delivered + 1) - 1, len(self._stream.stored))
-        return Progress(self._sequence, bool(self._requests), passed)
+        passed = min(min({*self._unacked, *self._behind_floor}, default=delivered + 1) - 1, len(self._stream.stored))
+        return Progress(self._sequence, bool(self._requests), passed, passed, max(delivered, 0))
 
     def state_at(self, now: float) -> ConsumerState:
         """Return the state of the consumer at this time."""
@@ -118,7 +130,21 @@ class Consumer:
             cut_off="its durable is not available: its server is cut off" if self._stream.cut_off else None,
             time=int((self._stream.epoch + now) * 1e9),
             ack_wait=self.spec.ack_wait,
+            redelivered=self._redelivered,
         )
+
+    @property
+    def _redelivered(self) -> int:
+        """Return the number of messages that count as redelivered and not acked."""
+        # While the limit is a single delivery, messages that reached it do not count (nats-server 2.15.1).
+        at_the_limit = 0 if self.spec.max_deliver == 1 else len(self._at_the_limit)
+        return at_the_limit + sum(one.deliveries > 1 for one in self._unacked.values())
+
+    def stored(self, first: int, last: int, most: int) -> list[RawMessage]:
+        """Return the first messages of a range that it would deliver and the stream has: see `link.PullConsumer`."""
+        self._look_at_stream()
+        found = [one for one in self._matching if first <= one <= last]
+        return [self._message(one, 1, self._sequence, self._position) for one in found[:most]]
 
     @property
     def oldest(self) -> StoredAt | None:
@@ -225,10 +251,20 @@ class Consumer:
         `by`, here and below: the inbox of the link that answers.
         """
         self._answers[by] += 1
+        self._at_the_limit.discard(sequence)
         if self.deleted or sequence not in self._unacked:
             return False
         del self._unacked[sequence]
+        if not self._unacked:
+            self._behind_floor.clear()
         return True
+
+    def claim(self, sequence: int, counted: int, by: bytes = b"") -> bool | None:
+        """Terminate a message as `link.PullConsumer.claim` does."""
+        if self.deleted or self._redelivered != counted:
+            return None
+        self.ack(sequence, by)
+        return self._redelivered < counted
 
     def nak(self, sequence: int, due: float, by: bytes = b"") -> None:
         """Redeliver a message at the time `due`."""
@@ -289,6 +325,8 @@ class Consumer:
         self._look_at_stream()
         self._position = bisect_left(self._matching, sequence)
         self._unacked.clear()
+        self._at_the_limit.clear()
+        self._behind_floor.clear()
         self._earliest, self._sequence = inf, 0
 
     def lift(self, max_deliver: int) -> None:
@@ -321,6 +359,8 @@ class Consumer:
         self._position = min(self._position, len(self._matching))
         self._next_to_scan = min(self._next_to_scan, last + 1)
         self._unacked = {sequence: entry for sequence, entry in self._unacked.items() if sequence <= last}
+        self._at_the_limit = {sequence for sequence in self._at_the_limit if sequence <= last}
+        self._behind_floor &= self._at_the_limit
 
     def poll(self, now: float) -> None:
         """End expired requests, deliver messages that can be delivered, and send heartbeats."""
@@ -383,7 +423,10 @@ class Consumer:
         due = sorted((entry.due, sequence) for sequence, entry in self._unacked.items() if entry.due <= now)
         for _, sequence in due:
             if self._unacked[sequence].deliveries >= limit:
-                del self._unacked[sequence]
+                deliveries = self._unacked.pop(sequence).deliveries
+                self._at_the_limit.add(sequence)
+                self._behind_floor.add(sequence)
+                self._advise(MAX_DELIVERIES, stream_seq=sequence, deliveries=deliveries)
         self._earliest = min((entry.due for entry in self._unacked.values()), default=inf)
         return deque(sequence for _, sequence in due if sequence in self._unacked)
 

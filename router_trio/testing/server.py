@@ -269,7 +269,9 @@ class Server:
         if consumer is None:
             if (wrong := beyond_end(spec, len(stream.stored))) is not None:
                 return wrong
-            consumer = self.consumers[spec.stream, spec.durable] = Consumer(spec, stream, self.losses)
+            consumer = self.consumers[spec.stream, spec.durable] = Consumer(
+                spec, stream, self.losses, partial(self.advise, stream=spec.stream, durable=spec.durable)
+            )
         if now < consumer.leaderless_until:
             return SourceError(f"the durable {spec.durable!r} has no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
         mismatch = _mismatch(spec, consumer)

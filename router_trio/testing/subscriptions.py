@@ -22,7 +22,7 @@ from router_trio.link import (
     SharedDelivery,
 )
 from router_trio.protocol import ack_reply
-from router_trio.protocol.framing import RawMessage
+from router_trio.protocol.framing import RawMessage, text
 from router_trio.testing.consumers import Consumer
 
 T = TypeVar("T")
@@ -232,6 +232,23 @@ class FakePullConsumer(FakeSubscription):
         spec = self._opened().spec
         asked = [f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}", f"$JS.API.STREAM.MSG.GET.{spec.stream}"]
         answer = await self._link.asking(asked, lambda now: self._named().gone(awaited, now))
+        if isinstance(answer, SourceError):
+            raise answer
+        return answer
+
+    async def stored(self, first: int, last: int, most: int) -> Sequence[RawMessage]:
+        """Return stored messages. Raises `LinkError` if the link dies. Can be cancelled."""
+        subject = f"$JS.API.STREAM.MSG.GET.{self._opened().spec.stream}"
+        answer = await self._link.asking([subject], lambda now: self._named().stored(first, last, most))
+        if isinstance(answer, SourceError):
+            raise answer
+        return answer
+
+    async def claim(self, sequence: int, counted: int) -> bool | None:
+        """Terminate a message. Raises `LinkError` if the link dies. Can be cancelled."""
+        spec = self._opened().spec
+        subjects = [f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}", text(self._ack_subject(sequence))]
+        answer = await self._link.asking(subjects, lambda now: self._named().claim(sequence, counted, self._link.inbox))
         if isinstance(answer, SourceError):
             raise answer
         return answer

@@ -28,7 +28,7 @@ TAKES_A_REASON = {
 
 ONE_WORD_IS_MUCH_ELSE = {"error", "handler", "limit", "loop", "protocol", "jetstream", "retry", "when", "timeout"} | {
     *("closed", "tls", "shutdown", "expression", "duplicate", "dead_letter", "rejected", "given_up", "blocked"),
-    *("unanswered", "mapping", "deny_delete", "no_responders", "too_large", "latest", "schema"),
+    *("max_deliver", "unanswered", "mapping", "deny_delete", "no_responders", "too_large", "latest", "schema"),
 }
 """Reasons whose words are also keys of settings, fields of JSON or words of the protocol."""
 

@@ -142,4 +142,5 @@ def state_of(spec: ConsumerSpec, info: ConsumerInfo) -> ConsumerState:
         passed=info.ack_floor.sequence,
         time=nanoseconds(info.now),
         ack_wait=info.config.ack_wait,
+        redelivered=info.num_redelivered,
     )

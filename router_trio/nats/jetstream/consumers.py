@@ -43,6 +43,7 @@ from router_trio.nats.jetstream.api import (
     nanoseconds,
     no_jetstream,
     required_level,
+    stored_message,
     stream_info,
     too_old,
 )
@@ -56,6 +57,7 @@ from router_trio.nats.jetstream.streams import (
     is_doubtful,
     is_name,
     look_up,
+    lookup_error,
     other_message,
 )
 from router_trio.nats.jetstream.unacked import find_between
@@ -128,6 +130,8 @@ class WirePullConsumer:
         self.stream_created: str = found.stream_created
         self.went_back: str | None = found.went_back
         self.progress: Progress = found.progress
+        self._last_delivery = found.progress.deliveries
+        """The consumer's number of its last delivery that was looked up."""
         self.limits: Limits = found.limits
         self.lifted: Sequence[str] = found.lifted
         self._unacked = found.unacked
@@ -161,6 +165,7 @@ class WirePullConsumer:
         if self._created and info.created != self._created:
             detail = f"the durable {spec.durable!r} of stream {spec.stream!r} was deleted and created again"
             raise SourceError(detail, reason=reasons.CONSUMER_DELETED)
+        self._last_delivery = info.delivered.delivery
         compare(spec, info)
         lifted: Sequence[str] = ()
         config, limits = info.config, self.limits
@@ -180,7 +185,7 @@ class WirePullConsumer:
                 raise SourceError(detail, reason=reasons.CONSUMER_EXPIRES)
         first = await self._oldest.find(info) if oldest else None
         state = replace(state_of(spec, info), lifted=lifted, oldest=first)
-        return replace(state, passed=0) if self._ahead else state
+        return replace(state, passed=0, redelivered=0) if self._ahead else state
 
     def pull(self, batch: int, expires: float, max_bytes: int = 0, heartbeat: float = IDLE_HEARTBEAT) -> None:
         request: dict[str, object] = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)}
@@ -210,6 +215,38 @@ class WirePullConsumer:
                         raise
                     found.add(sequence)
             return found
+
+    async def stored(self, first: int, last: int, most: int) -> Sequence[RawMessage]:
+        found: dict[int, RawMessage] = {}
+        for one in self._spec.filters or (">",):
+            await self._find(one, first, last, most, found)
+        return [found[sequence] for sequence in sorted(found)[:most]]
+
+    async def claim(self, sequence: int, counted: int) -> bool | None:
+        before = await self.check()
+        if before.redelivered != counted:
+            return None
+        if not await self._answered(self._ack_subject(sequence), b"+TERM"):
+            return None
+        after = await self.check()
+        return None if after.redelivered > counted else after.redelivered < counted
+
+    async def _find(self, wanted: str, first: int, last: int, most: int, found: dict[int, RawMessage]) -> None:
+        """Add the first messages of a range that one filter matches."""
+        for _ in range(most):
+            body = json.dumps({"seq": first, "next_by_subj": wanted}).encode()
+            try:
+                message = await self._lookups.ask(f"STREAM.MSG.GET.{self._spec.stream}", body, stored_message)
+            except ApiError as error:
+                if error.code == NOT_FOUND and error.error_code != codes.STREAM_NOT_FOUND:
+                    return
+                raise lookup_error(error) from error
+            if not first <= message.sequence <= last:
+                return
+            reply = self._ack_subject(message.sequence, message.time_ns)
+            frame = framing.publish(framing.wire(message.subject), message.payload, reply, message.headers)
+            found[message.sequence] = framing.published(frame)
+            first = message.sequence + 1
 
     async def again(self, sequences: Sequence[int]) -> bool:
         subjects = [self._ack_subject(sequence) for sequence in sequences]
@@ -269,14 +306,14 @@ class WirePullConsumer:
             body = json.dumps({"group": LEAD_GROUP}).encode()
             self._send(framing.publish(framing.wire(subject), body, reply=self._inbox + b"-unpin"))
 
-    def _ack_subject(self, sequence: int) -> bytes:
+    def _ack_subject(self, sequence: int, time: int = 0) -> bytes:
         """Return where a delivery of that message is acked. The server reads only the sequence in it.
 
         The number of the delivery has to be an existing one.
         """
         spec = self._spec
         return ack_reply.subject(
-            spec.stream.encode(), spec.durable.encode(), sequence=sequence, number=self.progress.deliveries
+            spec.stream.encode(), spec.durable.encode(), sequence=sequence, number=self._last_delivery, time=time
         )
 
     def close(self) -> None:
@@ -338,7 +375,8 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec, subscribe: Subscribe, ow
     ahead = info.ack_floor.sequence > last
     all_done = not ahead and not info.num_pending and not info.num_ack_pending
     passed = max(began_behind, 0 if ahead else info.ack_floor.sequence, stream.last_sequence if all_done else 0)
-    progress = replace(progress, passed=passed)
+    floor = 0 if ahead else info.ack_floor.sequence
+    progress = replace(progress, passed=passed, floor=floor, delivered=info.delivered.sequence)
     first = info.ack_floor.sequence + 1
     unacked = range(first, info.delivered.sequence + 1 if info.num_ack_pending else first)
     config, lifted = await _lift(api, spec, info.config)

@@ -209,7 +209,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             return True
         return failure.reason not in reasons.OF_THE_MESSAGE
 
-    def dead_lettered(self, delivery: CoreDelivery, dead: GivenUp) -> None:
+    def dead_lettered(self, delivery: CoreDelivery, dead: GivenUp, *, elsewhere: bool) -> None:
         self._settled(delivery, "dead_lettered")
 
     def scheduled(self, delivery: CoreDelivery) -> None:

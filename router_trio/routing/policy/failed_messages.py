@@ -157,9 +157,18 @@ class FailedMessages:
             self.given_up.pop(sequence, None)
             self.retried.discard(sequence)
 
+    @property
+    def taken_over(self) -> list[int]:
+        """The messages that the server gave up, and whose dead letters are not stored yet."""
+        return [sequence for sequence, dead in self.given_up.items() if dead.taken_over]
+
     def keep_given_up(self, sequence: int, dead: GivenUp) -> None:
         """Remember that the dead letter of a message could not be stored; only that is retried on redelivery."""
         dead.tries += 1
+        self.give_up(sequence, dead)
+
+    def give_up(self, sequence: int, dead: GivenUp) -> None:
+        """Record that a message is not retried, so that only its dead letter is stored when it is next in hand."""
         while len(self.given_up) >= MOST_REMEMBERED and sequence not in self.given_up:
             del self.given_up[next(iter(self.given_up))]
         self.given_up[sequence] = dead

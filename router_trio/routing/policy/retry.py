@@ -58,12 +58,14 @@ class GivenUp:
     """A message that is not retried, with its last failure and the number of its attempts.
 
     `refused`: later messages in its stream wait for it. `tries`: failed attempts to store its dead letter.
+    `taken_over`: the server gave it up, so other processes of the route may store the same dead letter.
     """
 
     failure: Failure
     attempts: int
     refused: bool = False
     tries: int = 0
+    taken_over: bool = False
 
 
 class HalfOfLimit:

@@ -114,6 +114,10 @@ class StreamCursor:
         """The number of received messages that are unsettled: in hand, or to be redelivered."""
         return len(self._unsettled)
 
+    def unsettled_without(self, in_hand: Collection[int]) -> list[int]:
+        """Return the unsettled messages that are not in hand, which are to be redelivered."""
+        return [sequence for sequence in self._unsettled if sequence not in in_hand]
+
     @property
     def oldest_time(self) -> int:
         """The time of the first unsettled message, in nanoseconds since 1970; 0 if there is none, or if unknown."""
@@ -227,6 +231,20 @@ class StreamCursor:
     def knows(self, sequence: int) -> bool:
         """Return True if this process received that message, which is in hand, settled, or to be redelivered."""
         return sequence in self._unsettled or sequence in self._recent or sequence in self._older
+
+    def is_settled(self, sequence: int) -> bool:
+        """Return True if this process is known to have settled that message."""
+        return sequence in self._recent or sequence in self._older
+
+    def take_over(self, sequence: int, time: bytes) -> bool:
+        """Record a message that the consumer delivered before and does not deliver any more. Return True if unsettled.
+
+        Return False also if the stream has another message under its sequence.
+        """
+        if self.is_settled(sequence) or self.contradicted(sequence, time):
+            return False
+        self._remember((sequence,), (time,))
+        return True
 
     def time_of(self, sequence: int) -> bytes:
         """Return the time of an unsettled message, `b""` if unknown."""

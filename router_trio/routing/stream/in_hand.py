@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from math import inf
 from typing import Protocol
 
 from router_trio.outbox.operation import CoreOperation, Operation
@@ -67,6 +68,8 @@ class StreamInHand(InHand[StreamDelivery]):
         """The number of messages in `count` by earlier generations of the route, which sent them."""
         self.owner: HandOwner
         """The generation of the route that has these messages now."""
+        self.redelivered_at: float = -inf
+        """The time when a message was last received that had been delivered before."""
         self.reset: tuple[int, int] | None = None
         """The sequences that a reset consumer would have delivered next, and continues with; None if not reset."""
 
@@ -183,6 +186,8 @@ class StreamInHand(InHand[StreamDelivery]):
         if delivery.number <= cursor.deliveries and cursor.was_renumbered(delivery.number - 1):
             self.consumer_was_reset(sequence)
         others, now = self.others, delivery.received_at
+        if delivery.deliveries > 1:
+            self.redelivered_at = now
         missing = cursor.missing_before(delivery.number)
         if missing:
             others.missed(missing, now)
@@ -203,6 +208,14 @@ class StreamInHand(InHand[StreamDelivery]):
             # Other processes do not wait, and may get the awaited messages.
             self.schedule.waiting += order.clear()
         self._let_wait(order.admit(delivery))
+        return True
+
+    def take_over(self, delivery: StreamDelivery) -> bool:
+        """Add a message that the consumer does not deliver any more. Return False if it is in hand, or settled."""
+        if delivery.sequence in self.open or not delivery.cursor.take_over(delivery.sequence, delivery.time):
+            return False
+        self._enter(delivery)
+        self.schedule.waiting.append(delivery)
         return True
 
     def _enter(self, delivery: StreamDelivery) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import trio
 
 from router_trio.connection.supervisor import Connection
+from router_trio.errors import reasons
 from router_trio.events import Emit, MessageGivenUp
 from router_trio.outbox.operation import Operation
 from router_trio.routing.dead_letters import DeadLetters
@@ -43,6 +44,11 @@ from router_trio.routing.turns import BATCH, BETWEEN_TWO_LOOKS
 from router_trio.states import Behind
 
 _received_at = attrgetter("received_at")
+
+_AT_THE_LIMIT = Failure(
+    reasons.MAX_DELIVER,
+    "the durable reached its limit of deliveries (max_deliver) with it while no route had it in hand",
+)
 
 
 class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
@@ -297,12 +303,12 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self.acks.ack([delivery.ack_subject])
         self.route.look()
 
-    def dead_lettered(self, delivery: StreamDelivery, dead: GivenUp) -> None:
+    def dead_lettered(self, delivery: StreamDelivery, dead: GivenUp, *, elsewhere: bool) -> None:
         is_open = self.hand.remove(delivery)
         if is_open:
             self.hand.given_up(delivery)
         # Before bytes are sent, since the ledger has to add up then.
-        delivery.settle_as("dead_lettered")
+        delivery.settle_as("duplicate" if elsewhere else "dead_lettered")
         if is_open:
             self.acks.term(delivery.ack_subject, dead.failure.reason)
         self.route.look()
@@ -326,7 +332,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         if delivery.cursor is not self.hand.cursor:
             self.hand.remove(delivery)
             delivery.settle_as("lost")  # that stream is gone
-        elif self._is_last_delivery(delivery):
+        elif self._is_last_delivery(delivery) and not dead.taken_over:
             self.dropped(delivery, dead)
         else:
             now = trio.current_time()
@@ -343,6 +349,27 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def _is_last_delivery(self, delivery: StreamDelivery) -> bool:
         return 0 < self.server_limit <= delivery.deliveries
+
+    # --- messages that the consumer does not deliver any more ---
+
+    @property
+    def may_take_over(self) -> bool:
+        """Return True if dead letters can be stored at present."""
+        return self.routes and self._failures.stores_dead_letters
+
+    def take_over(self, deliveries: Iterable[StreamDelivery]) -> None:
+        """Store the dead letters of messages that reached the limit of deliveries of the consumer: see `DeliveryLimit`.
+
+        They enter the hand like messages that were given up before, so each gets its fate, and the id of its dead
+        letter, as if the route had given it up at its last delivery.
+        """
+        hand = self.hand
+        for delivery in deliveries:
+            if hand.take_over(delivery):
+                self.state.received += 1
+                attempts = max(1, self.server_limit, delivery.attempt)
+                hand.cursor.failures.give_up(delivery.sequence, GivenUp(_AT_THE_LIMIT, attempts, taken_over=True))
+        self.route.something_waits()
 
     # --- behind a refused message ---
 

@@ -22,16 +22,18 @@ from router_trio.events import (
     ConsumerPaused,
     ConsumerReset,
     ConsumerResumed,
+    DeliveryLimitReached,
     Emit,
     StreamWentBack,
 )
 from router_trio.link import ConsumerSpec, ConsumerState, Link, PullConsumer
 from router_trio.protocol import buckets, framing
-from router_trio.protocol.advisories import Advisory
+from router_trio.protocol.advisories import MAX_DELIVERIES, Advisory
 from router_trio.protocol.metadata import ROUTE
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import KeptSource
 from router_trio.routing.source_status import SourceStatus
+from router_trio.routing.stream.consumer.delivery_limit import DeliveryLimit
 from router_trio.routing.stream.consumer.feeding import Feeding
 from router_trio.routing.stream.consumer.filters import Filters
 from router_trio.routing.stream.consumer.lead import Lead
@@ -98,6 +100,13 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._payloads = Payloads()
         owns_stream = part is not None and part.owns_stream
         self._advisories = connection.advisories.about(spec.stream, spec.durable, with_others=owns_stream)
+        self._delivery_limit = DeliveryLimit(
+            lambda: self._hand.cursor,
+            self._take_over,
+            lambda: keeper.may_take_over,
+            self._report_limit_reached,
+            connection.platform.random.uniform,
+        )
         connection.pull_budget.join()
         self._pull_loop: PullLoop = PullLoop(
             routing,
@@ -115,6 +124,7 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._report_pause,
             keeper.acks.hold,
             self._advisories,
+            self._delivery_limit,
             self._status,
             leads=spec.standby,
         )
@@ -219,6 +229,8 @@ class StreamSource(KeptSource[StreamKeeper]):
 
     def _advised(self, advisory: Advisory) -> None:
         """Ask the server about what it has reported."""
+        if advisory.kind == MAX_DELIVERIES:
+            self._delivery_limit.named(advisory.sequence)
         self._pull_loop.check_soon()
 
     def _described(self, error: SourceError) -> str:
@@ -301,6 +313,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         if consumer.went_back is not None or consumer.stream_created != hand.cursor.stream_created:
             hand.stream_replaced(consumer.stream_created)
             self._reset_sequences()
+        self._delivery_limit.opened(consumer.progress)
         # A durable that replaces it must not start at the beginning of the stream.
         hand.cursor.begin_behind(consumer.progress.passed)
         if not consumer.progress.deliveries:
@@ -364,6 +377,33 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._emit(ConsumerResumed(at=at, route=route, stream=spec.stream, durable=spec.durable))
         else:
             self._emit(ConsumerPaused(at=at, route=route, stream=spec.stream, durable=spec.durable, detail=detail))
+
+    def _take_over(self, messages: Sequence[framing.RawMessage]) -> None:
+        """Have the dead letters of messages stored that the consumer does not deliver any more."""
+        now, cursor = trio.current_time(), self._hand.cursor
+        if self._bucket:
+            messages = buckets.renamed(messages, self._bucket)
+        elif self._token:
+            messages = without_tokens(messages, self._token)
+        deliveries, _, _ = self._deliveries.read(messages, cursor, now)
+        if self._key_of is not None:
+            for delivery in deliveries:
+                delivery.key = self._key_of(delivery.raw[0])
+        self.keeper.take_over(deliveries)
+
+    def _report_limit_reached(self, count: int, first: int, last: int) -> None:
+        """Log that the server gave messages up, and does not report which."""
+        self._emit(
+            DeliveryLimitReached(
+                at=trio.current_time(),
+                route=self.state.name,
+                stream=self._spec.stream,
+                durable=self._spec.durable,
+                count=count,
+                from_sequence=first,
+                to_sequence=last,
+            )
+        )
 
     def _other_message(self, delivery: StreamDelivery) -> None:
         self._report_went_back(f"it delivers another message as its {delivery.sequence}")

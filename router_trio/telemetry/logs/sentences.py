@@ -99,6 +99,11 @@ SENTENCES: Mapping[type[Event], str] = {
         "{fired} were published, {cancelled} cancelled, and {there} are still there; the others were purged or "
         "deleted, or a limit was set on the stream"
     ),
+    events.DeliveryLimitReached: (
+        "Route {route}: consumer {durable} of stream {stream} reached its limit of deliveries with "
+        "{count:count message}, from {from_sequence} to {to_sequence}, which it does not deliver any more; "
+        "`router-trio audit` lists those without a copy"
+    ),
     events.ConsumerPaused: "Route {route} receives nothing: {detail}",
     events.ConsumerResumed: "Route {route}: consumer {durable} of stream {stream} is not paused any more",
     events.FilterOutside: (

@@ -15,7 +15,9 @@ from router_trio.connection.advisories import AdvisoriesOfDurable
 from router_trio.connection.pull_credit import PullBudget
 from router_trio.errors import SourceError, reasons
 from router_trio.link import STATE_FOR, ConsumerState, PullConsumer
+from router_trio.routing.stream.consumer.delivery_limit import DeliveryLimit
 from router_trio.routing.stream.consumer.standstill import Look, Unmoved, standstill, unexplained
+from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 
@@ -28,6 +30,9 @@ CHECKS_A_SECOND = 10
 A check takes almost a millisecond of the processor. What only a check shows is noticed that much later: that a consumer
 was paused or edited, or delivers nothing new. A deletion and a silent consumer are noticed without it.
 """
+
+ACKED_WITHIN = 2.0
+"""Seconds until the server has processed the ack of a message."""
 
 SHARED_CHECK_EVERY = 1.0
 """Seconds between two checks of a durable that other processes use as well.
@@ -76,6 +81,7 @@ class ConsumerChecks:
         budget: PullBudget,
         last_failure: Callable[[], str] = str,
         advisories: AdvisoriesOfDurable,
+        delivery_limit: DeliveryLimit,
     ) -> None:
         """`last_failure` returns the end of a text about failed messages: the last failure.
 
@@ -85,6 +91,7 @@ class ConsumerChecks:
         self._requested_since = requested_since
         self._last_failure = last_failure
         self._advisories = advisories
+        self._delivery_limit = delivery_limit
         self._is_denied = False
         self._advised_at = -inf
         self.stopped: str | None = None
@@ -162,6 +169,7 @@ class ConsumerChecks:
             cursor, lag, began_at = self._pending.cursor, self._pending.lag, trio.current_time()
             self._look_for_new(began_at)
             deliveries, asked = cursor.deliveries, lag.asks(cursor, began_at)
+            held = list(self._pending.open.values())
             try:
                 state = await consumer.check(oldest=lag.wants_oldest(cursor))
             except SourceError as error:
@@ -192,8 +200,9 @@ class ConsumerChecks:
                     if deliveries <= cursor.deliveries and deliveries and 2 * state.deliveries <= deliveries:
                         self._pending.consumer_was_reset(state.passed + 1)
                     cursor.learn(state.passed, state.delivered, state.deliveries)
-                    self._await_none_up_to(state.passed)
-                    cursor.forget_up_to(state.passed, self._pending.open)
+                    if self.shared or not (state.given_up and self._delivery_limit.may_exist(state)):
+                        self._await_none_up_to(state.passed)
+                        cursor.forget_up_to(state.passed, self._pending.open)
                     if state.cut_off is None:  # else the server may report an old state
                         lag.checked(asked, state, cursor, trio.current_time())
                     # Messages delivered before the last check, and not received since, went to another process.
@@ -201,6 +210,7 @@ class ConsumerChecks:
                     if self.shared or cursor.lacks(state.deliveries):
                         pause = self._shared_pause
                 self._compare(state)
+                await self._look_for_given_up(consumer, state, held)
                 again = self._payloads.confirm(doubtful)
                 if again:
                     if not await consumer.again(again):
@@ -222,6 +232,20 @@ class ConsumerChecks:
         if settled:
             self._never_come(settled)
             self._changed()
+
+    async def _look_for_given_up(
+        self, consumer: PullConsumer, state: ConsumerState, held: Sequence[StreamDelivery]
+    ) -> None:
+        """Look for messages at a limit of deliveries. `held` were in hand before the check that returned `state`."""
+        pending, limit = self._pending, self._delivery_limit
+        in_hand = pending.open
+        # Other processes may have messages that are awaited here, or unacked.
+        only_here = not self.shared and state.unacked <= sum(in_hand.get(one.sequence) is one for one in held)
+        exact = only_here and trio.current_time() >= pending.redelivered_at + ACKED_WITHIN
+        if exact and limit.may_exist(state):
+            exact = all(one.deliveries == 1 for one in in_hand.values())
+        awaited = pending.cursor.unsettled_without(in_hand) if only_here and limit.may_exist(state) else ()
+        await limit.look(consumer, state, awaited, exact=exact)
 
     async def _until_needed(self, *, may_ask: bool) -> None:
         """Wait until a check is requested, or is the only way to learn something.

@@ -24,6 +24,7 @@ from router_trio.protocol import framing, headers
 from router_trio.protocol.permissions import ACK
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source_status import SourceStatus
+from router_trio.routing.stream.consumer.delivery_limit import DeliveryLimit
 from router_trio.routing.stream.consumer.filters import Filters
 from router_trio.routing.stream.consumer.undelivered import wait_for_redeliveries
 from router_trio.routing.stream.in_hand import StreamInHand
@@ -81,7 +82,7 @@ class PullLoop:
     received, or it is late. `payloads` confirms kept deliveries when the consumer was seen to deliver payloads. `asked`
     is called with each request that the server may refuse, `lifted` with limits that were removed from the consumer,
     `paused` when the consumer was paused or, with None, resumed, `deleted` when it was deleted, even if it was created
-    again. `advisories` explain trouble of the consumer.
+    again. `advisories` explain trouble of the consumer. `delivery_limit` finds messages at its limit of deliveries.
     """
 
     def __init__(
@@ -101,12 +102,14 @@ class PullLoop:
         paused: Callable[[str | None], None],
         deleted: Callable[[], None],
         advisories: AdvisoriesOfDurable,
+        delivery_limit: DeliveryLimit,
         status: SourceStatus,
         *,
         leads: bool,
     ) -> None:
         """`status` takes the state of the source. `leads`: its consumer has a lead, which has to be kept."""
         self._advisories = advisories
+        self._delivery_limit = delivery_limit
         self._asked = asked
         self._lifted = lifted
         self._deleted = deleted
@@ -138,6 +141,7 @@ class PullLoop:
             budget=budget,
             last_failure=lambda: self._last_failure,
             advisories=advisories,
+            delivery_limit=delivery_limit,
         )
         self._made_room_at = -math.inf
         self._within = 0.0
@@ -361,6 +365,7 @@ class PullLoop:
         asked = dict.fromkeys((*late, *order.returned()))
         cursor = pending.cursor
         gone: Collection[int] = ()
+        at_the_limit: Collection[int] = ()
         # Not those of an earlier link: the server may have redelivered them to another process, or given them up.
         before = [delivery for delivery in pending.open.values() if delivery.received_at >= self._opened_at]
 
@@ -372,15 +377,26 @@ class PullLoop:
             gone = await consumer.gone({one: cursor.time_of(one) for one in islice(asked, MOST_LATE)}, still_in_hand)
             self._lookup_error = None
             self._comes_again |= not all(one in gone for one in late)  # their ack wait has ended as well
+            at_the_limit = await self._at_the_limit(consumer, gone) if gone else ()
         except SourceError as error:
             self._lookup_error = str(error)
         if cursor is pending.cursor:
-            if gone:
+            if at_the_limit:
+                self._elsewhere(at_the_limit)
+                self._checks.check_now()
+            if gone := [one for one in gone if one not in at_the_limit]:
                 self._never_come(gone)
             self._wait_for_no_others([one for one in late if one not in gone])
         order.wait_longer(trio.current_time(), within)
         self._asking_about_late = False
         self._look_again.set()
+
+    async def _at_the_limit(self, consumer: PullConsumer, gone: Collection[int]) -> Collection[int]:
+        """Return which of these the server may have given up at a limit of deliveries. Raises `SourceError`."""
+        state = await consumer.check()
+        if state.lifted:
+            self._lifted(state.lifted)
+        return gone if self._delivery_limit.may_have_reached_it(state) else ()
 
     def _wait_for_no_others(self, late: Sequence[int]) -> None:
         """Stop waiting for messages that are long overdue if deliveries went elsewhere: another process has them.
