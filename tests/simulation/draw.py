@@ -8,10 +8,11 @@ from random import Random
 from typing import Any
 
 from router_trio.testing.streams import EPOCH
+from tests.simulation.advisories import advised
 from tests.simulation.content import decided
 from tests.simulation.deleted import deleted
 from tests.simulation.failing import SHARE, failing, trouble
-from tests.simulation.faults import FAULTS, NOT_YET, OF_DURABLES, OF_FORGERS, OF_PERMISSIONS
+from tests.simulation.faults import FAULTS, NOT_YET, OF_ADVISORIES, OF_DURABLES, OF_FORGERS, OF_PERMISSIONS
 from tests.simulation.flow import flowing
 from tests.simulation.forger import forged
 from tests.simulation.handlers import ASYNC, MAKE
@@ -45,7 +46,9 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     there = "abc"[: random.choice((1, 1, 1, 2, 2, 3))]
     brokers = {name: EPOCH + random.choice((0, 0, -3600, 86_400, 1e9)) for name in there}
     kinds = [
-        kind for kind in FAULTS if kind not in NOT_YET and kind not in (*OF_DURABLES, *OF_FORGERS, *OF_PERMISSIONS)
+        kind
+        for kind in FAULTS
+        if kind not in NOT_YET and kind not in (*OF_DURABLES, *OF_FORGERS, *OF_PERMISSIONS, *OF_ADVISORIES)
     ]
     wanted = sorted(also & FAULTS.keys())
     faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
@@ -81,7 +84,8 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
     forgers = {one.what["broker"] for one in forgeries}
     denials = taken_away(names, routes, Random(f"permissions {seed}"), lambda dice: _when(dice, load), forgers)
-    steps = [*load, *more, *denials]
+    advisories = advised(names, routes, HORIZON, Random(f"advisories {seed}"))
+    steps = [*load, *more, *denials, *advisories]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
@@ -94,7 +98,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
         connections={name: _connection(random) for name in connections},
         shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
         routes=routes,
-        faults=(*faults, *dict.fromkeys(one.kind for one in (*ends, *forgeries, *denials))),
+        faults=(*faults, *dict.fromkeys(one.kind for one in (*ends, *forgeries, *denials, *advisories))),
         also=also,
         max_payload={
             name: random.choice((200, 1024 * 1024)) if "small max_payload" in faults else 1024 * 1024

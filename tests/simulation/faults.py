@@ -12,7 +12,11 @@ from random import Random
 from typing import Any, NamedTuple, Protocol
 
 from router_trio.testing import FakeBroker
-from router_trio.testing.losses import KINDS
+from router_trio.testing.losses import ADVISORY, KINDS
+from tests.simulation.advisories import FORGED as FORGED_ADVISORIES
+from tests.simulation.advisories import LATE as LATE_ADVISORIES
+from tests.simulation.advisories import LOST as LOST_ADVISORIES
+from tests.simulation.advisories import forge
 from tests.simulation.forger import FORGED, Forger
 from tests.simulation.schedule import Plan
 
@@ -40,6 +44,10 @@ class Drawn(NamedTuple):
 
 OF_FORGERS = (FORGED,)
 """Kinds drawn where a client forges answers: see `forger`."""
+
+
+OF_ADVISORIES = (FORGED_ADVISORIES, LOST_ADVISORIES, LATE_ADVISORIES)
+"""Kinds drawn apart from the others: see `advisories`."""
 
 
 class Scene(Protocol):
@@ -321,6 +329,11 @@ FAULTS: dict[str, Fault] = {
         _somewhere(0.0),
         lambda scene, what: scene.forgers[what["broker"]].begin(what),
         lambda scene, what: scene.forgers[what["broker"]].end(what),
+    ),
+    FORGED_ADVISORIES: Fault(_somewhere(0.0), _at(forge)),
+    LOST_ADVISORIES: Fault(_somewhere(0.0), _at(lambda broker, times, late: broker.trouble.lose(ADVISORY, times))),
+    LATE_ADVISORIES: Fault(
+        _somewhere(0.0), _at(lambda broker, times, late: broker.trouble.delay(ADVISORY, late, times))
     ),
     # --- the router ---
     "crash": Fault(_somewhere(0.0, after=(0.0, 0.5, 8.0)), lambda scene, what: scene.crash(what["after"])),
