@@ -108,12 +108,15 @@ def durable_paused(facts: Facts, source: Source) -> Iterator[Found]:
 
 
 def durable_shared(facts: Facts, source: Source) -> Iterator[Found]:
-    """Find a durable that other clients are pulling from now."""
+    """Find a durable from which clients are pulling now, unless the route has created it: then its processes are."""
     info = facts.consumer(source.connection, source.stream, source.durable)
-    if info is not None and info.num_waiting and not source.route.source.standby:
+    if info is None or source.route.source.standby or info.config.route == source.route.name:
+        return
+    if info.num_waiting:
         text = (
-            f"clients are pulling from the durable {source.durable!r} of stream {source.stream!r} now: if they are not "
-            "processes of this configuration, each gets only a part of the messages; use another durable"
+            f"clients are pulling from the durable {source.durable!r} of stream {source.stream!r} now, which this "
+            "route has not created: if they are not processes of this configuration, each gets only a part of the "
+            "messages; use another durable"
         )
         yield Found(NOTE, f"{source.path}.durable", text)
 

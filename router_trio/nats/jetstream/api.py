@@ -21,6 +21,7 @@ from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.protocol import framing, permissions
 from router_trio.protocol.bounded_json import AnswerError, Object, read
 from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.protocol.metadata import ROUTE
 from router_trio.protocol.stream_config import StreamSubjects
 
 if TYPE_CHECKING:
@@ -395,6 +396,8 @@ class ConsumerConfig:
     paused_by: str
     priority_policy: str
     priority_groups: tuple[str, ...]
+    route: str
+    """The route that created the consumer, as it is in the metadata; empty if another client did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -611,7 +614,13 @@ def _consumer_config(config: Object) -> ConsumerConfig:
         paused_by=_paused_by(config),
         priority_policy=config.text("priority_policy", ""),
         priority_groups=config.subjects("priority_groups", most=MAX_PRIORITY_GROUPS),
+        route=_route(config.object("metadata")),
     )
+
+
+def _route(metadata: Object | None) -> str:
+    name = None if metadata is None else metadata.fields.get(ROUTE)
+    return name if type(name) is str else ""
 
 
 def _paused_by(config: Object) -> str:

@@ -100,6 +100,13 @@ def test_a_good_server_gives_no_finding() -> None:
     assert found(facts(durable=consumer(max_deliver=5), settings=with_attempts)) == []
 
 
+def test_processes_of_the_route_itself_may_pull_from_a_durable_that_it_has_created() -> None:
+    created = consumer(num_waiting=2, metadata={"router-trio.route": "copy"})
+    assert found(facts(durable=created)) == []
+    by_another = consumer(num_waiting=2, metadata={"router-trio.route": "another"})
+    assert [name for name, *_ in found(facts(durable=by_another))] == ["durable_shared"]
+
+
 def test_every_finding_has_a_fixture() -> None:
     lists = (servers.FINDINGS, servers.DECLARED, sources.FINDINGS, destinations.FINDINGS, streams.FINDINGS)
     names = {find.__name__ for one in lists for find in one}
@@ -342,8 +349,8 @@ CASES["durable_shared"] = [
         facts(durable=consumer(num_waiting=2)),
         "note",
         f"{FROM}.durable",
-        "clients are pulling from the durable 'router' of stream 'ORDERS' now: if they are not processes of this "
-        "configuration, each gets only a part of the messages; use another durable",
+        "clients are pulling from the durable 'router' of stream 'ORDERS' now, which this route has not created: if "
+        "they are not processes of this configuration, each gets only a part of the messages; use another durable",
     )
 ]
 CASES["lost_messages"] = [
