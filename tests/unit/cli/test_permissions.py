@@ -518,6 +518,66 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
         "site": ([], ["alarms.>", *INBOX]),
         "headquarters": (["sites.berlin.alarms.>"], INBOX),
     },
+    "copy_bucket.toml": {
+        "headquarters": (
+            of_durable("KV_settings", "copy-to-berlin"),
+            [
+                *INBOX,
+                *acks_of("KV_settings", "copy-to-berlin"),
+                *heard("KV_settings", durable="copy-to-berlin"),
+            ],
+        ),
+        "site": (
+            ["$KV.settings.>", *(f"$JS.API.STREAM.{what}.KV_settings" for what in ("INFO", "MSG.GET"))],
+            [*INBOX, *heard("KV_settings")],
+        ),
+    },
+    "store_and_forward.toml": {
+        "site": (
+            [*of_durable("READINGS", "forward"), "$JS.API.STREAM.CREATE.READINGS"],
+            [*INBOX, *acks_of("READINGS", "forward"), *heard("READINGS", durable="forward")],
+        ),
+        "headquarters": (
+            [
+                "sites.berlin.readings.*.*",
+                "$JS.API.STREAM.NAMES",
+                "$JS.API.STREAM.INFO.COPIES",
+                "$JS.API.STREAM.CREATE.COPIES",
+            ],
+            [*INBOX, *heard("COPIES")],
+        ),
+    },
+    "require_a_schema.toml": {
+        "main": (
+            [
+                "billing.*",
+                "dead.orders.*",
+                *of_durable("ORDERS", "billing"),
+                "$JS.API.STREAM.NAMES",
+                *(f"$JS.API.STREAM.INFO.{name}" for name in ("BILLING", "DEAD")),
+                *(f"$JS.API.STREAM.CREATE.{name}" for name in ("ORDERS", "BILLING", "DEAD")),
+            ],
+            [*INBOX, *acks_of("ORDERS", "billing"), *heard("ORDERS", "BILLING", "DEAD", durable="billing")],
+        )
+    },
+    "remind_later.toml": {
+        "main": (
+            [
+                *("later.*", "retry.s.reminders.*", "retry.n", "dead.*"),
+                *of_durable("ORDERS", "reminders"),
+                *of_durable("RETRY", "retry-reminders"),
+                "$JS.API.STREAM.NAMES",
+                *(f"$JS.API.STREAM.INFO.{name}" for name in ("REMINDERS", "DEAD")),
+                *(f"$JS.API.STREAM.CREATE.{name}" for name in ("ORDERS", "REMINDERS", "RETRY", "DEAD")),
+                "$JS.API.STREAM.PURGE.RETRY",
+            ],
+            [
+                *(*INBOX, *acks_of("ORDERS", "reminders"), *acks_of("RETRY", "retry-reminders")),
+                *heard("ORDERS", "RETRY", "REMINDERS", "DEAD", durable="reminders"),
+                "$JS.EVENT.ADVISORY.CONSUMER.*.RETRY.retry-reminders",
+            ],
+        )
+    },
     "route_by_content.toml": {
         "main": (
             [
@@ -532,43 +592,13 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
             [*INBOX, *acks_of("ORDERS", "sort"), *heard("ORDERS", "SORTED", durable="sort")],
         )
     },
-    "require_a_schema.toml": {
-        "main": (
-            [
-                *("billing.*", "dead.orders.*"),
-                *of_durable("ORDERS", "billing"),
-                "$JS.API.STREAM.NAMES",
-                *(f"$JS.API.STREAM.INFO.{name}" for name in ("BILLING", "DEAD")),
-                *(f"$JS.API.STREAM.CREATE.{name}" for name in ("ORDERS", "BILLING", "DEAD")),
-            ],
-            [*INBOX, *acks_of("ORDERS", "billing")],
-        )
-    },
-    "remind_later.toml": {
-        "main": (
-            [
-                *("later.*", "retry.s.reminders.*", "retry.n", "dead.*"),
-                *of_durable("ORDERS", "reminders"),
-                *of_durable("RETRY", "retry-reminders"),
-                "$JS.API.STREAM.NAMES",
-                *(f"$JS.API.STREAM.INFO.{name}" for name in ("REMINDERS", "DEAD")),
-                *(f"$JS.API.STREAM.CREATE.{name}" for name in ("ORDERS", "REMINDERS", "RETRY", "DEAD")),
-                "$JS.API.STREAM.PURGE.RETRY",
-            ],
-            [*INBOX, *acks_of("ORDERS", "reminders"), *acks_of("RETRY", "retry-reminders")],
-        )
-    },
-    "copy_bucket.toml": {
-        "headquarters": (
-            of_durable("KV_settings", "copy-to-berlin"),
-            [*INBOX, *acks_of("KV_settings", "copy-to-berlin")],
-        ),
-        "site": (["$KV.settings.>", *OF_SETTINGS], INBOX),
-    },
     "buckets_both_ways.toml": {
         name: (
             ["$KV.settings.>", *of_durable("KV_settings", f"to-{other}")],
-            [*INBOX, *acks_of("KV_settings", f"to-{other}")],
+            [
+                *(*INBOX, *acks_of("KV_settings", f"to-{other}")),
+                *heard("KV_settings", durable=f"to-{other}"),
+            ],
         )
         for name, other in (("eu", "us"), ("us", "eu"))
     },
