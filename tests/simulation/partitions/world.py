@@ -276,7 +276,9 @@ class World(Watch):
         await trio.sleep_until(healed_at + SETTLED_AFTER + self._drained_within())
         for _ in range(3 * self.schedule.keys):
             self._publish_next()
-        await self._until_stored(PROBED_WITHIN, "probe")
+        # Messages that were requested by a lost pull are requested again when the consumer is silent.
+        lost = any(step.kind == "pull lost" for step in self.schedule.steps)
+        await self._until_stored(PROBED_WITHIN + (steps.NOTICED_WITHIN["pull"] if lost else 0.0), "probe")
         await trio.sleep(LOOK_EVERY)
 
     async def _until_stored(self, seconds: float, promise: str) -> None:
