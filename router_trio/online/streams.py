@@ -233,12 +233,14 @@ def messages_discarded(facts: Facts, used: UsedStream) -> Iterator[Found]:
     info, declared = used.info, used.declared
     if not used.sources or info.discard != "old":
         return
+    # A copy needs only the newest value of a key, which a bucket keeps.
+    history = 0 if all(source.route.source.kind.is_bucket for source in used.sources) else info.max_messages_per_subject
     limits = [
         f"{value} {what}"
         for value, own, what in (
             (info.max_messages, declared.stream.max_messages if declared else 0, "messages (max_msgs)"),
             (info.max_bytes, declared.stream.max_bytes if declared else 0, "bytes (max_bytes)"),
-            (info.max_messages_per_subject, 0, "messages of a subject (max_msgs_per_subject)"),
+            (history, 0, "messages of a subject (max_msgs_per_subject)"),
         )
         if value > 0 and value != own
     ]
