@@ -28,6 +28,9 @@ TOO_MANY_ACK_PENDING: Final = 10121
 CONSUMER_EXISTS: Final = 10148
 NO_MESSAGE_TTL: Final = 10166
 LEVEL_REQUIRED: Final = 10185
+NO_SCHEDULES: Final = 10188
+BAD_SCHEDULE: Final = 10189
+BAD_SCHEDULE_TARGET: Final = 10190
 
 ALL: Final = range(10_000, 10_500)
 """The codes of nats-server, present and future."""
@@ -305,12 +308,12 @@ _CODES: tuple[Code, ...] = (
             (10201, "atomic publish batch contains duplicate message id"),
         )
     ),
-    _header(10188, "message schedules is disabled", "Nats-Schedule", _NO_SCHEDULE),
+    _header(NO_SCHEDULES, "message schedules is disabled", "Nats-Schedule", _NO_SCHEDULE),
     *(
         _header(number, words, "Nats-Schedule...", "its value is not valid")
         for number, words in (
-            (10189, "message schedules pattern is invalid"),
-            (10190, "message schedules target is invalid"),
+            (BAD_SCHEDULE, "message schedules pattern is invalid"),
+            (BAD_SCHEDULE_TARGET, "message schedules target is invalid"),
             (10191, "message schedules invalid per-message TTL"),
             (10192, "message schedules invalid rollup"),
             (10203, "message schedules source is invalid"),

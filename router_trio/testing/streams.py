@@ -52,9 +52,9 @@ def _code(err_code: int, description: str) -> Mapping[str, object]:
     return {"code": 400, "err_code": err_code, "description": description}
 
 
-NO_SCHEDULES = _code(10188, "message schedules is disabled")
-BAD_SCHEDULE = _code(10189, "message schedules pattern is invalid")
-BAD_TARGET = _code(10190, "message schedules target is invalid")
+NO_SCHEDULES = _code(codes.NO_SCHEDULES, "message schedules is disabled")
+BAD_SCHEDULE = _code(codes.BAD_SCHEDULE, "message schedules pattern is invalid")
+BAD_TARGET = _code(codes.BAD_SCHEDULE_TARGET, "message schedules target is invalid")
 """The answers to schedules: to a stream without the setting, with another time than `@at`, and to another stream."""
 
 _NOT_PUBLISHED = headers.lines_of(["Nats-Msg-Id", "Nats-TTL", "Nats-Rollup"])
