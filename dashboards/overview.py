@@ -157,6 +157,7 @@ def _routes() -> list[Panel]:
 
 def _state() -> list[Panel]:
     filtered = of_route("router_messages_filtered_total")
+    conflicts = of_route("router_route_conflicts_total")
     mirrors = of_route("router_mirror_failures_total")
     unanswered = of_route("router_messages_unanswered_total")
     given_up = of_route("router_messages_given_up_total")
@@ -197,10 +198,12 @@ def _state() -> list[Panel]:
         ).span(9),
         lines(
             "Filtered out",
-            "Messages filtered out, by reason: `when` was false (when), the handler returned nothing (handler), or no "
-            "destination matched (unmatched).",
+            "Messages filtered out, by reason: `when` was false (when), the handler returned nothing (handler), no "
+            "destination matched (unmatched), or a bucket has a newer value (older) or the same one (echo). And values "
+            "of buckets that another writer had written later (conflicts).",
             "mps",
             query(total(rate(filtered), "route", "reason"), "{{route}}: {{reason}}"),
+            query(total(rate(conflicts), "route"), "{{route}}: conflicts"),
         ).span(5),
         lines(
             "Mirrors failed",
