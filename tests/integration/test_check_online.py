@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from tests.support.raw_nats import connect
 from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer, cluster, nats_server
 from tests.support.websockets import websocket_server
+
+EMBEDDED = re.compile(r"(\[connections\.\w+\][^\n]*\n)(?=\n)")
+"""A connection without servers, which is that of the embedded server."""
 
 TEXTS = {path.stem: path.read_text() for path in sorted((ROOT / "examples").glob("*.toml"))}
 SCHEMAS = {path.name: path.read_text() for path in (ROOT / "examples").glob("*.schema.json")}
@@ -52,18 +56,34 @@ def named(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(one["name"], one["severity"], one["key"]) for one in report["findings"]]
 
 
+async def make_buckets(settings: Settings) -> None:
+    """Create the buckets of an example, which a router does not."""
+    buckets = {
+        (one.connection, one.bucket)
+        for route in settings.routes
+        for one in (route.source, *route.to)
+        if one.bucket is not None
+    }
+    for connection, bucket in buckets:
+        async with connect(str(settings.connections[connection].servers[0])) as client:
+            await JetStream(client).create_stream(
+                f"KV_{bucket}", [f"$KV.{bucket}.>"], allow_rollup_hdrs=True, max_msgs_per_subject=5
+            )
+
+
 @pytest.mark.parametrize("example", TEXTS)
 async def test_the_examples_give_no_finding(example: str, tmp_path: Path) -> None:
-    async with nats_server(tmp_path) as server:
-        text = TEXTS[example]
-        for url in ("nats://127.0.0.1:4222", "nats://127.0.0.1:4223", "wss://nats.example.com/nats"):
-            text = text.replace(url, server.url)
+    async with nats_server(tmp_path, name="near") as near, nats_server(tmp_path, name="far") as far:
+        text = TEXTS[example].replace("nats://127.0.0.1:4222", near.url).replace("nats://127.0.0.1:4223", far.url)
+        text = text.replace("wss://nats.example.com/nats", far.url)
         text = text.replace('proxy = "http://proxy.example.com:3128"\n', "")
-        text = text.replace("[connections.main]\n", f'[connections.main]\nservers = ["{server.url}"]\n')
+        text = EMBEDDED.sub(rf'\1servers = ["{near.url}"]\n', text)
         (tmp_path / "router.toml").write_text(text)
         for name, schema in SCHEMAS.items():
             (tmp_path / name).write_text(schema)
-        async with Router(Settings.load(tmp_path / "router.toml"), log=False).open():
+        settings = Settings.load(tmp_path / "router.toml")
+        await make_buckets(settings)
+        async with Router(settings, log=False).open(listen=""):
             await trio.sleep(0.5)  # it creates the streams and the durables
         code, report = await online(tmp_path)
         assert (code, report["findings"], report["missing"]) == (0, [], [])

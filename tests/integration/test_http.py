@@ -155,6 +155,7 @@ async def test_status(view: View) -> None:
             "returned": 0,
             "duplicate": 0,
             "lost": 0,
+            "scheduled": 0,
         },
     }
     assert body["ledger"]["main"] == {

@@ -279,7 +279,11 @@ async def test_a_server_of_the_domain_checks_the_api_without_the_domain(tmp_path
     ("routes", "lookups"),
     [
         pytest.param(ROUTES[:1], {}, id="core only"),
-        pytest.param(ROUTES[:2], {"$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*"}, id="a stream of someone else"),
+        pytest.param(
+            ROUTES[:2],
+            {"$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", "$JS.EVENT.ADVISORY.STREAM.*.*"},
+            id="a stream of someone else",
+        ),
     ],
 )
 async def test_with_the_printed_permissions_nothing_is_refused_of_a_small_configuration(

@@ -186,12 +186,12 @@ async def test_no_shown_text_is_interpreted_as_html(shown: Shown) -> None:
     assert (await shown.page.evaluate("document.getElementById('name').textContent")) == HOSTILE
     assert await shown.rows("route-ledger") == [
         ["Route", "Received", "In hand", *(fate.replace("_", " ") for fate in ROUTE_FATES), "Adds up"],
-        ["eu", "1,234", "0", "1,000", "0", "0", "0", "0", "0", "234", "yes"],
-        ["crm", *["0"] * 9, "yes"],
-        ["broken", *["0"] * 9, "yes"],
-        ["held", *["0"] * 9, "yes"],
-        [HOSTILE, "7", "7", "0", "0", "0", "9", "0", "0", "0", "off by -9"],
-        [LONG, "123,456,789,012", "123,456,789,012", *["0"] * 7, "yes"],
+        ["eu", "1,234", "0", "1,000", "0", "0", "0", "0", "0", "234", "0", "yes"],
+        ["crm", *["0"] * 10, "yes"],
+        ["broken", *["0"] * 10, "yes"],
+        ["held", *["0"] * 10, "yes"],
+        [HOSTILE, "7", "7", "0", "0", "0", "9", "0", "0", "0", "0", "off by -9"],
+        [LONG, "123,456,789,012", "123,456,789,012", *["0"] * 8, "yes"],
     ]
     text = await shown.page.evaluate("document.documentElement.outerHTML")
     assert "s3cret" not in text

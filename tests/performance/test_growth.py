@@ -334,16 +334,17 @@ def test_a_text_is_redacted_in_bounded_time() -> None:
 
 # --- mappings, and refusals ---
 
-ARGUMENTS = {"wildcard": "1", "partition": "10,1", "split": "1,-", "random": "10"}
+ARGUMENTS = {"wildcard": "1", "partition": "10,1", "split": "1,-", "random": "10", "key": ""}
 
 
 @pytest.mark.parametrize("function", [*MAPPING_FUNCTIONS, ">"])
 def test_a_subject_is_mapped_in_bounded_time(function: str) -> None:
     call_of = f"{{{{{function}({ARGUMENTS.get(function, '1,2')})}}}}"
-    mapping = Mapping.compile("in.>", "out.>") if function == ">" else Mapping.compile("in.*", f"out.{call_of}")
+    start = "$KV.in." if function == "key" else "in."
+    mapping = Mapping.compile("in.>", "out.>") if function == ">" else Mapping.compile(f"{start}*", f"out.{call_of}")
 
     def below(make: Callable[[int], str]) -> Callable[[int], str]:
-        return lambda n: "in." + make(n)
+        return lambda n: start + make(n)
 
     subjects = {shape: below(make) for shape, make in TEXTS.items()}
     subjects["tokens"] = lambda n: "in" + ".a" * (n // 2)

@@ -18,7 +18,7 @@ from router_trio.telemetry.http.status import readiness, status
 from router_trio.testing import streams
 from tests.support.eventually import eventually
 from tests.support.world import World, core, fill, one_broker, stream, world
-from tests.unit.readiness import until_unready
+from tests.unit.readiness import until_unready, why
 from tests.unit.routing.stream.giving_up import DEAD, NAME, brokers, dead
 
 FULL = f"stream 'OUT': {explained(10077, 'maximum messages exceeded')}"
@@ -108,7 +108,8 @@ async def test_a_deleted_stream_is_named(publishes: bool, autojump_clock: MockCl
         w.broker.delete_stream("OUT")
         if publishes:
             fill(w.broker, 1)
-        await until_unready(w, " (stream 'OUT' did, and was deleted or has other subjects now); ")
+        await until_unready(w, " (stream 'OUT' did, and was deleted or has other subjects now; ")
+        assert "the server reported that stream 'OUT' was deleted" in why(w)
         w.broker.add_stream("OUT", ["out.>"])
 
 
