@@ -111,7 +111,7 @@ async def test_delays_and_retries_survive_kills(
             return False
 
     async with running("run", "router.toml", cwd=tmp_path) as router:
-        await eventually(all_there, 60.0 + longest)
+        await eventually(all_there, 60.0 + longest + count / 25)
         router.send(signal.SIGTERM)
         assert await router.ended() == 0
     assert not router.logged("ROUTE_SCHEDULE_LOST")
