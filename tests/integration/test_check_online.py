@@ -58,13 +58,11 @@ def named(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 async def make_buckets(settings: Settings) -> None:
     """Create the buckets of an example, which a router does not."""
-    buckets = {
-        (one.connection, one.bucket)
-        for route in settings.routes
-        for one in (route.source, *route.to)
-        if one.bucket is not None
-    }
-    for connection, bucket in buckets:
+    sources = {(route.source.connection, route.source.bucket) for route in settings.routes}
+    destinations = {(one.connection, one.bucket) for route in settings.routes for one in route.to}
+    for connection, bucket in sources | destinations:
+        if bucket is None:
+            continue
         async with connect(str(settings.connections[connection].servers[0])) as client:
             await JetStream(client).create_stream(
                 f"KV_{bucket}", [f"$KV.{bucket}.>"], allow_rollup_hdrs=True, max_msgs_per_subject=5
