@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from router_trio.telemetry.logs.sentences import sentence
 from tests.integration.readiness import users
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
-from tests.support.raw_nats import RawClient, connect
+from tests.support.raw_nats import NoResponders, RawClient, connect
 from tests.support.server_version import needs_server
 from tests.support.servers import cluster, nats_server
 from tests.support.settings import settings, stream_route
@@ -183,7 +184,14 @@ async def test_with_two_of_three_servers_stopped_the_log_has_the_reason_of_the_s
                     one.cont()
             await eventually(lambda: readiness(live, trio.current_time())[0] == 200, 60, live.status)
             async with connect(node.url) as client:
-                await JetStream(client).publish("in.x", b"2", within=20)
+
+                async def published() -> bool:
+                    with suppress(NoResponders):  # until IN has a leader
+                        await JetStream(client).publish("in.x", b"2", within=20)
+                        return True
+                    return False
+
+                await eventually(published, 30)
             await eventually(lambda: live.routes[0].settled["routed"] == 2, 30)
 
 
