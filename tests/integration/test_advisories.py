@@ -154,6 +154,8 @@ async def test_revoked_advisories_end_no_link(tmp_path: Path) -> None:
             assert not watch.of("NATS_CONNECTION_LOST")
 
 
+@pytest.mark.nightly  # half a minute, in which servers elect
+@pytest.mark.timeout(180)
 async def test_with_two_of_three_servers_stopped_the_log_has_the_reason_of_the_server(tmp_path: Path) -> None:
     watch = Watch()
     async with cluster(tmp_path) as group:
@@ -177,8 +179,9 @@ async def test_with_two_of_three_servers_stopped_the_log_has_the_reason_of_the_s
                 line = sentence(event)
                 assert "has lost its quorum" in line
                 assert all(one.name in line for one in stopped), line
-                await eventually(lambda: "has lost its quorum" in str(readiness(live, trio.current_time())[1]), 10)
-                await eventually(lambda: "has lost its quorum" in str(live.status()["routes"]["route"]), 10)
+                # Beside trouble only, which the checks of the durable find: each waits for an answer.
+                await eventually(lambda: "has lost its quorum" in str(readiness(live, trio.current_time())[1]), 40)
+                await eventually(lambda: "has lost its quorum" in str(live.status()["routes"]["route"]), 40)
             finally:
                 for one in stopped:
                     one.cont()
