@@ -160,16 +160,7 @@ def required(names: Sequence[str], pointer: str) -> Check:
 
 def dependent_required(dependencies: Mapping[str, Sequence[str]], pointer: str) -> Check:
     """Return the check of `dependentRequired`."""
-    checks = {name: required(names, pointer) for name, names in dependencies.items()}
-
-    def check(value: Any, run: Run, seen: Seen) -> Miss | None:
-        if value.__class__ is dict:
-            for name, its in checks.items():
-                if name in value and (miss := its(value, run, seen)) is not None:
-                    return miss
-        return None
-
-    return check
+    return dependent_schemas({name: required(names, pointer) for name, names in dependencies.items()})
 
 
 def dependent_schemas(dependencies: Mapping[str, Check]) -> Check:
