@@ -140,8 +140,6 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._feeding = Feeding(routing, connection, dead_letters, self._pull_loop.lose)
         self._token = spec.token
         self._bucket = framing.wire(source.kind.subject_prefix(source))
-        self._longer = 0
-        """Bytes by which the subjects of the last batch are longer than those in the stream of a bucket."""
         self._key_of = routing.plan.partition_key
         self._deliveries = Deliveries(keeper, spec.stream, spec.durable)
         self._advisories.watch(self._advised)
@@ -381,11 +379,7 @@ class StreamSource(KeptSource[StreamKeeper]):
     def _take_over(self, messages: Sequence[framing.RawMessage]) -> None:
         """Have the dead letters of messages stored that the consumer does not deliver any more."""
         now, cursor = trio.current_time(), self._hand.cursor
-        if self._bucket:
-            messages = buckets.renamed(messages, self._bucket)
-        elif self._token:
-            messages = without_tokens(messages, self._token)
-        deliveries, _, _ = self._deliveries.read(messages, cursor, now)
+        deliveries, _, _ = self._deliveries.read(self._renamed(messages), cursor, now)
         if self._key_of is not None:
             for delivery in deliveries:
                 delivery.key = self._key_of(delivery.raw[0])
@@ -437,12 +431,10 @@ class StreamSource(KeptSource[StreamKeeper]):
     # --- its messages ---
 
     def _renamed(self, batch: Sequence[framing.RawMessage]) -> Sequence[framing.RawMessage]:
-        """Return a batch with the subjects of the bucket, also if that is a mirror of another one."""
-        renamed = buckets.renamed(batch, self._bucket)
-        self._longer = (
-            0 if renamed is batch else sum(len(raw[0]) for raw in renamed) - sum(len(raw[0]) for raw in batch)
-        )
-        return renamed
+        """Return a batch with the subjects of the bucket, also of a mirror of another one, or without partitions."""
+        if self._bucket:
+            return buckets.renamed(batch, self._bucket)
+        return without_tokens(batch, self._token) if self._token else batch
 
     def received(self, batch: Sequence[framing.RawMessage]) -> None:
         """Take over a batch that the link has read: deliveries, and statuses of pull requests."""
@@ -450,10 +442,11 @@ class StreamSource(KeptSource[StreamKeeper]):
         keeper, pull_loop = self.keeper, self._pull_loop
         pull_loop.heard(now)
         hand, schedule = self._hand, self._hand.schedule
-        if self._bucket:
-            batch = self._renamed(batch)
-        elif self._token:
-            batch = without_tokens(batch, self._token)
+        longer = 0
+        if self._bucket or self._token:
+            stored, batch = batch, self._renamed(batch)
+            if self._bucket and batch is not stored:
+                longer = sum(len(raw[0]) for raw in batch) - sum(len(raw[0]) for raw in stored)
         deliveries, columns, others = self._deliveries.read(batch, hand.cursor, now)
         if keeper.is_over:
             for delivery in deliveries:
@@ -473,7 +466,7 @@ class StreamSource(KeptSource[StreamKeeper]):
                     delivery.key = self._key_of(delivery.raw[0])
             alone = len(deliveries) == len(batch)
             size = framing.delivered_size(batch if alone else [delivery.raw for delivery in deliveries])
-            size += len(self._token) * len(deliveries) - self._longer  # the server counts its own subjects
+            size += len(self._token) * len(deliveries) - longer  # the server counts its own subjects
             again = hand.add(deliveries, columns, self._within, self._other_message)
             lag = hand.lag
             lag.received += len(deliveries)
