@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, did_you_mean, number, one_of
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, did_you_mean, number, one_of
+from router_trio.cli.stored_routes import add_route
 
 if TYPE_CHECKING:
     from router_trio.nats.command_link import CommandLink
@@ -27,10 +28,7 @@ PURGES_SINCE = (2, 14)
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of `schedules`."""
-    parser.add_argument(
-        "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
-    )
-    parser.add_argument("route", metavar="ROUTE", help="the name of the route")
+    add_route(parser, "the name of the route")
     parser.add_argument(
         "action", type=one_of(*ACTIONS), choices=ACTIONS, metavar="ACTION", help=f"one of {', '.join(ACTIONS)}"
     )

@@ -22,12 +22,12 @@ Bound = int | datetime
 """The first or the last message: a sequence or a time."""
 
 
-def add_route(parser: Parser) -> None:
-    """Add the configuration and the name of a route."""
+def add_route(parser: Parser, described: str = "the name of the route, which reads a stream") -> None:
+    """Add the configuration and the name of a route, `described` in the help."""
     parser.add_argument(
         "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
     )
-    parser.add_argument("route", metavar="ROUTE", help="the name of the route, which reads a stream")
+    parser.add_argument("route", metavar="ROUTE", help=described)
 
 
 def add_range(parser: Parser) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from router_trio.cli.command_line import Parser, UsageError, configuration, number, one_of
-from router_trio.cli.stored_routes import condition_of
+from router_trio.cli.command_line import Parser, UsageError, number, one_of
+from router_trio.cli.stored_routes import add_route, condition_of
 
 Action = Literal["list", "show", "redrive", "purge"]
 ACTIONS = get_args(Action)
@@ -15,10 +15,7 @@ ACTIONS = get_args(Action)
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of `dead-letters`."""
-    parser.add_argument(
-        "config", type=configuration, metavar="CONFIG", help="the configuration, a TOML file; - reads standard input"
-    )
-    parser.add_argument("route", metavar="ROUTE", help="the name of the route")
+    add_route(parser, "the name of the route")
     parser.add_argument(
         "action", type=one_of(*ACTIONS), choices=ACTIONS, metavar="ACTION", help=f"one of {', '.join(ACTIONS)}"
     )
