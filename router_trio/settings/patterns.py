@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from router_trio.errors import Problem, SubjectError
 from router_trio.errors.quotes import quoted
 from router_trio.subjects.functions import FUNCTIONS
-from router_trio.subjects.patterns import overlaps, validate_pattern
+from router_trio.subjects.patterns import overlaps, validate_pattern, validate_subject
 
 NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f.*>/\\]")
 """Characters that nats-server refuses in the name of a stream or a consumer."""
@@ -23,6 +23,16 @@ def check_name(path: str, name: str | None, refused: re.Pattern[str] = NOT_IN_NA
     found = refused.search(name) if name else None
     if found:
         yield Problem(path, f"{name!r} contains {found[0]!r}, which NATS does not allow; remove it")
+
+
+def check_own_subject(path: str, subject: str) -> Iterator[Problem]:
+    """Yield each problem of a subject below which the router has its own. The path ends with its key."""
+    try:
+        validate_subject(subject, what=path.rpartition(".")[2])
+    except SubjectError as error:
+        yield Problem(path, str(error))
+    if subject.startswith("$"):
+        yield Problem(path, "begins with '$', which NATS reserves; choose another name")
 
 
 def check_patterns(key: str, patterns: Sequence[str], where: Callable[[int], str], what: str) -> Iterator[Problem]:

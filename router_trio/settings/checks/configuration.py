@@ -23,7 +23,7 @@ from router_trio.settings.checks.resolve import Connections, Streams, by_name, r
 from router_trio.settings.checks.streams import valid_patterns
 from router_trio.settings.checks.transports import check_transport
 from router_trio.settings.examples import ExampleSettings
-from router_trio.settings.patterns import NOT_IN_NAMES, misplaced_placeholder
+from router_trio.settings.patterns import NOT_IN_NAMES, check_own_subject, misplaced_placeholder
 from router_trio.settings.problems import suggestion
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings
@@ -128,12 +128,7 @@ def _check_connections(connections: Connections) -> Iterator[Problem]:
                 path, "a connection's name has only letters, digits, '-' and single '_'; give it another name"
             )
         if connection is not None:
-            try:
-                validate_subject(connection.inbox_prefix, what="inbox_prefix")
-            except SubjectError as error:
-                yield Problem(f"{path}.inbox_prefix", str(error))
-            if connection.inbox_prefix.startswith("$"):
-                yield Problem(f"{path}.inbox_prefix", "begins with '$', which NATS reserves; choose another name")
+            yield from check_own_subject(f"{path}.inbox_prefix", connection.inbox_prefix)
             yield from _check_api(path, connection)
             yield from _check_authentication(path, connection)
             yield from check_files(path, connection)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from router_trio.errors import Problem, SubjectError
+from router_trio.errors import Problem
 from router_trio.errors.reasons import HANDLER_ERROR, TO_NAME
 from router_trio.settings.checks.content import check_expression
 from router_trio.settings.expressions import PER
-from router_trio.settings.patterns import check_name
+from router_trio.settings.patterns import check_name, check_own_subject
 from router_trio.settings.retry import RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, SourceSettings
 from router_trio.settings.units import MOST_MESSAGES, Rate, format_duration
-from router_trio.subjects.patterns import validate_subject
 
 _REASON = re.compile(rf"[a-z][a-z0-9_]*|{HANDLER_ERROR}:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
@@ -62,12 +61,7 @@ def check_schedule(
     if retry is None or (schedule := retry.schedule) is None:
         return
     yield from check_name(f"{path}.stream", schedule.stream)
-    try:
-        validate_subject(schedule.prefix, what="prefix")
-    except SubjectError as error:
-        yield Problem(f"{path}.prefix", str(error))
-    if schedule.prefix.startswith("$"):
-        yield Problem(f"{path}.prefix", "begins with '$', which NATS reserves; choose another name")
+    yield from check_own_subject(f"{path}.prefix", schedule.prefix)
     if any(one is not None and one.bucket is not None for one in to) or (source is not None and source.kind.is_bucket):
         text = "can't be combined with a bucket: an older value would replace a newer one of its key; remove it"
         yield Problem(path, text)
