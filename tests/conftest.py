@@ -13,8 +13,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from trio.testing import MockClock
 
 from router_trio.embedded import HOST
+from tests.support.clock import waits_for_threads
 from tests.support.proxy import TcpProxy, tcp_proxy
 from tests.support.servers import NatsServer, nats_server
 
@@ -71,6 +73,12 @@ def _nothing_left_behind() -> Iterator[None]:
     while busy := [thread for thread in threading.enumerate() if thread not in threads and _is_ours(thread)]:
         assert time.monotonic() < deadline, f"threads left behind: {busy}"
         busy[0].join(0.01)  # a process that was asked to end may need a moment
+
+
+@pytest.fixture
+def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """Return the autojump clock of pytest-trio, except that it waits for threads."""
+    return waits_for_threads(MockClock(), monkeypatch)
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from tests.contract.peers import Peer, open_peer
+from tests.support.clock import waits_for_threads
 from tests.support.server_version import why_not
 
 BY_WEBSOCKET = {"test_connecting": "wss", "test_core": "ws", "test_publishing": "ws", "test_lookups": "wss"}
@@ -42,8 +43,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def clock(kind: str) -> trio.abc.Clock | None:
-    return trio.testing.MockClock(autojump_threshold=0) if kind == "fake" else None
+def clock(kind: str, monkeypatch: pytest.MonkeyPatch) -> trio.abc.Clock | None:
+    return waits_for_threads(MockClock(), monkeypatch) if kind == "fake" else None
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ async def test_hanging_calls_are_reported_unless_others_return(autojump_clock: M
 
 
 async def test_a_blocking_handler_is_called_in_a_thread() -> None:
-    """On the real clock: the autojump clock does not know about threads."""
+    """On the real clock, like the barrier."""
     from threading import Barrier, current_thread, main_thread
 
     together = Barrier(3, timeout=10)
