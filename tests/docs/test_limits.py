@@ -34,6 +34,7 @@ NO_BOUNDS = {
     "MOST_WORKERS cli/run/command.py": "that of settings/sections.py, which is not imported for `--help`",
     "_TOKEN_BYTES protocol/schedules.py": "how long a digest of ours is",
     "MOST_ATTEMPTS routing/stream/retries/origin.py": "of a header of ours: another client has written it",
+    "MOST_ANSWERS routing/stream/retries/origin.py": "of the same header",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",
     "_ENTRY_BYTES routing/outlets/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
     "PASSWORD_BYTES embedded.py": "how long a password of ours is",

@@ -23,8 +23,12 @@ FIELDS = ("Subject", "Stream", "Sequence", "Time", "Deliveries", "Attempts", "St
 
 MOST_ATTEMPTS = 2**31
 
+MOST_ANSWERS = 2**31
+"""Answers of a handler to one message whose copies are recorded."""
+
 _RENAMED = re.compile(rb"\n((?i:Nats-|Router-Message-Id|Router-Origin-)[^:\r\n]*:)")
 _NAME = f"{PREFIX}Header-".encode()
+_SUBJECT = re.compile(rb"[^ \t\r\n]+")
 _OURS = re.compile(
     rb"\n(?:(?i:Nats-|Router-Message-Id)|Router-Origin-(?:%b):)[^\n]*" % "|".join(FIELDS).encode()
     + rb"(?:\n[ \t][^\n]*)*"
@@ -86,6 +90,8 @@ def without_origin(block: bytes, numbering: Numbering) -> tuple[Origin, bytes] |
         return None
     if not (0 <= deliveries <= LAST_SEQUENCE and 0 <= attempts <= MOST_ATTEMPTS):
         return None
+    if not _SUBJECT.fullmatch(subject):
+        return None
     failed = Failed(attempts, tried=True, numbering=numbering)
     _restore(failed, state, numbering)
     own = headers.removed(block, _OURS).replace(b"\n" + _NAME, b"\n")
@@ -109,14 +115,22 @@ def _restore(failed: Failed, state: bytes, numbering: Numbering) -> None:
     try:
         given = json.loads(state)
         for answer, name in given["copies"]:
-            if answer < 0:
-                failed.delivered.add(int(answer))
+            copy = _answer(answer)
+            if copy < 0:
+                failed.delivered.add(copy)
             elif name in places:
-                failed.delivered.add(int(answer) * len(numbering.names) + places[name])
+                failed.delivered.add(copy * len(numbering.names) + places[name])
         if given["strategy"] == numbering.strategy:
             for number, chosen in given["choices"].items():
                 real = [name for name in chosen if name is not None]  # mirrors got their copy at the first attempt
                 if all(name in places for name in real):
-                    failed.choices[int(number)] = [places[name] for name in real]
+                    failed.choices[_answer(int(number))] = [places[name] for name in real]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass  # written by another client: the route chooses and sends again
+
+
+def _answer(number: Any) -> int:
+    """Return the number of an answer. Raises ValueError for anything else, such as an infinity."""
+    if type(number) is not int or abs(number) > MOST_ANSWERS:
+        raise ValueError("not the number of an answer")
+    return number

@@ -225,6 +225,43 @@ async def test_a_message_that_another_client_published_there_is_routed_as_it_is(
     assert [one.subject for one in handler.calls] in ([], ["retry.d.route"])
 
 
+ORIGIN = {
+    "Subject": "in.a",
+    "Stream": "IN",
+    "Sequence": "1",
+    "Time": "1",
+    "Deliveries": "1",
+    "Attempts": "1",
+    "State": "{}",
+}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        pytest.param({"State": '{"copies":[[-1e999,""]]}'}, id="an infinite copy"),
+        pytest.param({"State": f'{{"copies":[[-{"9" * 4000},""]]}}'}, id="a huge copy"),
+        pytest.param({"State": "[" * 50_000}, id="deep"),
+        pytest.param({"Subject": "in.a b"}, id="a subject with a space"),
+        pytest.param({"Subject": "in.a 5 5"}, id="a subject that looks like a frame"),
+        pytest.param({"Subject": "in..\t>"}, id="a subject that is none"),
+        pytest.param({"Sequence": "9" * 400}, id="a long sequence"),
+        pytest.param({"Time": "1e9"}, id="a time that is no integer"),
+        pytest.param({"Attempts": "-1"}, id="negative attempts"),
+    ],
+)
+async def test_a_forged_origin_fails_one_message_at_most_and_stops_no_route(
+    forged: dict[str, str], autojump_clock: MockClock
+) -> None:
+    async with world(handlers=[route(Failing(0))], brokers=brokers()) as w:
+        headers = {f"Router-Origin-{name}": value for name, value in (ORIGIN | forged).items()}
+        w.broker.publish("retry.d.route", b"forged", headers)
+        await eventually(lambda: w.route.received == 1 and not w.route.in_hand, 10)
+        w.broker.publish("in.a", b"good")
+        await eventually(lambda: b"good" in w.payloads("OUT"), 10)
+        assert w.route.state == "running"
+
+
 async def test_a_schedule_that_is_not_confirmed_is_published_again_and_fires_once(autojump_clock: MockClock) -> None:
     handler = Failing(1)
     async with world(handlers=[route(handler)], brokers=brokers()) as w:
