@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from router_trio.errors import Problem, SubjectError
+from router_trio.errors import Problem
+from router_trio.settings.patterns import check_own_subject
 from router_trio.settings.routes.destinations.jetstream import JetStream
 from router_trio.settings.routes.destinations.keys import DestinationKeys
 from router_trio.settings.routes.destinations.kind import DestinationKind
 from router_trio.settings.units import parse_duration
-from router_trio.subjects.patterns import validate_subject
 
 _LIKE_A_DURATION = re.compile(r"[0-9][0-9a-z.]*")
 
@@ -32,31 +32,25 @@ class _Delayed(JetStream):
 
     def other_templates(self, to: DestinationKeys) -> tuple[str, ...]:
         # The last token is a digest; this one stands for all.
-        return () if _problem_of_prefix(to) else (f"{to.schedule_prefix}.digest",)
+        prefix = to.schedule_prefix
+        if prefix is None or any(check_own_subject("schedule_prefix", prefix)):
+            return ()
+        return (f"{prefix}.digest",)
 
     def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
         yield from super().check(path, to)
         for index, name in enumerate(to.headers.keep):
             text = f"{name!r} would steer how the schedule is stored, and not the delayed copy; remove it"
             yield Problem(f"{path}.headers.keep[{index}]", f"{text}; for the time to live of the copy there is `ttl`")
-        if (problem := _problem_of_prefix(to)) is not None:
-            yield Problem(f"{path}.schedule_prefix", problem)
-
-
-def _problem_of_prefix(to: DestinationKeys) -> str | None:
-    prefix = to.schedule_prefix
-    if prefix is None:
-        return "missing; with `delay`, copies are stored below this subject until they are due, such as 'later'"
-    try:
-        validate_subject(prefix, what="schedule_prefix")
-    except SubjectError as error:
-        return str(error)
-    if prefix.startswith("$"):
-        return "begins with '$', which NATS reserves; choose another name"
-    if f"{to.subject}.".startswith(f"{prefix}."):
-        text = f"{prefix!r} is a part of the destination {to.subject!r}, whose readers would receive the schedules"
-        return f"{text} as well; choose another name"
-    return None
+        prefix = f"{path}.schedule_prefix"
+        if to.schedule_prefix is None:
+            text = "missing; with `delay`, copies are stored below this subject until they are due, such as 'later'"
+            yield Problem(prefix, text)
+            return
+        yield from check_own_subject(prefix, to.schedule_prefix)
+        if f"{to.subject}.".startswith(f"{to.schedule_prefix}."):
+            text = f"{to.schedule_prefix!r} is a part of the destination {to.subject!r}, whose readers would receive "
+            yield Problem(prefix, f"{text}the schedules as well; choose another name")
 
 
 DELAYED: DestinationKind = _Delayed()
