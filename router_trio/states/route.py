@@ -167,10 +167,23 @@ class Behind:
     """
 
     pending: int
-    unsettled: int
-    elsewhere: int
-    seconds: float
+    unsettled: int = 0
+    elsewhere: int = 0
+    seconds: float = 0.0
     known_for: float = 0.0
+
+    @classmethod
+    def of_parts(cls, parts: Collection[Behind]) -> Behind | None:
+        """Return how far a route is behind whose parts are that far behind; None if there are none."""
+        if not parts:
+            return None
+        return cls(
+            sum(one.pending for one in parts),
+            sum(one.unsettled for one in parts),
+            sum(one.elsewhere for one in parts),
+            max(one.seconds for one in parts),
+            max(one.known_for for one in parts),
+        )
 
     @property
     def messages(self) -> int:

@@ -215,21 +215,13 @@ def _behind(reports: Sequence[RouteReport]) -> Behind | None:
     known = [one.behind for one in reports if one.behind is not None]
     if any(one.partitions is not None for one in reports):
         leading = [one for one in reports if one.partitions is not None and one.partitions.led]
-        return None if any(one.behind is None for one in leading) else _behind_in_partitions(known)
+        return None if any(one.behind is None for one in leading) else Behind.of_parts([*map(_alone, known)])
     return _behind_together(known)
 
 
-def _behind_in_partitions(workers: Sequence[Behind]) -> Behind | None:
-    """Return how far workers are behind that lead different partitions of a route."""
-    if not workers:
-        return None
-    return Behind(
-        sum(one.pending for one in workers),
-        sum(max(0, one.unsettled + one.elsewhere) for one in workers),
-        0,
-        max(one.seconds for one in workers),
-        max(one.known_for for one in workers),
-    )
+def _alone(worker: Behind) -> Behind:
+    """Return how far a worker is behind whose partitions no other one leads."""
+    return replace(worker, unsettled=max(0, worker.unsettled + worker.elsewhere), elsewhere=0)
 
 
 def _behind_together(workers: Sequence[Behind]) -> Behind | None:
