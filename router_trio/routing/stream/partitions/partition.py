@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -17,8 +16,8 @@ from router_trio.routing.resubscribe import SourceRetry
 from router_trio.routing.stream.consumer.lead import WHILE_DRAINING_EVERY, Lead
 from router_trio.routing.stream.consumer.lease import Lease
 from router_trio.routing.stream.keeper import StreamKeeper
+from router_trio.routing.stream.parts.status import PartStatus
 from router_trio.routing.stream.source import StreamPart, StreamSource
-from router_trio.states import STARTING, RouteState
 
 if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
@@ -41,36 +40,6 @@ class LeadListener(Protocol):
 
     def changed(self) -> None:
         """A partition has entered another state."""
-
-
-class PartitionStatus:
-    """The `SourceStatus` of one partition."""
-
-    def __init__(self, route: RouteState, number: int, changed: Callable[[], None]) -> None:
-        self.name: str = route.name
-        self.state: str = STARTING
-        self.reason: str | None = None
-        self.standby: bool = False
-        self.obstacles: dict[str, str] = {}
-        self._route = route
-        self._number = number
-        self._changed = changed
-
-    def enter(self, state: str, reason: str | None = None) -> None:
-        if (state, reason) != (self.state, self.reason):
-            self.state, self.reason = state, reason
-            self._changed()
-
-    def add_obstacle(self, cause: str, why: str) -> None:
-        self.obstacles[cause] = why
-        self._route.add_obstacle(self._named(cause), f"partition {self._number}: {why}")
-
-    def remove_obstacle(self, cause: str) -> None:
-        self.obstacles.pop(cause, None)
-        self._route.remove_obstacle(self._named(cause))
-
-    def _named(self, cause: str) -> str:
-        return f"{cause} of partition {self._number}"
 
 
 class Partition(StreamSource):
@@ -96,7 +65,7 @@ class Partition(StreamSource):
         """`owns_stream`: the stream was made for the partitions, so all of its durables are theirs."""
         self.number: int = number
         self.lease: Lease = Lease()
-        self.status: PartitionStatus = PartitionStatus(routing.state, number, listener.changed)
+        self.status: PartStatus = PartStatus(routing.state, f"partition {number}", listener.changed)
         self.settled: Latch = Latch()
         """Set when a message has left the hand; replaced by `give_away`, which waits for it."""
         self.since: float = trio.current_time()

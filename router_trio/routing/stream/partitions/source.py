@@ -36,7 +36,6 @@ from router_trio.routing.stream.consumer.limits import consumer_spec
 from router_trio.routing.stream.consumer.tokens import token_of
 from router_trio.routing.stream.in_hand import LeftInHand
 from router_trio.routing.stream.keeper import StreamKeeper
-from router_trio.routing.stream.partitions.keeper import PartitionsKeeper
 from router_trio.routing.stream.partitions.membership import (
     ELSEWHERE,
     GIVEN_UP,
@@ -46,6 +45,7 @@ from router_trio.routing.stream.partitions.membership import (
     Membership,
 )
 from router_trio.routing.stream.partitions.partition import Partition
+from router_trio.routing.stream.parts.keeper import PartsKeeper
 from router_trio.settings.routes.sources.partitioned import derived_stream, durables, partitioning_of
 from router_trio.states import FAILED, PAUSED, RUNNING, STARTING, Behind, Holder, Partitions
 
@@ -81,7 +81,7 @@ WHILE_ENDING_EVERY = 1.0
 """Seconds between two attempts to take messages back from the outboxes at the end of the route."""
 
 
-class PartitionedSource(KeptSource[PartitionsKeeper]):
+class PartitionedSource(KeptSource[PartsKeeper]):
     """The partitions of one route. It is the `LeadListener` of those that this process leads."""
 
     def __init__(
@@ -108,7 +108,8 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
         self._dead_letters = dead_letters
         self._router = router
         self.state.in_flight_limit = source.max_in_flight
-        self.keeper: PartitionsKeeper = PartitionsKeeper(routing, self._behind, self._shown)
+        # Another process gets what is not begun at the end.
+        self.keeper: PartsKeeper = PartsKeeper(routing, self._behind, StreamKeeper.lead_ends, self._shown)
         me: str = connection.platform.token_hex(8) if before is None else before._membership.me
         self._membership: Membership = Membership(me, partitioning.count)
         self._partitions: dict[int, Partition] = {}
@@ -447,16 +448,9 @@ class PartitionedSource(KeptSource[PartitionsKeeper]):
         Messages that their stream does not have yet are counted by the process that leads the first partition.
         """
         each = [one for number in self._led if (one := self._partitions[number].keeper.behind) is not None]
-        if not each:
-            return None
-        uncopied = self._found.lag if self._found is not None and 0 in self._led else 0
-        return Behind(
-            sum(one.pending for one in each) + uncopied,
-            sum(one.unsettled for one in each),
-            sum(one.elsewhere for one in each),
-            max(one.seconds for one in each),
-            max(one.known_for for one in each),
-        )
+        if each and self._found is not None and 0 in self._led:
+            each.append(Behind(pending=self._found.lag))
+        return Behind.of_parts(each)
 
     # --- the end ---
 

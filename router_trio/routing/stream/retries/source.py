@@ -6,7 +6,7 @@ stream of retries, and are received from there by a second durable when they are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,10 +24,11 @@ from router_trio.routing.source import KeptSource
 from router_trio.routing.stream.consumer.limits import consumer_spec
 from router_trio.routing.stream.in_hand import LeftInHand
 from router_trio.routing.stream.keeper import StreamKeeper
-from router_trio.routing.stream.partitions.keeper import PartitionsKeeper
+from router_trio.routing.stream.parts.keeper import PartsKeeper
+from router_trio.routing.stream.parts.status import PartStatus
 from router_trio.routing.stream.retries.deliveries import RetriedDeliveries
 from router_trio.routing.stream.source import StreamPart, StreamSource
-from router_trio.states import FAILED, PAUSED, RUNNING, STARTING, Behind, RouteState
+from router_trio.states import FAILED, PAUSED, RUNNING, Behind
 
 if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
@@ -41,46 +42,8 @@ COUNT_AGAIN_AFTER = 5.0
 """Seconds until the schedules are counted again if they could not be counted."""
 
 
-class RetriesStatus:
-    """The `SourceStatus` of the durable for due retries. The route still runs while that can't be read."""
-
-    def __init__(self, route: RouteState) -> None:
-        self.name: str = route.name
-        self.state: str = STARTING
-        self.reason: str | None = None
-        self.standby: bool = False
-        self.obstacles: dict[str, str] = {}
-        self._route = route
-
-    def enter(self, state: str, reason: str | None = None) -> None:
-        self.state, self.reason = state, reason
-        if state in (FAILED, PAUSED):
-            self._route.add_obstacle(RETRIES, f"{RETRIES}: {reason or state}")
-        elif state == RUNNING:
-            self._route.remove_obstacle(RETRIES)
-
-    def add_obstacle(self, cause: str, why: str) -> None:
-        self.obstacles[cause] = why
-        self._route.add_obstacle(f"{cause} of {RETRIES}", f"{RETRIES}: {why}")
-
-    def remove_obstacle(self, cause: str) -> None:
-        self.obstacles.pop(cause, None)
-        self._route.remove_obstacle(f"{cause} of {RETRIES}")
-
-
-class RetriesKeeper(PartitionsKeeper):
-    """The messages of one route, from its stream and from the stream of retries."""
-
-    def __init__(self, routing: Routing, behind: Callable[[], Behind | None]) -> None:
-        super().__init__(routing, behind, lambda: None)
-
-    def settle_rest(self) -> bool:
-        left = [keeper for keeper in self.hand.keepers if not keeper.settle_rest()]
-        return not left
-
-
 class _DueRetries(StreamSource):
-    """The durable for due retries."""
+    """The durable for due retries. The route still runs while that can't be read."""
 
     def __init__(
         self,
@@ -99,7 +62,8 @@ class _DueRetries(StreamSource):
             filters=(schedule.target,),
             deliver="all",
         )
-        part = StreamPart(spec, RetriesStatus(routing.state), None)
+        self.status: PartStatus = PartStatus(routing.state, RETRIES, self._show)
+        part = StreamPart(spec, self.status, None)
         super().__init__(routing, connection, emit, dead_letters, before, part)
         self._deliveries = RetriedDeliveries(self.keeper, spec.stream, spec.durable)
 
@@ -108,12 +72,20 @@ class _DueRetries(StreamSource):
         self._retry.first_try_over.set()
         self._connection.counters.succeed("subscribe")
 
+    def _show(self) -> None:
+        """Show among the obstacles of the route that due retries can't be read."""
+        state, reason = self.status.state, self.status.reason
+        if state in (FAILED, PAUSED):
+            self.state.add_obstacle(RETRIES, f"{RETRIES}: {reason or state}")
+        elif state == RUNNING:
+            self.state.remove_obstacle(RETRIES)
+
 
 def _look(part: StreamSource) -> None:
     part.look()
 
 
-class RetryingSource(KeptSource[RetriesKeeper]):
+class RetryingSource(KeptSource[PartsKeeper]):
     """The stream of one route, and the stream of its retries."""
 
     def __init__(
@@ -133,7 +105,7 @@ class RetryingSource(KeptSource[RetriesKeeper]):
         self._due = _DueRetries(schedule, routing, connection, emit, dead_letters, before[1])
         self._parts = (self._stream, self._due)
         self.first_try_over = self._stream.first_try_over
-        self.keeper: RetriesKeeper = RetriesKeeper(routing, self._behind)
+        self.keeper: PartsKeeper = PartsKeeper(routing, self._behind, StreamKeeper.settle_rest)
         for part in self._parts:
             self.keeper.add(part.keeper, partial(_look, part))
         self.look = self._look_each
@@ -185,15 +157,7 @@ class RetryingSource(KeptSource[RetriesKeeper]):
     def _behind(self) -> Behind | None:
         """Return how far the route is behind its stream, with the retries that are due."""
         behind, due = self._stream.keeper.behind, self._due.keeper.behind
-        if behind is None or due is None:
-            return behind
-        return Behind(
-            behind.pending + due.pending,
-            behind.unsettled + due.unsettled,
-            behind.elsewhere + due.elsewhere,
-            max(behind.seconds, due.seconds),
-            max(behind.known_for, due.known_for),
-        )
+        return behind if behind is None or due is None else Behind.of_parts((behind, due))
 
     # --- the end ---
 

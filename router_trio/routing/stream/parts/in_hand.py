@@ -1,4 +1,4 @@
-"""The messages in hand of all partitions of a route that this process leads, as one route takes them. Synchronous."""
+"""The messages in hand of all parts of a route, as one route takes them. Synchronous."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from router_trio.routing.stream.in_hand import place_of
 from router_trio.routing.stream.keeper import StreamKeeper
 
 
-class PartitionsInHand(InHand[StreamDelivery]):
-    """The messages in hand of all partitions. Its own schedule and limits have none."""
+class PartsInHand(InHand[StreamDelivery]):
+    """The messages in hand of all parts. Its own schedule and limits have none."""
 
     def __init__(self) -> None:
         super().__init__(ArrivalOrder(lambda delivery: delivery.order_key, place_of), NoValueLimit())
@@ -25,7 +25,7 @@ class PartitionsInHand(InHand[StreamDelivery]):
         """Keepers that may have a message to route, the next one first."""
 
     def add(self, keeper: StreamKeeper) -> None:
-        """Add the keeper of a partition."""
+        """Add the keeper of a part."""
         self.keepers.append(keeper)
 
     @property
@@ -62,7 +62,7 @@ class PartitionsInHand(InHand[StreamDelivery]):
         return bool(turns)
 
     def next(self, now: float) -> StreamDelivery | None:
-        """Take out the next message, of another partition than the last one if others have any."""
+        """Take out the next message, of another part than the last one if others have any."""
         for _ in range(len(self.keepers)):
             if not self._find_turns(now):
                 return None
@@ -91,9 +91,9 @@ class PartitionsInHand(InHand[StreamDelivery]):
 
 
 def keeper_of(delivery: StreamDelivery) -> StreamKeeper:
-    """Return the keeper of the partition of a message."""
+    """Return the keeper of the part of a message."""
     keeper = delivery.keeper
-    assert isinstance(keeper, StreamKeeper), "each partition has one"
+    assert isinstance(keeper, StreamKeeper), "each part has one"
     return keeper
 
 

@@ -1,8 +1,7 @@
-"""Keep the messages of all partitions of a route that this process leads: one route around several stream keepers.
+"""Keep the messages of all parts of a route: one route around several stream keepers.
 
-Each partition has a `StreamKeeper` of its own, which settles its messages. The next message is taken from the
-partitions in turn, and only from those whose lease holds. What concerns one message is passed to the keeper of its
-partition.
+Each part has a `StreamKeeper` of its own, which settles its messages. The next message is taken from the parts in turn,
+and only from those whose lease holds. What concerns one message is passed to the keeper of its part.
 """
 
 from __future__ import annotations
@@ -17,23 +16,28 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.in_hand import place_of
 from router_trio.routing.stream.keeper import StreamKeeper
-from router_trio.routing.stream.partitions.in_hand import PartitionsInHand, keeper_of
+from router_trio.routing.stream.parts.in_hand import PartsInHand, keeper_of
 from router_trio.states import Behind, Partitions
 
 
-class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
-    """The messages of one route, in all partitions that this process leads. All but `room` is synchronous."""
+class PartsKeeper(Keeper[StreamDelivery, PartsInHand]):
+    """The messages of one route, in all of its parts. All but `room` is synchronous."""
 
     def __init__(
         self,
         routing: Routing,
         behind: Callable[[], Behind | None],
-        partitions: Callable[[], Partitions | None],
+        settle_rest: Callable[[StreamKeeper], bool],
+        partitions: Callable[[], Partitions | None] | None = None,
     ) -> None:
-        """`behind` and `partitions` return what pages show."""
+        """`behind` and `partitions` return what pages show; by default the parts are no partitions.
+
+        `settle_rest` settles what waits in one part when nothing more is received, and returns True if nothing is left.
+        """
         super().__init__(routing, place_of)
-        self.hand: PartitionsInHand = PartitionsInHand()
+        self.hand: PartsInHand = PartsInHand()
         self._behind = behind
+        self._settle_rest = settle_rest
         self._partitions = partitions
         self._is_routed = False
 
@@ -41,10 +45,10 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
         """Keepers that were added before the route was known."""
 
     def add(self, keeper: StreamKeeper, look: Callable[[], None]) -> None:
-        """Add the keeper of a partition, which is routed from now on. `look` requests more of its messages."""
+        """Add the keeper of a part, which is routed from now on. `look` requests more of its messages."""
         self.hand.add(keeper)
         if self._is_routed:
-            keeper.routed_by(PartitionRoute(self.route, keeper, look))
+            keeper.routed_by(PartRoute(self.route, keeper, look))
         else:
             self._looks.append((keeper, look))
         if self.routes:
@@ -54,7 +58,7 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
         super().routed_by(route)
         self._is_routed = True
         for keeper, look in self._looks:
-            keeper.routed_by(PartitionRoute(route, keeper, look))
+            keeper.routed_by(PartRoute(route, keeper, look))
         self._looks.clear()
 
     # --- what pages show ---
@@ -78,7 +82,7 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
 
     @property
     def partitions(self) -> Partitions | None:
-        return self._partitions()
+        return None if self._partitions is None else self._partitions()
 
     @property
     def limited(self) -> int:
@@ -106,7 +110,7 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
         keeper_of(delivery).forward(delivery)
 
     def handled_again(self, seconds: float, now: float) -> None:
-        # Retries slow down the same handler, whichever partition the message is in.
+        # Retries slow down the same handler, whichever part the message is in.
         for keeper in self.hand.keepers:
             keeper.handled_again(seconds, now)
 
@@ -132,8 +136,7 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
     # --- the end ---
 
     def settle_rest(self) -> bool:
-        """Drop what is not begun: another process gets it. Return True if nothing is left in hand."""
-        left = [keeper for keeper in self.hand.keepers if not keeper.lead_ends()]
+        left = [keeper for keeper in self.hand.keepers if not self._settle_rest(keeper)]
         return not left
 
     def return_unrouted(self) -> bool:
@@ -157,11 +160,11 @@ class PartitionsKeeper(Keeper[StreamDelivery, PartitionsInHand]):
             keeper.retire()
 
 
-class PartitionRoute:
-    """The `RouteToWake` of one partition: wakes the route only for messages of its own."""
+class PartRoute:
+    """The `RouteToWake` of one part: wakes the route only for messages of its own."""
 
     def __init__(self, route: RouteToWake, keeper: StreamKeeper, look: Callable[[], None]) -> None:
-        """`look` requests more messages of the partition."""
+        """`look` requests more messages of the part."""
         self._route = route
         self._keeper = keeper
         self._look = look
