@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from math import inf
 from typing import Any
+from urllib.parse import urlsplit
 
 from jsonschema_specifications import REGISTRY
 from referencing.jsonschema import DRAFT7, DRAFT202012
@@ -39,13 +41,26 @@ def read(content: bytes) -> tuple[Document, str]:
     contents = _parsed(content)
     draft = _draft(contents)
     _check_against_draft(contents, draft)
-    document = Document(contents, DRAFT7 if draft == DRAFT_7 else DRAFT202012)
-    if len(document.subschemas) > MAX_SCHEMAS:
-        raise ValueError(f"has more than {MAX_SCHEMAS} schemas; divide it among routes")
-    for schema, _ in document.subschemas:
+    try:
+        document = Document(contents, DRAFT7 if draft == DRAFT_7 else DRAFT202012)
+    except ValueError as error:
+        raise _fault(_place_of_bad_id(contents, "#") or "#", f"is not a URI ({error}); correct it") from None
+    checked = 0
+    while checked < len(document.subschemas):  # a reference may lead to further ones
+        if len(document.subschemas) > MAX_SCHEMAS:
+            raise ValueError(f"has more than {MAX_SCHEMAS} schemas; divide it among routes")
+        schema, resolver = document.subschemas[checked]
+        checked += 1
         if isinstance(schema, dict):
-            _check_dialect(schema, draft, document.pointer(schema, "#"))
-            _check_patterns(schema, document.pointer(schema, "#"))
+            pointer = document.pointer(schema, "#")
+            _check_dialect(schema, draft, pointer)
+            _check_patterns(schema, pointer)
+            if schema.get("multipleOf") == inf:
+                raise _fault(f"{pointer}/multipleOf", "is too large for a double; correct it")
+        for target, there in _targets(document, schema, resolver):
+            if document.is_new(target):
+                _check_against_draft(target, draft, document.pointer(target, "#"))
+                document.add(target, there)
     graph = {id(schema): set(_in_place(document, schema, resolver)) for schema, resolver in document.subschemas}
     try:
         TopologicalSorter(graph).prepare()
@@ -58,6 +73,20 @@ def read(content: bytes) -> tuple[Document, str]:
 
 def _fault(pointer: str, text: str) -> ValueError:
     return ValueError(f"at {excerpt(pointer)}: {text}")
+
+
+def _place_of_bad_id(contents: Any, pointer: str) -> str:
+    """Return the pointer of the first `$id` that is not a URI, `""` if there is none."""
+    if isinstance(contents, dict) and isinstance(contents.get("$id"), str):
+        try:
+            urlsplit(contents["$id"])
+        except ValueError:
+            return f"{pointer}/$id"
+    items = (
+        contents.items() if isinstance(contents, dict) else enumerate(contents if isinstance(contents, list) else ())
+    )
+    found = (_place_of_bad_id(one, f"{pointer}/{escaped(str(key))}") for key, one in items)
+    return next((one for one in found if one), "")
 
 
 # --- JSON ---
@@ -79,6 +108,11 @@ def _parsed(content: bytes) -> Any:
         raise _too_deep() from None
     if _depth(contents) > MAX_SCHEMA_NESTING:
         raise _too_deep()
+    try:
+        json.dumps(contents, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        escape = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"contains {escape}, half of a surrogate pair, which no body has; remove it") from None
     if not isinstance(contents, dict | bool):
         raise ValueError('is not a JSON object; write a schema, such as {"type": "object"}')
     return contents
@@ -147,8 +181,8 @@ def _meta_schema(draft: str) -> tuple[Check | None, int, Document]:
     return Compiler(document, draft).root(), id(contents), document
 
 
-def _check_against_draft(contents: Any, draft: str) -> None:
-    """Raise ValueError for what the meta-schema of the draft does not allow."""
+def _check_against_draft(contents: Any, draft: str, pointer: str = "#") -> None:
+    """Raise ValueError for what the meta-schema of the draft does not allow in the schema at this pointer."""
     check, root, _ = _meta_schema(draft)
     assert check is not None
     try:
@@ -160,7 +194,7 @@ def _check_against_draft(contents: Any, draft: str) -> None:
     text = miss.rule.text
     if miss.path[:1] == ["type"] or miss.path[1:2] == ["type"]:
         text = f"must be one of {', '.join(TYPES)}, or a list of these{_near(contents, miss)}"
-    raise _fault(f"#{miss.pointer}", f"{text}; correct it")
+    raise _fault(f"{pointer}{miss.pointer}", f"{text}; correct it")
 
 
 def _near(contents: Any, miss: Miss) -> str:
@@ -222,20 +256,25 @@ def without_effect(document: Document, draft: str) -> Iterator[str]:
                 yield f"at {pointer}: {quoted(key)} is no keyword, so it has no effect; did you mean {near[0]!r}?"
 
 
-def _in_place(document: Document, schema: Any, resolver: Any) -> Iterator[int]:
-    """Yield the schemas that are applied to the same value. Raises ValueError for a reference that leads nowhere."""
-    if not isinstance(schema, dict):
-        return
+def _targets(document: Document, schema: Any, resolver: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the schemas that a schema refers to, with their resolvers. Raises ValueError for what is not a schema."""
     pointer = document.pointer(schema, "#")
     for keyword, reference in references_of(schema):
         try:
-            contents, _ = document.resolve(reference, resolver)
+            contents, there = document.resolve(reference, resolver)
         except UnresolvedError:
             raise _fault(f"{pointer}/{keyword}", _nowhere(reference)) from None
         if not isinstance(contents, dict | bool):
             raise _fault(f"{pointer}/{keyword}", f"{quoted(reference)} is not a schema; correct the reference")
-        if keyword == "$ref":
-            yield id(contents)
+        yield contents, there
+
+
+def _in_place(document: Document, schema: Any, resolver: Any) -> Iterator[int]:
+    """Yield the schemas that are applied to the same value."""
+    if not isinstance(schema, dict):
+        return
+    if "$ref" in schema:
+        yield id(document.resolve(schema["$ref"], resolver)[0])
     for keyword in IN_PLACE:
         below = schema.get(keyword)
         if keyword.startswith("depend"):

@@ -36,6 +36,7 @@ class Document:
         """The schemas of each dynamic anchor, by name and resource."""
         self.subschemas: list[tuple[Any, Resolver]] = []
         """All schemas of the document, with the resolver of each."""
+        self._schemas: set[int] = set()
         self._crawled: set[int] = set()
         self._kept: list[Any] = [contents]
         self._pointers: dict[int, str] = {}
@@ -53,6 +54,15 @@ class Document:
             for key, one in items:
                 self._locate(one, f"{pointer}/{escaped(str(key))}")
 
+    def is_new(self, schema: Any) -> bool:
+        """Return True for a part of the file that has not been found to be a schema: a reference leads to it."""
+        return isinstance(schema, dict) and id(schema) in self._pointers and id(schema) not in self._schemas
+
+    def add(self, schema: Any, resolver: Resolver) -> None:
+        """Add such a part, and the schemas in it, to `subschemas`."""
+        resource = self._specification.create_resource(schema)
+        self._crawl(resource, resolver, self.root(resolver), self.subschemas)
+
     def pointer(self, schema: Any, fallback: str) -> str:
         """Return the JSON pointer of a schema in the file; `fallback` if it is not part of it, as a meta-schema."""
         return self._pointers.get(id(schema), fallback)
@@ -64,6 +74,7 @@ class Document:
         contents = resource.contents
         if found is not None:
             found.append((contents, resolver))
+            self._schemas.add(id(contents))
         for anchor in resource.anchors():
             self._anchors[root, anchor.name] = anchor.resource.contents if isinstance(anchor, Anchor) else contents
             if isinstance(anchor, DynamicAnchor):
@@ -94,7 +105,8 @@ class Document:
                 return found.contents, found.resolver
             there = resolver.lookup(f"{uri}#").resolver
             return self._anchors[self.root(there), unquote(fragment)], there
-        except (Unresolvable, KeyError):
+        except (Unresolvable, KeyError, ValueError, TypeError):
+            # The library raises the last two for a pointer into a text or a number, and for what is not a URI.
             raise UnresolvedError(reference) from None
 
     def alternatives(self, reference: str, resolver: Resolver) -> tuple[str, dict[int, tuple[Any, Resolver]]] | None:
