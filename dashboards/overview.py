@@ -265,6 +265,25 @@ def _state() -> list[Panel]:
             alerts=["RouterMessageRetriedForLong"],
         ).span(12),
         lines(
+            "Schedules waiting",
+            "Delayed copies, and retries of each route that wait in another stream, as of the last minute. All "
+            "processes of a route know the same ones.",
+            "short",
+            query(f"max by (route, kind) ({of_route('router_route_schedules_waiting_count')})", "{{route}}: {{kind}}"),
+        ).span(12),
+        lines(
+            "Schedules",
+            "Schedules that were stored, retries that were received when they were due, and schedules that left the "
+            "stream of retries unpublished, within the last few scrapes.",
+            "short",
+            query(
+                total(events(of_route("router_route_schedules_stored_total")), "route", "kind"),
+                "{{route}}: {{kind}} stored",
+            ),
+            query(total(events(of_route("router_route_schedules_fired_total")), "route"), "{{route}}: fired"),
+            query(total(events(of_route("router_route_schedules_lost_total")), "route"), "{{route}}: lost"),
+        ).span(12),
+        lines(
             "Given up",
             "Messages that will not be retried, by the reason of their last failure, and messages whose dead letter "
             "was stored, within the last few scrapes.",

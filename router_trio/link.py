@@ -573,6 +573,13 @@ class Link(Protocol):
         """
         ...
 
+    async def count_subjects(self, stream: str, pattern: str) -> int:
+        """Return on how many subjects of `pattern` a stream has messages.
+
+        Raises `SourceError` as `find_streams`. Can be cancelled.
+        """
+        ...
+
     async def count_schedules(self, spec: SchedulesSpec) -> SchedulesCount:
         """Count the schedules of a stream of retries, for all routes and processes. Each lost one is reported once.
 

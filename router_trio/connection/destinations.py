@@ -20,6 +20,7 @@ from router_trio.connection.advisories import Advisories, WatchedStreams
 from router_trio.connection.duplicates import Duplicates
 from router_trio.connection.latch import Latch
 from router_trio.connection.source_streams import SourceStreams
+from router_trio.connection.waiting_schedules import WaitingSchedules
 from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import quoted
 from router_trio.events import (
@@ -99,6 +100,7 @@ class Destinations:
         self._duplicates = Duplicates(connection, emit)
         self.sources: SourceStreams = SourceStreams()
         """The streams read by routes that send to this connection."""
+        self._waiting_schedules = WaitingSchedules()
         self._known_to_ack_early: set[str] = set()
         self._connection = connection
         self._emit = emit
@@ -140,6 +142,7 @@ class Destinations:
             self._refusing.pop(one, None)
             self._last_stream.pop(one, None)
             self._core_looked_up.discard(one)
+            self._waiting_schedules.forget(one)
         self._by_subject.clear()
 
     # --- results of publishes ---
@@ -267,6 +270,7 @@ class Destinations:
         self._denied.clear()
         self._may_not_list = False
         self.sources.link_is_new()
+        self._waiting_schedules.link_is_new()
         for one in self._all:
             if one.refused_for is not None and one.refused_for[0] in _OF_ONE_LINK:
                 one.refused_for = None
@@ -287,6 +291,7 @@ class Destinations:
                 self._report(one)
             await self._duplicates.warn(link, self._streams.values(), may_ask=not self._unknown)
             await self._find_unconfirmed(link)
+            await self._waiting_schedules.look(link)
             await self._look_at_sources(link, until=began + pause)
 
     async def _look_at_sources(self, link: Link, until: float) -> None:
@@ -493,9 +498,11 @@ class Destinations:
         # Any of the streams may get a schedule, so one that loses it is enough.
         loses = next(filter(None, (_loses_schedules(stream, one.scheduled or "") for stream in streams)), None)
         one.loses_schedules = loses
+        self._waiting_schedules.stored_in(one, (stream.name for stream in streams))
         return loses
 
     def _missing(self, one: DestinationState, trouble: tuple[str, str]) -> None:
+        self._waiting_schedules.forget(one)
         if one.looked_up == trouble and one.got_through:
             self._elsewhere.add(one)
         one.found(None if one in self._elsewhere else trouble)

@@ -211,6 +211,10 @@ class FaultyLink:
         """Return the members of a group. Gets no faults."""
         return await self._link.members(group)
 
+    async def count_subjects(self, stream: str, pattern: str) -> int:
+        """Count subjects of a stream. Gets no faults."""
+        return await self._link.count_subjects(stream, pattern)
+
     async def count_schedules(self, spec: SchedulesSpec) -> SchedulesCount:
         """Count the schedules of a stream. Gets no faults."""
         return await self._link.count_schedules(spec)

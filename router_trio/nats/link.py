@@ -353,6 +353,11 @@ class NatsLink:
         self._let_client_listen()
         return await members_of(self.api, self._lookups, group, self.info)
 
+    async def count_subjects(self, stream: str, pattern: str) -> int:
+        await self.api.control.ready_client()
+        self._let_client_listen()
+        return await self._lookups.count_subjects(stream, pattern)
+
     async def count_schedules(self, spec: SchedulesSpec) -> SchedulesCount:
         await self.api.control.ready_client()
         from router_trio.nats.jetstream.schedules import Schedules

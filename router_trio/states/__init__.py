@@ -41,6 +41,7 @@ from router_trio.states.route import (
     LimitState,
     RouteState,
 )
+from router_trio.states.schedules import Schedules
 
 __all__ = [
     "BREAKER_GAUGE",
@@ -75,4 +76,5 @@ __all__ = [
     "Partitions",
     "RouteCounts",
     "RouteState",
+    "Schedules",
 ]

@@ -17,7 +17,7 @@ ROUTE_FATES = ("routed", "filtered", "dead_lettered", "given_up", "returned", "d
 _SUMS = ("received", "duplicates")
 """Plain integers of the ledger."""
 
-_MORE_SUMS = ("limited", "conflicts")
+_MORE_SUMS = ("limited", "conflicts", "fired", "schedules_lost")
 """Plain integers that are not part of a ledger."""
 
 _BY_LABEL = ("failed", "filtered", "given_up", "mirror_failed", "unanswered")
@@ -37,12 +37,14 @@ class RouteCounts:
         "failed",
         "fates",
         "filtered",
+        "fired",
         "forwarded",
         "given_up",
         "limited",
         "mirror_failed",
         "openings",
         "received",
+        "schedules_lost",
         "unanswered",
     )
 
@@ -55,6 +57,10 @@ class RouteCounts:
         """Messages delayed by the rate limit."""
         self.conflicts: int = 0
         """Values of a KV bucket that lost against one of another writer."""
+        self.fired: int = 0
+        """Scheduled retries received when they were due."""
+        self.schedules_lost: int = 0
+        """Scheduled retries that left their stream and were not published, as found by this process."""
         self.fates: dict[str, int] = dict.fromkeys(ROUTE_FATES, 0)
         """Messages by fate, except those of `forwarded`: see `RouteState.settled`."""
         self.delivered: dict[str, int] = dict.fromkeys(destinations, 0)

@@ -14,6 +14,7 @@ from router_trio.states.counts import RouteCounts
 from router_trio.states.failing import LastFailure
 from router_trio.states.histogram import Histogram
 from router_trio.states.partitions import Partitions
+from router_trio.states.schedules import Schedules
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
 
@@ -40,6 +41,7 @@ class DestinationState:
         "shown",
         "stream",
         "template",
+        "waiting",
         "waits_for_puback",
     )
 
@@ -74,6 +76,8 @@ class DestinationState:
         not_known = f"no stream is known yet that keeps schedules on {pattern!r}"
         self.loses_schedules: str | None = None if scheduled is None else not_known
         """Why nothing is sent there although it may be stored: its stream is not known to publish it later."""
+        self.waiting: int | None = None
+        """The schedules of it that were in its streams at the last look; None while that is not known, or for none."""
         self.route: RouteState = route
         self._dead_letters = dead_letters
         # Otherwise the count includes other destinations, or there is none, as for scheduled retries.
@@ -102,6 +106,11 @@ class DestinationState:
     def dead_letters(self) -> bool:
         """True if it receives the messages that the route gives up."""
         return self._dead_letters
+
+    @property
+    def retries(self) -> bool:
+        """True if it stores the scheduled retries of its route, and no copies."""
+        return self.scheduled is not None and self.template not in self.route.destinations
 
     @property
     def trouble(self) -> tuple[str, str] | None:
@@ -271,6 +280,13 @@ class LimitState:
         self.per = per
 
 
+def _waiting(ends: Sequence[DestinationState]) -> int | None:
+    """Return how many schedules of these destinations wait, which may share their subjects; None if not known."""
+    found = {(one.connection, one.pattern): one.waiting for one in ends}
+    known = [count for count in found.values() if count is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
 class RouteState(RouteCounts):
     """State and counters of one route. `destinations` are the templates, in order, and the values of the label."""
 
@@ -432,6 +448,24 @@ class RouteState(RouteCounts):
     def partitions(self) -> Partitions | None:
         """The partitions that the route shares with other processes; None if it has none."""
         return self.holder.partitions
+
+    @property
+    def delays(self) -> Schedules | None:
+        """The delayed copies of the route; None if no destination has a delay."""
+        ends = [one for one in self.to if one.scheduled is not None and not one.retries]
+        if not ends:
+            return None
+        routed = self.routed
+        stored = sum(routed.get(template, 0) for template in {one.template for one in ends})
+        return Schedules(stored, _waiting(ends))
+
+    @property
+    def scheduled_retries(self) -> Schedules | None:
+        """The retries of the route that wait in another stream; None if it has no such stream."""
+        ends = [one for one in self.to if one.retries]
+        if not ends:
+            return None
+        return Schedules(self.fates["scheduled"], _waiting(ends), self.fired, self.schedules_lost)
 
     @property
     def waiting_for_limit(self) -> int:

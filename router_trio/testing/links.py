@@ -264,6 +264,9 @@ class FakeLink:
     async def ensure_partitioned(self, wanted: PartitionedSpec) -> PartitionedStream:
         return await self.look_up(lambda now: self._network.server.ensure_partitioned(wanted, now))
 
+    async def count_subjects(self, stream: str, pattern: str) -> int:
+        return await self.look_up(lambda now: self._network.server.count_subjects(stream, pattern, now))
+
     async def count_schedules(self, spec: SchedulesSpec) -> SchedulesCount:
         return await self.look_up(lambda now: self._network.server.count_schedules(spec, now))
 

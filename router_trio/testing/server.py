@@ -342,6 +342,13 @@ class Server:
             return SourceError(f"the stream {name!r} has no leader, which alone answers", reason=reasons.TIMEOUT)
         return None if stream is None else stream.state
 
+    def count_subjects(self, name: str, pattern: str, now: float) -> int | SourceError:
+        """Return on how many subjects of `pattern` a stream has messages, or the error."""
+        state = self.state_of_stream(name, now)
+        if isinstance(state, SourceError):
+            return state
+        return 0 if state is None else self.streams[name].count_subjects(pattern)
+
     def count_schedules(self, spec: SchedulesSpec, now: float) -> SchedulesCount | SourceError:
         """Return the schedules of a stream, or the error. Published messages stay in the stream."""
         for request in (f"STREAM.INFO.{spec.stream}", f"STREAM.MSG.GET.{spec.stream}"):

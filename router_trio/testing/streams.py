@@ -298,6 +298,11 @@ class Stream:
             self._deleted.add(before.sequence)
         return before is not None
 
+    def count_subjects(self, pattern: str) -> int:
+        """Return on how many subjects of `pattern` there are messages."""
+        found = {one.subject for one in self.stored if one.sequence not in self._deleted}
+        return sum(matches(pattern, subject) for subject in found)
+
     def publish_schedule(self, subject: str, now: float) -> Stored:
         """Publish the message of the schedule on a subject, and delete the schedule. Return the message."""
         publish = self.schedules[subject].publish

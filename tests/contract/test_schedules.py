@@ -171,3 +171,16 @@ async def test_schedules_that_were_lost_before_the_first_count_are_not_reported(
             await peer.delete_schedule("RETRY", "retry.s.a.1")
             assert await link.count_schedules(RETRIES) == SchedulesCount(1, 0, 1, 0)
         assert (await link.count_schedules(RETRIES)).lost == 0
+
+
+async def test_the_subjects_of_a_stream_are_counted(peer: Peer, kind: str) -> None:
+    listener = Recorder()
+    async with link_of(peer, listener) as link:
+        await link.ensure_stream(RETRY)
+        assert await link.count_subjects("RETRY", "retry.s.a.*") == 0
+        for n in range(3):
+            block = schedule(kind, 60.0, target=b"retry.d.a", message_id=f"id-{n}")
+            await link.send([operation_with_ack(n, b"retry.s.%b.%d" % (b"ab"[n // 2 :][:1], n), headers=block)])
+        await listener.until(lambda recorder: len(recorder.acks) == 3)
+        assert await link.count_subjects("RETRY", "retry.s.a.*") == 2
+        assert await link.count_subjects("RETRY", "retry.s.>") == 3

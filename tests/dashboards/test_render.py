@@ -23,6 +23,7 @@ from tests.dashboards.committed import dashboard
 
 WINDOW = Window(start=1000.0, end=1060.0, step=1, scrape_interval=1)
 LABELS = {
+    "kind": ("delay", "retry"),
     "connection": ("edge", "core"),
     "instance": ("router-1",),
     "route": ("orders",),

@@ -25,6 +25,7 @@ from router_trio.nats.jetstream.api import (
     ApiError,
     Stored,
     StreamInfo,
+    answer_of,
     nanoseconds,
     no_jetstream,
     required_level,
@@ -42,6 +43,9 @@ T = TypeVar("T")
 
 LOOK_UP_WITHIN = 2.0
 """Seconds to wait for the answer to one lookup of a message."""
+
+_BEHIND_ALL = 2**31 - 1
+"""An offset behind all subjects of a stream."""
 
 _NAME = re.compile(r"[^\s.*>/\\]{1,255}")
 
@@ -150,6 +154,15 @@ class Lookups:
             stream_config(info).loses_schedules,
             info.allow_message_ttl,
         )
+
+    async def count_subjects(self, stream: str, pattern: str) -> int:
+        """Return on how many subjects of `pattern` a stream has messages, as `link.Link.count_subjects` does."""
+        # A page behind all subjects has their number and none of them.
+        body = json.dumps({"subjects_filter": pattern, "offset": _BEHIND_ALL}).encode()
+        try:
+            return await self.ask(f"STREAM.INFO.{stream}", body, lambda answer: answer_of(answer).number("total", 0))
+        except ApiError as error:
+            raise lookup_error(error) from error
 
     async def newest(self, stream: str, subject: str) -> Newest | None:
         """Return the newest message with this subject, as `link.Link.newest` does."""

@@ -43,6 +43,8 @@ class DestinationReport:
     shown: Mapping[str, str | bool]
     dead_letters: bool
     trouble: tuple[str, str] | None
+    scheduled: str | None = None
+    waiting: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,5 +172,13 @@ def _partitions(partitions: Partitions | None) -> Partitions | None:
 
 def _destination(one: DestinationState) -> DestinationReport:
     return DestinationReport(
-        one.connection, one.template, one.pattern, one.waits_for_puback, one.shown, one.dead_letters, one.trouble
+        one.connection,
+        one.template,
+        one.pattern,
+        one.waits_for_puback,
+        one.shown,
+        one.dead_letters,
+        one.trouble,
+        one.scheduled,
+        one.waiting,
     )

@@ -281,8 +281,12 @@ def _destinations(state: RouteState, shape: RouteReport, reports: Mapping[int, R
             waits_for_puback=one.waits_for_puback,
             shown=one.shown,
             dead_letters=one.dead_letters,
+            scheduled=one.scheduled,
         )
         to.looked_up = None
+        ends = [report.to[index] for report in reports.values() if index < len(report.to)]
+        # Each of them has looked at the same streams, within the last minute.
+        to.waiting = max((end.waiting for end in ends if end.waiting is not None), default=None)
         for number, report in reports.items():
             trouble = report.to[index].trouble if index < len(report.to) else None
             if trouble is not None:

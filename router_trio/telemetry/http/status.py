@@ -199,6 +199,7 @@ def _route(route: RouteState) -> dict[str, Any]:
         "dead_lettered": route.dead_lettered,
         **_behind(route),
         **route_partitions(route),
+        **_schedules(route),
         **_failing(route),
         **_flow(route),
         "ledger": route_ledger(route),
@@ -241,6 +242,21 @@ def _behind(route: RouteState) -> dict[str, Any]:
     return {
         "behind": None if behind is None else {"messages": behind.messages, "seconds": round(behind.seconds, 3)},
     }
+
+
+def _schedules(route: RouteState) -> dict[str, Any]:
+    """Return the schedules of a route with delays or scheduled retries; None for a number that is not known."""
+    shown: dict[str, dict[str, int | None]] = {}
+    if (delays := route.delays) is not None:
+        shown["delays"] = {"scheduled": delays.stored, "waiting": delays.waiting}
+    if (retries := route.scheduled_retries) is not None:
+        shown["retries"] = {
+            "scheduled": retries.stored,
+            "fired": retries.fired,
+            "waiting": retries.waiting,
+            "lost": retries.lost,
+        }
+    return {"schedules": shown} if shown else {}
 
 
 def route_partitions(route: RouteState) -> dict[str, Any]:

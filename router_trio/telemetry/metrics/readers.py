@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from router_trio.settings.reload.state import RELOAD_OUTCOMES
-from router_trio.states import BREAKER_GAUGE, Behind, Partitions, RouteState
+from router_trio.states import BREAKER_GAUGE, Behind, Partitions, RouteState, Schedules
 from router_trio.telemetry.metrics.metric import Labels, Numbers, Sources
 from router_trio.telemetry.view import ConnectionView
 
@@ -72,6 +72,28 @@ def partitions(number: Callable[[Partitions], float]) -> Numbers:
     def read(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:
         found = route.partitions
         return [] if found is None else [((), number(found))]
+
+    return read
+
+
+def schedules(number: Callable[[Schedules], float | None]) -> Numbers:
+    """Return a reader of one value of the schedules of a route, by kind, as far as it has them and knows the value."""
+
+    def read(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:
+        for kind, found in (("delay", route.delays), ("retry", route.scheduled_retries)):
+            if found is not None and (value := number(found)) is not None:
+                yield (kind,), value
+
+    return read
+
+
+def retries(number: Callable[[Schedules], float | None]) -> Numbers:
+    """Return a reader of one value of a route with scheduled retries."""
+
+    def read(sources: Sources, route: RouteState) -> Iterable[tuple[Labels, float]]:
+        found = route.scheduled_retries
+        value = None if found is None else number(found)
+        return [] if value is None else [((), value)]
 
     return read
 

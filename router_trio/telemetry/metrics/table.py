@@ -326,6 +326,41 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         readers.partitions(lambda partitions: partitions.uncopied),
     ),
     Metric(
+        "router_route_schedules_stored_total",
+        "counter",
+        ROUTES,
+        ("kind",),
+        "Schedules that this process stored, by kind: delay (copies for destinations with a delay) or retry (messages "
+        "that wait for their next attempt). Only for routes with such a destination, or with a schedule for retries.",
+        readers.schedules(lambda schedules: schedules.stored),
+    ),
+    Metric(
+        "router_route_schedules_waiting_count",
+        "gauge",
+        ROUTES,
+        ("kind",),
+        "Schedules of the route that its streams had and had not published yet, at most a minute ago, whichever "
+        "process stored them. Absent while it is not known.",
+        readers.schedules(lambda schedules: schedules.waiting),
+    ),
+    Metric(
+        "router_route_schedules_fired_total",
+        "counter",
+        ROUTES,
+        (),
+        "Scheduled retries that this process received when they were due. Only for routes with a schedule for retries.",
+        readers.retries(lambda schedules: schedules.fired),
+    ),
+    Metric(
+        "router_route_schedules_lost_total",
+        "counter",
+        ROUTES,
+        (),
+        "Schedules that left the stream of retries and will not be published, as found by this process. If several "
+        "routes share the stream, the route that counted first has them. Only for routes with a schedule for retries.",
+        readers.retries(lambda schedules: schedules.lost),
+    ),
+    Metric(
         "router_route_ledger_unbalanced",
         "gauge",
         ROUTES,

@@ -222,6 +222,7 @@ class _Eyes:
         self.ensure_stream = link.ensure_stream
         self.take_the_lead = link.take_the_lead
         self.ensure_partitioned = link.ensure_partitioned
+        self.count_subjects = link.count_subjects
         self.count_schedules = link.count_schedules
         self.members = link.members
 

@@ -69,6 +69,7 @@ class RetriedDeliveries(Deliveries):
             return delivery
         came, block = found
         if not cursor.knows(delivery.sequence):
+            self._keeper.state.fired += 1
             cursor.failures.restore(delivery.sequence, came.failed)
         frame = framing.publish(came.subject, framing.payload(raw), reply=raw[1], headers=block)
         return RetriedDelivery(delivery, framing.published(frame), came)

@@ -137,6 +137,7 @@ class RetryingSource(KeptSource[PartsKeeper]):
             await trio.sleep(pause)
 
     def _report_lost(self, count: SchedulesCount) -> None:
+        self.state.schedules_lost += count.lost
         self._emit(
             RouteScheduleLost(
                 at=trio.current_time(),

@@ -25,7 +25,17 @@ from router_trio.router.workers.counts.process_numbers import process_lines, tog
 from router_trio.router.workers.sums import NO_WORKER, RouterSum, causes_first, sum_up
 from router_trio.settings import Settings
 from router_trio.settings.reload.state import ConfigState
-from router_trio.states import RECONNECTING, STARTING, Behind, BreakerState, Held, Partitions, RouteState
+from router_trio.states import (
+    RECONNECTING,
+    STARTING,
+    Behind,
+    BreakerState,
+    DestinationState,
+    Held,
+    Partitions,
+    RouteState,
+    Schedules,
+)
 from router_trio.telemetry.http.status import status
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.metrics.metric import Sources
@@ -62,7 +72,7 @@ def left_by(view: View) -> Counts:
 
 def summed(views: list[View], gone: Counts | None = None) -> RouterSum:
     reports = {number: report_of(view) for number, view in enumerate(views, 1)}
-    shapes = {route.name: route for report in [*reports.values(), report_of(router())] for route in report.routes}
+    shapes = {route.name: route for report in [report_of(router()), *reports.values()] for route in report.routes}
     return sum_up(SETTINGS, reports, gone or {}, shapes, ConfigState(SETTINGS, 0.0))
 
 
@@ -263,6 +273,29 @@ def test_workers_lead_their_partitions_together() -> None:
     }
     assert "partitions" not in status(pages, 0.0)["routes"]["passed"]
     assert partitions_of((None, None)).partitions is None
+
+
+def test_workers_have_looked_at_the_same_schedules() -> None:
+    views = [router(), router(), router()]
+    for view, waiting in zip(views, (7, None, 5), strict=True):
+        route = view.routes[0]
+        route.fired, route.schedules_lost = 2, 1
+        route.fates["scheduled"] = 4
+        shown: dict[str, str | bool] = {"subject": "retry.d.stored", "jetstream": True}
+        to = DestinationState(
+            route,
+            "main",
+            "retry.d.stored",
+            "retry.s.stored.*",
+            waits_for_puback=True,
+            shown=shown,
+            scheduled="retry.d.stored",
+        )
+        to.waiting = waiting
+        route.to = [to]
+    found = summed(views).routes[0]
+    assert found.scheduled_retries == Schedules(12, 7, 6, 3)
+    assert found.delays is None
 
 
 def test_workers_with_partitions_are_behind_by_the_sum() -> None:
