@@ -56,6 +56,13 @@ _FLAT = frozenset({
 """Keywords whose checks cost little, or charge what they cost; and those that check nothing."""
 
 
+_LISTING = (
+    "properties", "required", "dependencies", "dependentRequired", "dependentSchemas", "prefixItems", "allOf", "anyOf",
+    "oneOf",
+)  # fmt: skip
+"""Keywords that go through the names or schemas that they list, besides `items` in draft 7."""
+
+
 class _Cell:
     """The check of a schema, which is known only once the schema is compiled: a schema may refer to itself."""
 
@@ -92,7 +99,7 @@ class Compiler:
         if schema is True:
             return None
         if schema is False:
-            return keywords.always(Rule(pointer, "must not be there"))
+            return keywords.never(Rule(pointer, "must not be there"))
         return self._cell(schema, resolver, pointer).check
 
     def _cell(self, schema: dict[str, Any], resolver: Resolver, pointer: str) -> _Cell:
@@ -113,8 +120,7 @@ class Compiler:
         last = found.unevaluated()
         if not checks and not last:
             return None
-        named = len(schema.get("properties", ())) + len(schema.get("required", ()))
-        weight = 3 + len(checks) + (named >> 1) + found.weight_of_fields
+        weight = _weight(len(checks), found.listed) + found.weight_of_fields
         check = _all(checks, weight)
         if last:
             return _with_marks_of_its_own(check, last)
@@ -162,6 +168,11 @@ class Compiler:
             return None if static is None else static(value, run, seen)
 
         return check
+
+
+def _weight(checks: int, listed: int) -> int:
+    """Return the charge for a value that is compared with so many keywords, which go through what they list."""
+    return 3 + checks + (listed >> 1)
 
 
 def _all(checks: list[Check], weight: int) -> Check:
@@ -262,6 +273,16 @@ class _Schema:
         """True if no keyword is about parts of a value, or applies another schema: each has a fixed cost."""
         return self._schema.keys() <= _FLAT
 
+    @property
+    def listed(self) -> int:
+        """The number of names and schemas that the keywords go through for each value."""
+        lists = [self._schema[keyword] for keyword in _LISTING if keyword in self._schema]
+        items = self._schema.get("items")
+        # A keyword of the other draft has any value.
+        return sum(
+            len(one) for one in [*lists, items if isinstance(items, list) else []] if isinstance(one, list | dict)
+        )
+
     def checks(self) -> list[Check | None]:
         """Return the checks of all keywords but `unevaluated...`."""
         return [*self._of_any_type(), *self._of_objects(), *self._of_lists(), *self._of_the_value_itself()]
@@ -307,8 +328,7 @@ class _Schema:
         if "required" in schema:
             found.append(keywords.required(schema["required"], f"{self._pointer}/required"))
         if "dependentRequired" in schema and not self._compiler.is_draft_7:
-            pointer = f"{self._pointer}/dependentRequired"
-            found.append(keywords.dependent_required(schema["dependentRequired"], pointer))
+            found.append(self._dependent_required("dependentRequired", schema["dependentRequired"]))
         if "properties" in schema:
             fields = {name: self._below(one, "properties", name) for name, one in schema["properties"].items()}
             bare = {name: self._compiler.bare(one) for name, one in fields.items()}
@@ -333,7 +353,7 @@ class _Schema:
     def _rest(self, keyword: str, text: str) -> tuple[Rule, Check | None]:
         """Return the rule and the check of the parts that other keywords do not name."""
         rule, schema = self._rule(keyword, text), self._schema[keyword]
-        return rule, keywords.always(rule) if schema is False else self._below(schema, keyword)
+        return rule, keywords.never(rule) if schema is False else self._below(schema, keyword)
 
     def _of_lists(self) -> list[Check | None]:
         schema, found = self._schema, list[Check | None]()
@@ -395,9 +415,18 @@ class _Schema:
         lists = {name: one for name, one in dependencies.items() if isinstance(one, list)}
         schemas = {name: self._below(one, keyword, name) for name, one in dependencies.items() if name not in lists}
         return [
-            keywords.dependent_required(lists, f"{self._pointer}/{keyword}") if lists else None,
+            self._dependent_required(keyword, lists) if lists else None,
             keywords.dependent_schemas({name: one for name, one in schemas.items() if one is not None}),
         ] * bool(dependencies)
+
+    def _dependent_required(self, keyword: str, dependencies: Mapping[str, list[str]]) -> Check:
+        pointer = f"{self._pointer}/{keyword}"
+        return keywords.dependent_schemas(
+            {
+                name: _all([keywords.required(names, pointer)], _weight(1, len(names)))
+                for name, names in dependencies.items()
+            }
+        )
 
     def unevaluated(self) -> list[Check]:
         """Return the checks of `unevaluatedProperties` and `unevaluatedItems`, which come last."""

@@ -42,6 +42,8 @@ _NAMES = {
 _NUMBERS = _CLASSES["number"]
 _SEARCH = 8
 """The cost of a search for a pattern in a short text."""
+_FALSE = 5
+"""The cost of comparing a value with the schema `false`."""
 
 
 def of_type(types: Sequence[str], pointer: str) -> Check:
@@ -158,13 +160,8 @@ def required(names: Sequence[str], pointer: str) -> Check:
     return check
 
 
-def dependent_required(dependencies: Mapping[str, Sequence[str]], pointer: str) -> Check:
-    """Return the check of `dependentRequired`."""
-    return dependent_schemas({name: required(names, pointer) for name, names in dependencies.items()})
-
-
 def dependent_schemas(dependencies: Mapping[str, Check]) -> Check:
-    """Return the check of `dependentSchemas`."""
+    """Return the check of `dependentSchemas`, and of `dependentRequired` with the checks of `required`."""
 
     def check(value: Any, run: Run, seen: Seen) -> Miss | None:
         if value.__class__ is dict:
@@ -298,6 +295,8 @@ def contains(its: Check | None, least: float, most: float | None, rules: tuple[R
     def check(value: Any, run: Run, seen: Seen) -> Miss | None:
         if value.__class__ is not list:
             return None
+        if its is None:  # no check that charges each element
+            run.budget.spend(len(value))
         found = 0
         for index, one in enumerate(value):
             if its is None or its(one, run, None if seen is None else set()) is None:
@@ -428,6 +427,11 @@ def unevaluated(kind: type[Any], its: Check | None, rule: Rule) -> Check:
     return check
 
 
-def always(rule: Rule) -> Check:
-    """Return the check that no value passes."""
-    return lambda value, run, seen: rule.miss()
+def never(rule: Rule) -> Check:
+    """Return the check of the schema `false`, which fits no value."""
+
+    def check(value: Any, run: Run, seen: Seen) -> Miss | None:
+        run.budget.spend(_FALSE)
+        return rule.miss()
+
+    return check

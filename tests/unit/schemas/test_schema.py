@@ -199,6 +199,26 @@ HOSTILE: dict[str, tuple[Any, Any, str | None]] = {
         "the body has a field that no schema allows",
     ),
     "many names": ({"required": [str(i) for i in range(8_000)]}, {str(i): 1 for i in range(8_000)}, None),
+    "many dependencies": (
+        {"items": {"dependentRequired": {str(i): ["a"] for i in range(8_000)}}}, [{}] * 60_000, TOO_MUCH,
+    ),
+    "many dependencies in draft 7": (
+        {"$schema": f"{DRAFT_7}#", "items": {"dependencies": {str(i): ["a"] for i in range(8_000)}}}, [{}] * 60_000,
+        TOO_MUCH,
+    ),
+    "names that many names depend on": (
+        {"items": {"dependentRequired": {str(i): [f"n{j}" for j in range(400)] for i in range(80)}}},
+        [{f"{i}" if i < 80 else f"n{i - 80}": 1 for i in range(480)}] * 400, TOO_MUCH,
+    ),
+    "many schemas that nothing fits": ({"items": {"anyOf": [False] * 1_900 + [True]}}, [1] * 60_000, TOO_MUCH),
+    "one of many schemas": ({"items": {"oneOf": [False] * 1_900 + [True]}}, [1] * 60_000, TOO_MUCH),
+    "many schemas that all elements fit": (
+        {"allOf": [{"contains": True, "maxContains": 10**9}] * 900}, [1] * 200_000, TOO_MUCH,
+    ),
+    "references to many first elements": (
+        {"items": {"allOf": [{"$ref": "#/$defs/a"}] * 900},
+         "$defs": {"a": {"prefixItems": [*([True] * 900), {"type": "null"}]}}}, [[1] * 900] * 100, TOO_MUCH,
+    ),
     "decimals": ({"items": {"multipleOf": 1e-300}}, [1.7e308] * 100_000, TOO_MUCH),
 }  # fmt: skip
 
