@@ -1,6 +1,6 @@
 """Compile a checked document to closures: one for each schema and each keyword.
 
-What is the same for every value is done here: patterns are compiled, references resolved, and rules have their texts.
+Work that does not depend on the value is done here: patterns are compiled, references resolved, texts of rules made.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from router_trio.schemas.references import Document, Resolver
 from router_trio.schemas.values import TooDeepError
 
 MAX_REFERENCES = 64
-"""Maximum number of nested references while a body is judged: recursive schemas fit bodies of about this depth."""
+"""Maximum number of nested references while a body is validated: recursive schemas fit bodies of about this depth."""
 
 DRAFT_7: Final = "http://json-schema.org/draft-07/schema"
 DRAFT_2020: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -30,7 +30,7 @@ MAX_PATTERN_MEMORY = 1024**2
 _UNICODE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 
 IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies")
-"""Keywords that apply schemas to the value itself, besides `$ref`."""
+"""Keywords besides `$ref` that apply schemas to the value itself."""
 
 _COMPARED: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
     "minimum": (operator.ge, "must be at least"),
@@ -53,7 +53,7 @@ _FLAT = frozenset({
     "title", "description", "default", "examples", "format", "$comment", "$anchor", "deprecated", "readOnly",
     "writeOnly",
 })  # fmt: skip
-"""Keywords whose checks cost little, or charge what they cost; and those that check nothing."""
+"""Keywords whose checks cost little or charge their cost, and those without a check."""
 
 
 _LISTING = (
@@ -64,7 +64,7 @@ _LISTING = (
 
 
 class _Cell:
-    """The check of a schema, which is known only once the schema is compiled: a schema may refer to itself."""
+    """The check of a schema. A schema that refers to itself needs the cell before the check is compiled."""
 
     __slots__ = ("check", "is_compiled", "root")
 
@@ -75,7 +75,7 @@ class _Cell:
 
 
 class Compiler:
-    """Makes the closures of one document."""
+    """Compiles one document to closures."""
 
     def __init__(self, document: Document, draft: str) -> None:
         """`draft` is DRAFT_2020 or DRAFT_7."""
@@ -85,7 +85,7 @@ class Compiler:
         self._bare: dict[Check, tuple[Check, int]] = {}
         schemas = [one for one, _ in document.subschemas if isinstance(one, dict)]
         self.collects: bool = any("unevaluatedProperties" in one or "unevaluatedItems" in one for one in schemas)
-        """True if values have to be marked that were evaluated."""
+        """True if a schema has `unevaluated...`, so that checks have to collect what they evaluated in `Seen`."""
 
     def root(self) -> Check | None:
         """Return the check of the document; None if every value fits."""
@@ -94,7 +94,7 @@ class Compiler:
     def check(self, schema: Any, resolver: Resolver, pointer: str) -> Check | None:
         """Return the check of a schema; None if every value fits. `resolver` is that of the schema itself.
 
-        `pointer` shows the schema in rules.
+        `pointer` is shown in rules if the schema is not part of the file.
         """
         if schema is True:
             return None
@@ -129,9 +129,10 @@ class Compiler:
         return check
 
     def bare(self, check: Check | None) -> tuple[Check | None, int]:
-        """Return a check that leaves the charge to its caller, and what the caller has to charge.
+        """Return a check that leaves the charge to its caller, and the cost for the caller to charge.
 
-        Fields and elements are often of schemas without parts, whose checks are so short that charging each counts.
+        Most fields and elements have schemas without parts, whose checks are so fast that a charge for each would slow
+        them down.
         """
         return (check, 0) if check is None else self._bare.get(check, (check, 0))
 
@@ -145,21 +146,19 @@ class Compiler:
         if not isinstance(contents, dict):
             return self.check(contents, there, reference)
         cell = self._cell(contents, there, reference)
-        # Only a schema that is being compiled can lead back here. So each circle has a reference that is counted.
+        # A circle leads back to a schema that is still being compiled, so each circle has a reference that is counted.
         if cell.is_compiled and not self._document.dynamic:
             return cell.check
         return _following(cell)
 
     def dynamic_reference(self, reference: str, resolver: Resolver) -> Check | None:
         """Return the check of `$dynamicRef`."""
-        # The resources of a reference are known only once it is resolved.
+        # Resolving the reference finds the anchors of its resources.
         static = self.reference(reference, resolver)
-        found = self._document.alternatives(reference, resolver)
-        if found is None:
+        schemas = self._document.alternatives(reference, resolver)
+        if not schemas:
             return static
-        _, schemas = found
-        cells = {root: self._cell(one, its, reference) for root, (one, its) in list(schemas.items())}
-        following = {root: _following(cell) for root, cell in cells.items()}
+        following = {root: _following(self._cell(one, its, reference)) for root, (one, its) in schemas.items()}
 
         def check(value: Any, run: Run, seen: Seen) -> Miss | None:
             for root in run.scopes:
@@ -171,12 +170,12 @@ class Compiler:
 
 
 def _weight(checks: int, listed: int) -> int:
-    """Return the charge for a value that is compared with so many keywords, which go through what they list."""
+    """Return the charge for a value that is compared with `checks` keywords, which list `listed` names or schemas."""
     return 3 + checks + (listed >> 1)
 
 
 def _all(checks: list[Check], weight: int) -> Check:
-    """Return the check of a schema with these keywords, which charges its fixed cost."""
+    """Return the check of a schema with these keywords, which charges `weight`, its fixed cost."""
 
     def check(value: Any, run: Run, seen: Seen) -> Miss | None:
         # As `Budget.spend`, which is called only to raise: this runs for each part of a body.
@@ -194,7 +193,7 @@ def _all(checks: list[Check], weight: int) -> Check:
 
 
 def _uncharged(checks: list[Check]) -> Check:
-    """Return the check of a schema with these keywords, whose cost the caller charges."""
+    """Return the check of a schema with these keywords that leaves the charge to its caller."""
     if len(checks) == 1:
         return checks[0]
     if len(checks) == 2:
@@ -212,7 +211,7 @@ def _uncharged(checks: list[Check]) -> Check:
 
 
 def _with_marks_of_its_own(check: Check, last: list[Check]) -> Check:
-    """Return the check of a schema with `unevaluated...`, which looks only at what this schema has evaluated."""
+    """Return the check of a schema with `unevaluated...`, whose checks `last` see only what this schema evaluated."""
 
     def checked(value: Any, run: Run, seen: Seen) -> Miss | None:
         own: set[Any] = set()
@@ -227,7 +226,7 @@ def _with_marks_of_its_own(check: Check, last: list[Check]) -> Check:
 
 
 def _entering(check: Check, root: int) -> Check:
-    """Return the check of the root of a resource, in which `$dynamicRef` looks meanwhile."""
+    """Return the check of the root of a resource, which `$dynamicRef` searches meanwhile."""
 
     def checked(value: Any, run: Run, seen: Seen) -> Miss | None:
         run.scopes.append(root)
@@ -239,7 +238,7 @@ def _entering(check: Check, root: int) -> Check:
 
 
 def _following(cell: _Cell) -> Check:
-    """Return the check that follows a reference. It raises TooDeepError for more than MAX_REFERENCES nested ones."""
+    """Return the check that follows a reference. It raises TooDeepError if more than MAX_REFERENCES are nested."""
 
     def check(value: Any, run: Run, seen: Seen) -> Miss | None:
         its = cell.check
@@ -270,7 +269,7 @@ class _Schema:
 
     @property
     def is_flat(self) -> bool:
-        """True if no keyword is about parts of a value, or applies another schema: each has a fixed cost."""
+        """True if no keyword checks parts of a value or applies another schema."""
         return self._schema.keys() <= _FLAT
 
     @property
@@ -429,7 +428,7 @@ class _Schema:
         )
 
     def unevaluated(self) -> list[Check]:
-        """Return the checks of `unevaluatedProperties` and `unevaluatedItems`, which come last."""
+        """Return the checks of `unevaluatedProperties` and `unevaluatedItems`, which run after all others."""
         found = []
         for keyword, kind, part in (
             ("unevaluatedProperties", dict, "a field"),
@@ -444,7 +443,7 @@ class _Schema:
 def pattern_of(text: str) -> Pattern:
     r"""Return the compiled pattern of a schema. Raises BadPattern, or ImportError if RE2 is not installed.
 
-    `\u00e9`, which RE2 does not know, is written as RE2 writes it.
+    An escape such as `\u00e9`, which RE2 does not have, is translated to `\x{00e9}`.
     """
     parts = text.split("\\\\")
     return Pattern("\\\\".join(_UNICODE.sub(r"\\x{\1}", part) for part in parts), MAX_PATTERN_MEMORY)

@@ -1,8 +1,8 @@
-"""The closures of keywords that judge a value by itself, or apply schemas to its parts.
+"""The closures of all keywords.
 
 A check takes a value, the run and the parts of the value that were evaluated so far (`misses.Seen`). It returns None
-for a value that fits, else a `Miss`. A value of another type than a keyword is about fits. Costs are charged as in
-`expressions.costs`: what depends on the size of a value by the closure, all else by the schema that contains it.
+for a value that fits, else a `Miss`. A value of a type that the keyword does not apply to fits. Costs are charged as in
+`expressions.costs`: the closure charges what depends on the size of the value, the schema that contains it all else.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def compared(holds: Callable[[Any, Any], bool], bound: float, rule: Rule) -> Che
 
 
 def multiple_of(divisor: float, rule: Rule) -> Check:
-    """Return the check of `multipleOf`, by the decimal numbers as they are written."""
+    """Return the check of `multipleOf`, which is exact for decimal fractions: 0.3 is a multiple of 0.1."""
     exact = Fraction(repr(divisor))
 
     def check(value: Any, run: Run, seen: Seen) -> Miss | None:
@@ -229,9 +229,9 @@ def pattern_properties(fields: Sequence[tuple[Pattern, Check | None]]) -> Check:
 
 
 def additional_properties(named: Sequence[str], patterns: Sequence[Pattern], its: Check | None, rule: Rule) -> Check:
-    """Return the check of `additionalProperties`. `its` is the schema of the other fields; None if any fits.
+    """Return the check of `additionalProperties`. `its` checks the other fields; None if any fits.
 
-    `rule` is broken by a field that must not be there; its name is not shown.
+    `rule` is that of a field that must not be there, whose name is not shown.
     """
     names = frozenset(named)
 
@@ -257,9 +257,9 @@ def additional_properties(named: Sequence[str], patterns: Sequence[Pattern], its
 
 
 def items(first: Sequence[Check | None], rest: Check | None, weight: int, *, marks_rest: bool) -> Check:
-    """Return the check of `prefixItems` and `items`: the schemas of the first elements, and of all others.
+    """Return the check of `prefixItems` and `items`: `first` checks the first elements, `rest` all others.
 
-    `weight` is charged for each of the others, `marks_rest`: the others count as evaluated.
+    `weight` is charged for each of the others. With `marks_rest` these count as evaluated.
     """
     count = len(first)
 
@@ -286,9 +286,9 @@ def items(first: Sequence[Check | None], rest: Check | None, weight: int, *, mar
 
 
 def contains(its: Check | None, least: float, most: float | None, rules: tuple[Rule, Rule], *, marks: bool) -> Check:
-    """Return the check of `contains` with its bounds. `rules`: of too few and of too many elements.
+    """Return the check of `contains` with its bounds. `rules` are those of too few and of too many elements.
 
-    `marks`: those that fit count as evaluated.
+    With `marks` the elements that fit count as evaluated.
     """
     few, many = rules
 
@@ -328,7 +328,7 @@ def every(schemas: Sequence[Check]) -> Check:
 
 
 def any_of(schemas: Sequence[Check | None], rule: Rule) -> Check:
-    """Return the check of `anyOf`. Of a value that fits none, the miss of the schema that fits best is returned."""
+    """Return the check of `anyOf`. For a value that fits none, it returns the miss of the schema that fits best."""
 
     def check(value: Any, run: Run, seen: Seen) -> Miss | None:
         fits, misses = False, []
@@ -355,9 +355,9 @@ def _deepest(misses: Sequence[Miss]) -> Miss | None:
 
 
 def one_of(schemas: Sequence[Check | None], none: Rule, several: Rule) -> Check:
-    """Return the check of `oneOf`. `none` and `several`: the rules of values that fit no schema, or more than one.
+    """Return the check of `oneOf`. `none` and `several` are the rules of values that fit no schema, or more than one.
 
-    Of a value that fits none, the miss of the schema that fits best is returned.
+    For a value that fits none, it returns the miss of the schema that fits best.
     """
 
     def check(value: Any, run: Run, seen: Seen) -> Miss | None:
@@ -408,7 +408,7 @@ def conditional(condition: Check | None, then: Check | None, otherwise: Check | 
 def unevaluated(kind: type[Any], its: Check | None, rule: Rule) -> Check:
     """Return the check of `unevaluatedProperties` or `unevaluatedItems`, which runs after all others of its schema.
 
-    `kind` is dict or list. `rule` is broken by a part that must not be there.
+    `kind` is dict or list. `rule` is that of a part that must not be there.
     """
 
     def check(value: Any, run: Run, seen: Seen) -> Miss | None:

@@ -1,8 +1,7 @@
-"""The place where a body does not fit, and the rule that it breaks. Neither contains anything of the body."""
+"""Where a body does not fit, and which rule it breaks. Neither contains anything of the body."""
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,13 @@ from router_trio.errors.quotes import excerpt
 from router_trio.expressions.values import Budget
 
 LONGEST_PATH = 150
-"""Maximum number of characters of a path that are shown, of the body and of the schema."""
+"""Maximum number of characters shown of a path in the body, and of one in the schema."""
 
 UNNAMED = "*"
 """The name shown for a key that the schema does not name: the sender chose it."""
 
 ALL = object()
-"""Stands for all elements of a list among those that a schema has evaluated."""
+"""An entry of `Seen` that stands for all keys or indexes of the value."""
 
 Seen = set[Any] | None
 """The keys or indexes of a value that a schema has evaluated; None if no `unevaluated...` needs them."""
@@ -35,7 +34,7 @@ class Rule:
 
 
 class Miss:
-    """The rule that a value breaks. The path of the value is completed from its end, while the checks return."""
+    """The rule that a value breaks, and the path of the value, last part first: each check appends its part."""
 
     __slots__ = ("path", "rule")
 
@@ -55,28 +54,23 @@ class Miss:
 
 
 class Run:
-    """The state while one body is judged."""
+    """The state of the validation of one body."""
 
     __slots__ = ("budget", "references", "scopes", "shows_names")
 
     def __init__(self, budget: Budget, root: int, *, shows_names: bool = False) -> None:
         """`root` identifies the resource of the schema; see `references.Document`.
 
-        `shows_names`: the path of a miss has all names, not only those that the schema names.
+        With `shows_names` the path of a miss also has names that the schema does not name.
         """
         self.shows_names: bool = shows_names
         self.budget: Budget = budget
         self.references: int = 0
-        """The number of references that have been followed and not returned."""
+        """The number of nested references that are being followed."""
         self.scopes: list[int] = [root]
-        """The resources that were entered, the outermost first: where `$dynamicRef` looks."""
+        """The resources that were entered, the outermost first. `$dynamicRef` searches these."""
 
 
 def escaped(name: str) -> str:
     """Return a name as part of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")
-
-
-def listed(names: Set[str]) -> str:
-    """Return the names of types, for a rule."""
-    return " or ".join(sorted(names))

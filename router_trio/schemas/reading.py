@@ -1,4 +1,4 @@
-"""Read a schema file and check it: all that could go wrong with a schema is found before the first message.
+"""Read a schema file and check it, so that every fault of a schema is found before the first message.
 
 Each fault is a ValueError whose text has the JSON pointer of the place in the file and the cure.
 """
@@ -31,7 +31,7 @@ MAX_FILE = 256 * 1024
 MAX_SCHEMA_NESTING = 50
 """Maximum nesting of lists and objects in a schema file."""
 MAX_SCHEMAS = 2_000
-"""Maximum number of schemas in a file, each object within counted that is a schema."""
+"""Maximum number of schemas in a file, including those within other schemas."""
 
 _DIGITS_OF_INTS = 400
 
@@ -136,7 +136,7 @@ def _no_constant(constant: str) -> Any:
 
 
 def _number(text: str) -> float:
-    """Return an int that fits into 64 bits, else a double: as numbers in bodies are decoded."""
+    """Return an int if it fits into 64 bits, else a double, as for numbers in bodies."""
     if len(text) > _DIGITS_OF_INTS:
         return float(text)
     number = int(text)
@@ -182,7 +182,7 @@ def _meta_schema(draft: str) -> tuple[Check | None, int, Document]:
 
 
 def _check_against_draft(contents: Any, draft: str, pointer: str = "#") -> None:
-    """Raise ValueError for what the meta-schema of the draft does not allow in the schema at this pointer."""
+    """Raise ValueError if the meta-schema of the draft does not allow the schema at this pointer."""
     check, root, _ = _meta_schema(draft)
     assert check is not None
     try:
@@ -239,7 +239,7 @@ _SIMILAR = 0.8
 
 
 def without_effect(document: Document, draft: str) -> Iterator[str]:
-    """Yield each key of a schema that looks like a keyword and has no effect: misspelt, or of the other draft."""
+    """Yield a text for each key that has no effect: it is misspelt, of the other draft, or beside `$ref` in draft 7."""
     own, other = (_OF_7, _OF_2020) if draft == DRAFT_7 else (_OF_2020, _OF_7)
     known = [*_OF_BOTH, *own]
     for schema, _ in document.subschemas:
@@ -257,7 +257,10 @@ def without_effect(document: Document, draft: str) -> Iterator[str]:
 
 
 def _targets(document: Document, schema: Any, resolver: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the schemas that a schema refers to, with their resolvers. Raises ValueError for what is not a schema."""
+    """Yield the schemas that a schema refers to, with their resolvers.
+
+    Raises ValueError for a reference that leads nowhere, or not to a schema.
+    """
     pointer = document.pointer(schema, "#")
     for keyword, reference in references_of(schema):
         try:
@@ -270,7 +273,7 @@ def _targets(document: Document, schema: Any, resolver: Any) -> Iterator[tuple[A
 
 
 def _in_place(document: Document, schema: Any, resolver: Any) -> Iterator[int]:
-    """Yield the schemas that are applied to the same value."""
+    """Yield the ids of the schemas that a schema applies to the same value."""
     if not isinstance(schema, dict):
         return
     if "$ref" in schema:

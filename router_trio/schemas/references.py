@@ -1,4 +1,4 @@
-"""The targets of references in a schema, by the library `referencing`. Nothing is fetched.
+"""Resolve the references in a schema with the library `referencing`. Nothing is fetched.
 
 A document consists of resources: its root, and each schema in it with an `$id`. The meta-schemas of JSON Schema are
 known.
@@ -18,7 +18,7 @@ from referencing.jsonschema import DynamicAnchor
 from router_trio.schemas.misses import escaped
 
 Resolver = Any
-"""referencing's resolver: it knows the base URI of a place in a document."""
+"""referencing's resolver, which has the base URI of a place in a document."""
 
 
 class UnresolvedError(Exception):
@@ -64,13 +64,13 @@ class Document:
         self._crawl(resource, resolver, self.root(resolver), self.subschemas)
 
     def pointer(self, schema: Any, fallback: str) -> str:
-        """Return the JSON pointer of a schema in the file; `fallback` if it is not part of it, as a meta-schema."""
+        """Return the JSON pointer of a schema in the file; `fallback` if it is not in the file, as a meta-schema is."""
         return self._pointers.get(id(schema), fallback)
 
     def _crawl(
         self, resource: Resource[Any], resolver: Resolver, root: int, found: list[tuple[Any, Resolver]] | None
     ) -> None:
-        """Find the anchors of a resource, and all schemas in it."""
+        """Find the anchors of a resource, and add all schemas in it to `found`."""
         contents = resource.contents
         if found is not None:
             found.append((contents, resolver))
@@ -97,7 +97,7 @@ class Document:
         return id(contents)
 
     def resolve(self, reference: str, resolver: Resolver) -> tuple[Any, Resolver]:
-        """Return the schema that a reference leads to, with its resolver. Raises UnresolvedError."""
+        """Return the schema that a reference leads to, with its resolver. Raises UnresolvedError if there is none."""
         uri, _, fragment = reference.partition("#")
         try:
             if not fragment or fragment.startswith("/"):
@@ -109,15 +109,14 @@ class Document:
             # The library raises the last two for a pointer into a text or a number, and for what is not a URI.
             raise UnresolvedError(reference) from None
 
-    def alternatives(self, reference: str, resolver: Resolver) -> tuple[str, dict[int, tuple[Any, Resolver]]] | None:
-        """Return the name and the schemas of the dynamic anchor that a `$dynamicRef` leads to; None if it is static."""
+    def alternatives(self, reference: str, resolver: Resolver) -> dict[int, tuple[Any, Resolver]]:
+        """Return the schemas of the dynamic anchor that a `$dynamicRef` leads to, by resource; none if it is static."""
         name = unquote(reference.partition("#")[2])
         if not name or name.startswith("/"):
-            return None
-        contents, there = self.resolve(reference, resolver)
-        known = self.dynamic.get(name, {})
-        is_dynamic = any(one is contents for one, _ in known.values())
-        return (name, known) if is_dynamic and there is not None else None
+            return {}
+        contents, _ = self.resolve(reference, resolver)
+        found = self.dynamic.get(name, {})
+        return dict(found) if any(one is contents for one, _ in found.values()) else {}
 
 
 def references_of(schema: Any) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A compiled schema: it judges the body of each message."""
+"""A compiled schema, which validates the body of each message."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOO_DEEP = "the body is nested too deeply for the schema"
 
 
 class Schema:
-    """A JSON Schema. It is stateless: the state of each comparison is in its `Run`."""
+    """A compiled JSON Schema. It has no state: that of each validation is in a `Run`."""
 
     def __init__(self, content: bytes) -> None:
         """Read and compile the content of a schema file. Raises ValueError for its first fault."""
@@ -34,13 +34,16 @@ class Schema:
         except RecursionError:
             raise ValueError("has too many nested references; simplify it") from None
         self.warnings: tuple[str, ...] = tuple(without_effect(document, draft))
-        """Why keys of the file have no effect, each with its place and the cure."""
+        """A text for each key of the file that has no effect, with its place and the cure."""
         self._collects = compiler.collects
         self._document = document  # kept alive: its resources are known by their `id()`
         self._root = id(document.contents)
 
     def miss(self, body: Any, budget: Budget | None = None) -> str | None:
-        """Return where and why a decoded body does not fit, without anything of its content; None if it fits."""
+        """Return where and why a decoded body does not fit, without anything of its content; None if it fits.
+
+        `budget` is `MAX_COST` by default. A body that uses it up does not fit.
+        """
         if self._check is None:
             return None
         run = Run(Budget(MAX_COST) if budget is None else budget, self._root)
@@ -53,7 +56,7 @@ class Schema:
         return None if miss is None else str(miss)
 
     def require(self, facts: Any) -> None:
-        """Raise BodyError for a message whose body does not fit, or is not JSON. `facts` are those of the message."""
+        """Raise BodyError if the body of the message with these `facts` does not fit, or is not JSON."""
         try:
             body = facts.body
         except EvaluationError as error:
@@ -65,7 +68,7 @@ class Schema:
     def checked(self, when: Callable[[Any], Any] | None) -> Callable[[Any], bool]:
         """Return the `when` of a route with this schema.
 
-        It raises BodyError for a message that the route would take, and whose body does not fit.
+        It raises BodyError if `when` takes a message whose body does not fit.
         """
 
         def takes(facts: Any) -> bool:

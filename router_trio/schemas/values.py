@@ -18,11 +18,11 @@ _EXACT = 2.0**63
 
 
 class TooDeepError(Exception):
-    """A value is nested too deeply to be compared, or references are."""
+    """A value is nested too deeply to be compared, or too many references are nested."""
 
 
 def token(value: Any, budget: Budget) -> Any:
-    """Return what stands for a value in a set. Raises EvaluationError if the budget is used up, or TooDeepError."""
+    """Return the token of a value. Raises EvaluationError if the budget is used up, or TooDeepError."""
     kind = value.__class__
     if kind is bool:
         return _TRUE if value else _FALSE
