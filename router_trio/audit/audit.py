@@ -15,6 +15,7 @@ from router_trio.audit.comparison import Comparison, Repeated
 from router_trio.audit.expectations import Expectations, ExpectedCopy, Identified, is_letter_of, size_limits
 from router_trio.audit.removals import NEVER, Removals, ahead_by
 from router_trio.audit.report import MAX_FINDINGS, Finding, Report
+from router_trio.audit.waiting import RetryStream
 from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import ConsumerInfo, StoredMessage, StreamInfo, nanoseconds
@@ -46,6 +47,7 @@ _NAMES = {
     comparison.EXPIRED: "expired",
     comparison.DEAD_LETTERED: "dead_lettered",
     comparison.UNKNOWN: "unknown",
+    comparison.WAITING: "pending",
 }
 
 Progress = Callable[[int, int], None]
@@ -225,6 +227,8 @@ class Audit:
         self._judged: Sequence[Sequence[_Destination]] = ()
         self._destinations: Sequence[_Destination] = ()
         self._given_up: array[int] = array("Q")
+        self._retries: Mapping[int, int] = {}
+        """Messages that wait for their next attempt, and when the source stored them."""
         self._all_compared = False
         self._certain_from = 0
         self._removals: dict[int, Removals] = {}
@@ -254,6 +258,7 @@ class Audit:
         if report.last - first >= MAX_SPAN:
             detail = f"{report.last - first + 1:,} sequences are too many for one audit; give a range of {MAX_SPAN:,}"
             raise RangeError(detail)
+        await self._find_retries(report, first, min(report.last, floor))
         async with AsyncExitStack() as stack:
             self._destinations = await self._find_destinations(stack, report, first, min(report.last, floor))
             if first <= report.last:
@@ -261,7 +266,8 @@ class Audit:
             self._all_compared = True
             dead = await self._dead_letters(report, first)
             for sequence in self._given_up:
-                report.counts["dead_lettered" if sequence in dead else "given_up"] += 1
+                waits = "pending" if sequence in self._retries else "given_up"
+                report.counts["dead_lettered" if sequence in dead else waits] += 1
             self._judged = self._groups()
             for group in self._judged:
                 await self._explain(group, dead)
@@ -334,6 +340,17 @@ class Audit:
         return gone + report.last - first + 1 - there
 
     # --- reading ---
+
+    async def _find_retries(self, report: Report, first: int, last: int) -> None:
+        """Find the settled messages that wait for their next attempts: before the streams of the destinations are read.
+
+        What does not wait any more by then has its copies there.
+        """
+        retries = await RetryStream.of(self._links[self._route.source.connection], self._route)
+        if retries is not None:
+            self._retries = await retries.all(first, last, self._pace.spend, self._pace.most)
+        elif self._route.retry is not None and (schedule := self._route.retry.schedule) is not None:
+            report.notes.append(f"there is no stream {schedule.stream}, so no message waits for its next attempt")
 
     async def _find_destinations(
         self, stack: AsyncExitStack, report: Report, first: int, last: int
@@ -498,6 +515,12 @@ class Audit:
         compared = group[0].compared
         if next(compared.sequences(comparison.AWAITED), None) is None:
             return
+        waiting = [one for one in compared.sequences(comparison.AWAITED) if one in self._retries and one not in dead]
+        async with aclosing(self._messages_at(iter(waiting))) as found:
+            async for sequence, message, _ in found:
+                # The sequence may have belonged to another message, before a stream was restored.
+                if message is not None and message.time_ns == self._retries[sequence]:
+                    compared.explain(sequence, comparison.WAITING)
         streams = [[reading.stored for reading in one.readings] for one in group]
         removals = [await Removals.of(one, self._messages) for one in streams]
         self._removals.update({to.index: one for to, one in zip(group, removals, strict=True)})

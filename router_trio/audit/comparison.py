@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-NONE, AWAITED, THERE, DIFFERENT, TWICE, MISSING, EXPIRED, DEAD_LETTERED, UNKNOWN, GONE = range(10)
+NONE, AWAITED, THERE, DIFFERENT, TWICE, MISSING, EXPIRED, DEAD_LETTERED, UNKNOWN, GONE, WAITING = range(11)
 """States of a copy: none is expected; not found yet; found once; found with another payload; found several times; and
-for those that are not found at all the explanation, if there is one. `GONE`: the source has deleted the message."""
+for those that are not found at all the explanation, if there is one. `GONE`: the source has deleted the message.
+`WAITING`: the message waits for its next attempt."""
 
 MAX_UNPACKED = 65_536
 """Expected copies that are kept in a dictionary, which takes ten times as much memory as an array."""

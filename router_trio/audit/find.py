@@ -28,6 +28,7 @@ from router_trio.audit.outcomes import (
     outcome_of,
 )
 from router_trio.audit.removals import Removals, ahead_by
+from router_trio.audit.waiting import RetryStream
 from router_trio.errors import MappingError, SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo, nanoseconds
@@ -36,6 +37,7 @@ from router_trio.protocol import framing, headers, message_ids, schedules
 from router_trio.routing.dead_letters import PREFIX
 from router_trio.routing.rehearsal import Copy, Limits
 from router_trio.routing.route_plans import Destination
+from router_trio.routing.stream.retries.origin import Place
 from router_trio.settings import RouteSettings, Settings
 from router_trio.subjects.mapping import Mapping as SubjectMapping
 from router_trio.subjects.patterns import matches
@@ -178,6 +180,10 @@ class Finder:
         if (why := self._unreachable.get(connection)) is not None:
             raise SourceError(why, reason=reasons.NOT_CONNECTED)
         return self._links[connection]
+
+    async def retries(self, route: RouteSettings) -> RetryStream | None:
+        """Return the stream of retries of a route; None if it has none. Raises `SourceError`."""
+        return await RetryStream.of(self._link(route.source.connection), route)
 
     def expectations(self, route: RouteSettings) -> Expectations:
         """Return the rules by which the copies of a route are recognized."""
@@ -326,7 +332,34 @@ class Finder:
             return headers.find(stored.headers, f"{PREFIX}Subject".encode()) == framing.wire(subject)
 
         letters = await self.letters(route, subject, is_letter, newest=sequence is None)
-        return origins + [origin for _, stored, _ in letters.found if (origin := of(stored)) is not None]
+        origins += [origin for _, stored, _ in letters.found if (origin := of(stored)) is not None]
+        return origins + await self._origins_of_retries(route, subject, sequence)
+
+    async def _origins_of_retries(
+        self, route: RouteSettings, subject: str, sequence: int | None
+    ) -> list[message_ids.Origin]:
+        retries = await self.retries(self.as_named(route))
+        if retries is None:
+            return []
+
+        def place_of(stored: StoredMessage) -> Place | None:
+            place = retries.waits(stored)
+            is_its = place is not None and place.subject == framing.wire(subject)
+            return place if place is not None and is_its and sequence in (None, place.sequence) else None
+
+        search = await self.search(
+            route.source.connection,
+            retries.stream,
+            ">",
+            lambda stored, same_subject: place_of(stored) is not None,
+            newest=sequence is None,
+        )
+        places = [place for _, stored, _ in search.found if (place := place_of(stored)) is not None]
+        first = [message_ids.of_position(place.stream, place.sequence, place.time_ns) for place in places]
+        return [
+            message_ids.Origin(one, place.stream, place.sequence, place.time_ns, is_dead=False)
+            for one, place in zip(first, places, strict=True)
+        ]
 
     async def letters(
         self,
@@ -362,6 +395,7 @@ class _OneRoute:
     ) -> None:
         self._finder = finder
         self._unread_letters = ""
+        self._unread_retries = ""
         self._route = route
         self._source = source
         self._message = message
@@ -372,6 +406,7 @@ class _OneRoute:
         """Look for all copies and the dead letter, and decide."""
         expectations, message = self._expectations, self._message
         made_today, reason = "", ""
+        waits = await self._waits()  # what does not wait any more by now has its copies where they are read below
         copies: list[CopyFound] = []
         others: list[CopyFound] = []
         if self._is_gone or expectations.handled:
@@ -401,6 +436,8 @@ class _OneRoute:
             self._unread_letters,
             self._is_gone,
             expectations.one_of,
+            waits,
+            self._unread_retries,
         )
         return outcome_of(self._route.name, facts)
 
@@ -484,6 +521,32 @@ class _OneRoute:
         stored, letter, _ = search.found[-1]
         fields = (headers.find(letter.headers, f"{PREFIX}{name}".encode()) for name in ("Reason", "Detail", "Attempts"))
         return LetterFound(stored, *(framing.text(value or b"") for value in fields))
+
+    async def _waits(self) -> str:
+        """Return where the message waits for its next attempt; empty if it does not."""
+        finder, message = self._finder, self._message
+        route = finder.as_named(self._route)
+        try:
+            retries = await finder.retries(route)
+        except SourceError as error:
+            self._unread_retries = finder.report(route.source.connection, error)
+            return ""
+        if retries is None:
+            return ""
+
+        def is_retry(stored: StoredMessage, same_subject: bool) -> bool:
+            place = retries.waits(stored)
+            return place is not None and (place.sequence, place.time_ns) == (message.sequence, message.time_ns)
+
+        search = await finder.search(
+            route.source.connection, retries.stream, ">", is_retry, source=self._source, since=message.time_ns
+        )
+        if search.found:
+            return retries.describe(search.found[-1][1])
+        self._unread_retries = search.unread
+        if not search.unread and not search.is_complete:
+            self._unread_retries = f"it has more than {MAX_READ:,} messages stored since"
+        return ""
 
     async def _search(self, destination: Destination, pattern: str, recognizes: Recognizes) -> _Search:
         return await self._finder.search(

@@ -219,7 +219,8 @@ class Facts:
     `made_today` is what the route makes of it by its settings of today: `routed`, `filtered` or `given_up`, for this
     `reason`; empty if only a handler knows, or if the message is gone. `progress` may be why it is not known.
     `others` are copies at destinations that are not judged. `unread_letters` is why dead letters could not be read.
-    `one_of`: a copy at one of the destinations is enough.
+    `one_of`: a copy at one of the destinations is enough. `waits` is where the message waits for its next attempt,
+    empty if it does not; `unread_retries` is why that could not be read.
     """
 
     sequence: int
@@ -233,6 +234,8 @@ class Facts:
     unread_letters: str = ""
     is_gone: bool = False
     one_of: bool = False
+    waits: str = ""
+    unread_retries: str = ""
 
 
 def outcome_of(route: str, facts: Facts) -> Outcome:
@@ -258,6 +261,8 @@ def _decided(
     unread = [one for one in copies if one.stored_class == "unknown"]
     if stored and not lacking and not unread:
         return _routed([*stored, *facts.others]), ""
+    if facts.waits:
+        return "waiting", facts.waits
     if facts.is_gone:
         return "unknown", "the message is gone, so what the route makes of it is not known"
     if isinstance(facts.progress, str):
@@ -268,6 +273,8 @@ def _decided(
         return "waiting", _why_waiting(facts, facts.progress)
     if facts.made_today == "filtered":
         return "filtered", facts.reason
+    if facts.unread_retries:
+        return "unknown", f"settled, and the stream of retries can't be read: {facts.unread_retries}"
     if facts.unread_letters and (lacking or facts.made_today == "given_up"):
         return "unknown", f"settled, and dead letters can't be read: {facts.unread_letters}"
     if facts.made_today == "given_up":

@@ -24,17 +24,6 @@ MAX_REFUSALS = 20
 """Refused copies whose reasons are kept."""
 
 
-def why_not_repaired(route: RouteSettings) -> str | None:
-    """Return why copies of a route that are missing can't be published, as text; None if they can."""
-    if route.retry is None or route.retry.schedule is None:
-        return None
-    stream = route.retry.schedule.stream
-    return (
-        f"messages of route {route.name} wait in stream {stream} for their next attempts, so a missing copy may be one "
-        "that is sent later; `router-trio schedules` lists them"
-    )
-
-
 async def repaired(
     settings: Settings,
     route: RouteSettings,

@@ -17,7 +17,7 @@ CLASSES = {
     "filtered": "the route sends the message nowhere",
     "dead_lettered": "the message has no copy, but a dead letter",
     "given_up": "the message fails in the route, and has no dead letter",
-    "pending": "the message is above the ack floor of the route's durable",
+    "pending": "the message is above the ack floor of the route's durable, or waits for its next attempt",
 }
 """The classes of messages and copies."""
 

@@ -80,11 +80,7 @@ def audit(
     if alias is not None:
         found = found.model_copy(update={"name": alias})
     from router_trio.audit.audit import connections_of
-    from router_trio.audit.repair import why_not_repaired
     from router_trio.cli.over_links import over_links
-
-    if repair and (why_not := why_not_repaired(found)) is not None:
-        raise UsageError(f"--repair: {why_not}")
 
     job = partial(_job, settings, found, range_of(start, end), rate or 0, repair, dry_run, json)
     return trio.run(over_links, settings, "audit", connections_of(found), job, lambda number: True)

@@ -108,19 +108,17 @@ class Live:
         second. With `repair`, missing copies are published, and the report is that of the audit after it. Blocks for as
         long as it takes to read both; can be cancelled.
 
-        Raises `ValueError` for a route that does not exist or reads no stream, for a repair of one with scheduled
-        retries, and for a range that is too long; `SourceError` and `LinkError`.
+        Raises `ValueError` for a route that does not exist or reads no stream, and for a range that is too long;
+        `SourceError` and `LinkError`.
         """
         from router_trio.audit.audit import EVERYTHING, Audit, connections_of
-        from router_trio.audit.repair import repaired, why_not_repaired
+        from router_trio.audit.repair import repaired
         from router_trio.nats.command_link import open_links
 
         settings, wanted = self.config.settings, wanted or EVERYTHING
         found = next((one for one in settings.routes if one.name == route and one.source.kind.is_stored), None)
         if found is None:
             raise ValueError(f"no route {route!r} reads a stream")
-        if repair and (why_not := why_not_repaired(found)) is not None:
-            raise ValueError(why_not)
         async with open_links(settings, "audit", connections_of(found)) as links:
             if repair:
                 return (await repaired(settings, found, links, wanted, rate=rate))[0]

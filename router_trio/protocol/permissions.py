@@ -556,6 +556,14 @@ _LETTERS = (
     CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.INFO.{letters}", "its range"),
     CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.MSG.GET.{letters}", "the dead letters"),
 )
+_OF_A_SCHEDULE = "for a route with a `schedule` for retries: "
+_RETRIES = (
+    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{retries}", f"{_OF_A_SCHEDULE}the range of its stream", True),
+    CommandPermission(_AT_SOURCE, "{api}.STREAM.MSG.GET.{retries}", f"{_OF_A_SCHEDULE}messages that wait", True),
+    CommandPermission(
+        _AT_SOURCE, "{api}.CONSUMER.INFO.{retries}.{due}", f"{_OF_A_SCHEDULE}which of its messages are settled", True
+    ),
+)
 _DELETE = CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.MSG.DELETE.{letters}", "to delete a dead letter")
 _POSITION = (
     *_SOURCE,
@@ -574,6 +582,8 @@ _AUDIT = (
     *_faster(_AT_DESTINATION, "target"),
     *_LETTERS,
     *_faster(_AT_DEAD_LETTERS, "letters"),
+    *_RETRIES,
+    *_faster(_AT_SOURCE, "retries"),
 )
 _MEMBERS = "router-trio-members"
 _PARTITIONS = (
@@ -621,7 +631,7 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
         _SEND,
     ),
     "diff --last": _SOURCE,
-    "find": (*_SOURCE, _DURABLE, *_COPIES, *_LETTERS),
+    "find": (*_SOURCE, _DURABLE, *_COPIES, *_LETTERS, *_RETRIES),
     "partitions": _PARTITIONS,
     "partitions --move": (
         *_PARTITIONS,

@@ -58,6 +58,8 @@ NAMES = {
     "inbox_prefix": "_INBOX",
     "prefix": "retry",
     "route": "orders",
+    "retries": "RETRY",
+    "due": "retry-orders",
 }
 
 ARGUMENTS = {

@@ -59,6 +59,26 @@ class Origin(NamedTuple):
         return about | {"timestamp": self.time_ns / 1e9}
 
 
+class Place(NamedTuple):
+    """The place of a message in its stream. `time_ns` is when it was stored there, in nanoseconds since 1970."""
+
+    subject: bytes
+    stream: bytes
+    sequence: int
+    time_ns: int
+
+
+def place_of(block: bytes) -> Place | None:
+    """Return where a message that waits came from; None if the headers are not valid."""
+    names = ("Subject", "Stream", "Sequence", "Time")
+    subject, stream, sequence, time = (headers.find(block, f"{PREFIX}{name}".encode()) or b"" for name in names)
+    try:
+        place = Place(subject, stream, int(sequence[:20]), int(time[:20]))
+    except ValueError:
+        return None
+    return place if 0 < place.sequence <= LAST_SEQUENCE and 0 <= place.time_ns <= LAST_SEQUENCE else None
+
+
 def with_origin(block: bytes, origin: Origin, numbering: Numbering) -> bytes:
     """Return the header block of a message that is to wait, given its own block."""
     block = _RENAMED.sub(rb"\n%b\1" % _NAME, headers.without_status(block))
