@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -31,6 +31,9 @@ TTL = b"Nats-TTL"
 
 CARRIED = ("Nats-Rollup", "Nats-TTL", "Nats-Marker-Reason")
 """The control headers that belong to operations of a bucket."""
+
+LONGEST_TTL = 200
+"""Maximum number of characters of a TTL. Others are passed on, and refused or ignored by the server."""
 
 _ROLLUPS = headers.lines_of([ROLLUP.decode()])
 _UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 1000, "µs": 1000, "ns": 1}
@@ -86,7 +89,8 @@ def carried(block: bytes, age: int) -> bytes:
         block = headers.removed(block, _ROLLUPS)
     if (seconds := time_to_live(block)) is not None and age > 0:
         left = -(-(seconds - age) // NANOSECONDS)
-        block = headers.replace(block, TTL, b"%ds" % max(left, 1))
+        # Without a unit: servers take any number of seconds, but no duration of more than 292 years.
+        block = headers.replace(block, TTL, b"%d" % max(left, 1))
     return block
 
 
@@ -103,7 +107,7 @@ def time_to_live(block: bytes) -> int | None:
     text = (headers.find(block, TTL) or b"").decode("utf-8", "replace").strip()
     if text.isdecimal() and len(text) < 19:
         return int(text) * NANOSECONDS or None
-    parts = _DURATION.findall(text)
+    parts = _DURATION.findall(text[:LONGEST_TTL])
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
     return round(sum(float(number) * _UNITS[unit] for number, unit in parts)) or None
@@ -116,6 +120,9 @@ ORIGIN = b"Router-Bucket-Origin"
 
 EXPECTED = b"Nats-Expected-Last-Subject-Sequence"
 """The header by which a stream refuses a value if the key has another one by now."""
+
+LAST_NS = 10**19 - 1
+"""The latest time of a version, in nanoseconds since 1970: 19 digits."""
 
 _ORIGIN = re.compile(rb"([^ ]{1,255}) ([^ ]{1,40}) ([0-9]{1,19}) ([0-9]{1,19})")
 
@@ -148,15 +155,27 @@ class Version:
     site: Site
     sequence: int
     time_ns: int
+    is_original: bool = field(default=True, compare=False)
+    """True for the value itself, False if a copy of it names this version."""
 
     def is_newer_than(self, other: Version) -> bool:
         """Return True for the later one of two writes. Of two at the same time one is chosen by the names of the sites.
 
-        Those of one site are in the order of its stream, whatever its clock was.
+        A value that was written here follows earlier ones of its stream, whatever the clock was. Versions that copies
+        name are in one order: if each of three could replace the next one, copies would be sent in a circle.
         """
-        if self.site == other.site:
+        if self.is_original and self.site == other.site:
             return self.sequence > other.sequence
-        return (self.time_ns, self.site) > (other.time_ns, other.site)
+        return (self.time_ns, self.site, self.sequence) > (other.time_ns, other.site, other.sequence)
+
+    def replacing(self, other: Version | None) -> Version:
+        """Return the version that a copy names when it replaces an older one: with a later time, if the clock was set.
+
+        Otherwise a copy of the older one could replace it.
+        """
+        if other is None or self.time_ns > other.time_ns or self.site != other.site:
+            return self
+        return replace(self, time_ns=min(other.time_ns + 1, LAST_NS))
 
     def header(self) -> bytes:
         """Return the value of the header `ORIGIN`."""
@@ -170,7 +189,7 @@ def version_of(block: bytes, site: Site, sequence: int, time_ns: int) -> Version
     if found is None:
         return Version(site, sequence, time_ns)
     origin = Site(found[1].decode("utf-8", "surrogateescape"), found[2].decode("utf-8", "surrogateescape"))
-    return Version(origin, int(found[3]), int(found[4]))
+    return Version(origin, int(found[3]), int(found[4]), is_original=False)
 
 
 class Verdict(Enum):

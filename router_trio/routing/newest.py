@@ -142,7 +142,7 @@ class NewestCheck:
             elif verdict is Verdict.REPLACES:
                 contents = outlet.contents
                 carried = contents.as_operation(contents.without_control(block), block, delivery.message_id)
-                self._put(delivery, outlet, delivery.raw, _as_copy(carried, copy, newest))
+                self._put(delivery, outlet, delivery.raw, _as_copy(carried, copy.replacing(present), newest))
             else:
                 assert newest is not None, "there is another value"
                 assert present is not None, "there is another value"

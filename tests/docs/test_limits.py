@@ -35,6 +35,7 @@ NO_BOUNDS = {
     "MOST_PASSES audit/waiting.py": "over a stream that grows meanwhile: each reads only what is new",
     "_TOKEN_BYTES protocol/schedules.py": "how long a digest of ours is",
     "MOST_ATTEMPTS routing/stream/retries/origin.py": "of a header of ours: another client has written it",
+    "LONGEST_TTL protocol/buckets.py": "a longer one is passed on as it is",
     "MOST_ANSWERS routing/stream/retries/origin.py": "of the same header",
     "SETTLED_WITHIN cli/test/example_run.py": "of the clock of `router-trio test`, no router has it",
     "_ENTRY_BYTES routing/outlets/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",

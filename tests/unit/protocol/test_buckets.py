@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 
 from router_trio.protocol import buckets
@@ -23,7 +25,15 @@ def test_only_a_roll_up_of_the_key_is_carried() -> None:
 
 @pytest.mark.parametrize(
     ("given", "age", "left"),
-    [("10", 0, "10"), ("10", 1, "10s"), ("1h", 61 * SECOND, "3539s"), ("2s", 5 * SECOND, "1s"), ("never", 9, "never")],
+    [
+        ("10", 0, "10"),
+        ("10", 1, "10"),
+        ("1h", 61 * SECOND, "3539"),
+        ("2s", 5 * SECOND, "1"),
+        ("never", 9, "never"),
+        ("99999999999", 1, "99999999999"),  # more than a duration can have
+        ("1" * 1_000, 1, "1" * 1_000),
+    ],
 )
 def test_a_copy_expires_when_its_message_does(given: str, age: int, left: str) -> None:
     assert decode(buckets.carried(block(Nats_TTL=given), age))["Nats-TTL"] == left
@@ -45,6 +55,11 @@ def version(site: Site, sequence: int, time: int) -> Version:
     return Version(site, sequence, time)
 
 
+def named(site: Site, sequence: int, time: int) -> Version:
+    """Return the version that a copy names."""
+    return Version(site, sequence, time, is_original=False)
+
+
 @pytest.mark.parametrize(
     ("copy", "newest", "verdict"),
     [
@@ -62,6 +77,23 @@ def version(site: Site, sequence: int, time: int) -> Version:
 )
 def test_the_last_writer_wins(copy: Version, newest: Version | None, verdict: Verdict) -> None:
     assert buckets.judge(copy, newest, THERE) is verdict
+
+
+def test_versions_that_copies_name_replace_each_other_in_one_order() -> None:
+    """Of no three does each replace the next one, though a client of a bucket can name any version."""
+    drawn = [named(site, sequence, time) for site in (HERE, ELSEWHERE) for sequence in (1, 9) for time in (1, 5, 9)]
+    for first, second, third in permutations(drawn, 3):
+        if first.is_newer_than(second) and second.is_newer_than(third):
+            assert first.is_newer_than(third)
+
+
+def test_a_copy_of_an_earlier_value_does_not_replace_a_later_one_of_a_clock_that_was_set_back() -> None:
+    earlier, later = version(HERE, 1, 9), version(HERE, 2, 5)
+    copy = later.replacing(earlier)
+    assert copy == version(HERE, 2, 10)
+    assert copy.is_newer_than(named(HERE, 1, 9))
+    assert later.replacing(None) == later.replacing(version(THERE, 1, 9)) == later
+    assert len(later.replacing(named(HERE, 1, 10**19 - 1)).header().split()[-1]) == 19
 
 
 def test_a_version_is_carried_by_its_header_over_any_number_of_copies() -> None:
