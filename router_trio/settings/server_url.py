@@ -7,7 +7,7 @@ and logs can't show them: `str()` of a `ServerURL` or a `ProxyURL` is always saf
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -52,9 +52,9 @@ def _shown(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerURL:
-    """The address of a server, how it is reached, and the secrets that were part of the URL.
+    """The address of a server, how to reach it, and the secrets that were part of the URL.
 
-    With `tls` it is reached by TLS only, with `websocket` by WebSocket, at `path` with `query`.
+    With `tls` the connection must use TLS. With `websocket` it is a WebSocket, at `path` with `query`.
     """
 
     host: str
@@ -121,25 +121,15 @@ class ServerURL:
 
     @property
     def has_credentials(self) -> bool:
-        """Return True if the URL carried a user, a password or a token."""
+        """True if the URL contained a user, a password or a token."""
         return self.user is not None or self.token is not None
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.address}{self.path}"
 
     @classmethod
-    def _read(cls, value: object) -> ServerURL:
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, str):
-            return cls.parse(value)
-        raise ValueError(f"must be a server URL; write {_FORM}")
-
-    @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls._read, serialization=core_schema.to_string_ser_schema(when_used="json")
-        )
+        return _core_schema(cls, cls.parse, f"must be a server URL; write {_FORM}")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -181,22 +171,26 @@ class ProxyURL:
         return f"http://{self.address}"
 
     @classmethod
-    def _read(cls, value: object) -> ProxyURL:
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, str):
-            return cls.parse(value)
-        raise ValueError(f"must be the URL of a proxy; write {_PROXY_FORM}")
-
-    @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls._read, serialization=core_schema.to_string_ser_schema(when_used="json-unless-none")
-        )
+        return _core_schema(cls, cls.parse, f"must be the URL of a proxy; write {_PROXY_FORM}")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "string", "examples": ["http://user:password@proxy:3128"]}
+
+
+def _core_schema(kind: type, parse: Callable[[str], object], wrong: str) -> CoreSchema:
+    """Return the schema of a URL: parsed from text, written by `str()`. `wrong` is the error for other types."""
+
+    def read(value: object) -> object:
+        if isinstance(value, kind):
+            return value
+        if isinstance(value, str):
+            return parse(value)
+        raise ValueError(wrong)
+
+    written = core_schema.to_string_ser_schema(when_used="json")
+    return core_schema.no_info_plain_validator_function(read, serialization=written)
 
 
 def _split(text: str, shown: str, schemes: Collection[str], what: str, form: str) -> SplitResult:
@@ -221,7 +215,7 @@ def _split(text: str, shown: str, schemes: Collection[str], what: str, form: str
 
 
 def _user(parts: SplitResult) -> tuple[SecretStr | None, SecretStr | None]:
-    """Return user and password of a URL."""
+    """Return user and password of a URL, each None if it is absent."""
     user, password = (None if part is None else SecretStr(unquote(part)) for part in (parts.username, parts.password))
     return user, password
 

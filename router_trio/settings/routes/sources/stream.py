@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from router_trio.errors import Problem
 from router_trio.settings.patterns import check_name, check_source_patterns
@@ -12,14 +13,16 @@ from router_trio.settings.routes.sources.partitioned import check_partitions, ke
 from router_trio.settings.units import format_duration
 
 HASTY_ACK_WAIT = 0.5
-"""Seconds. Smaller values work on one machine, and hardly over a network."""
+"""Seconds of `ack_wait` below which it is probably a mistake: smaller values hardly work over a network."""
 
 
-class _Stream(SourceKind):
+class Stream(SourceKind):
+    """A stream with a durable consumer."""
+
     key = "stream"
     noun = "a stream"
     needed = "a stream and a durable"
-    keys = (
+    keys: ClassVar[tuple[str, ...]] = (
         "durable",
         "standby",
         "filter",
@@ -46,16 +49,19 @@ class _Stream(SourceKind):
         return source.filters
 
     def described(self, source: SourceKeys) -> str:
-        return f"stream {source.stream}" + (f", filter {', '.join(source.filters)}" if source.filters else "")
+        name = getattr(source, self.key)
+        return f"{self.key} {name}" + (f", filter {', '.join(source.filters)}" if source.filters else "")
 
     def stream(self, source: SourceKeys) -> str | None:
         return source.stream
 
     def consumer(self, source: SourceKeys) -> tuple[str, str] | None:
-        return None if source.stream is None or source.durable is None else (source.stream, source.durable)
+        stream = self.stream(source)
+        return None if stream is None or source.durable is None else (stream, source.durable)
 
     def named_in_spans(self, source: SourceKeys) -> tuple[tuple[str, str], ...]:
-        return () if source.stream is None else (("messaging.nats.stream", source.stream),)
+        stream = self.stream(source)
+        return () if stream is None else (("messaging.nats.stream", stream),)
 
     def is_shared(self, source: SourceKeys) -> bool:
         # Processes with the same durable share the messages, unless one at a time gets all that keep an order.
@@ -66,12 +72,19 @@ class _Stream(SourceKind):
 
     def check(self, path: str, source: SourceKeys) -> Iterator[Problem]:
         yield from check_name(f"{path}.stream", source.stream)
-        yield from check_consumer(path, source)
+        yield from self.check_consumer(path, source)
         yield from check_partitions(path, source)
+
+    def check_consumer(self, path: str, source: SourceKeys) -> Iterator[Problem]:
+        """Yield each problem of the keys of the durable consumer."""
+        if source.durable is None:
+            yield Problem(f"{path}.durable", "missing; name the durable consumer, it is created if absent")
+        yield from check_source_patterns(f"{path}.filter", source.filter, "filter")
+        yield from check_name(f"{path}.durable", source.durable)
 
     def refuse(self, key: str, owner: SourceKind) -> str:
         cure = "remove it, or use 'filter'" if key == "subject" else "remove it"
-        return f"can't be combined with a stream; {cure}"
+        return f"can't be combined with {self.noun}; {cure}"
 
     def check_shared(self, path: str, source: SourceKeys, workers: int) -> Iterator[Problem]:
         if source.standby:
@@ -91,13 +104,5 @@ class _Stream(SourceKind):
             )
 
 
-def check_consumer(path: str, source: SourceKeys) -> Iterator[Problem]:
-    """Yield each problem of the keys of a durable consumer."""
-    if source.durable is None:
-        yield Problem(f"{path}.durable", "missing; name the durable consumer, it is created if absent")
-    yield from check_source_patterns(f"{path}.filter", source.filter, "filter")
-    yield from check_name(f"{path}.durable", source.durable)
-
-
-STREAM: SourceKind = _Stream()
+STREAM: SourceKind = Stream()
 """The kind of a source that names a stream."""
