@@ -1,6 +1,6 @@
-"""Reads JSON sent by a peer within bounds: each field has its type and is in its range, or there is one kind of error.
+"""Read JSON sent by a peer, within bounds: each field has its type and is in its range, or `AnswerError` is raised.
 
-Any client that can publish to an inbox can send anything there. Nothing of it may surprise the reader: not a number of
+Any client that can publish to an inbox can send anything there. None of it may surprise the reader: not a number of
 5,000 digits, `1e999`, `true` for 1, a name given twice, or a hundred thousand brackets. Pure.
 """
 
@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
+from collections.abc import Callable
 from typing import Any
 
 from router_trio.errors.quotes import excerpt
 
 MAX_NAME = 255
-"""Characters of the name of a stream or a consumer, as in nats-server."""
+"""Maximum number of characters of the name of a stream or a consumer, as in nats-server."""
 
 MAX_SUBJECT = 4096
+"""Maximum number of characters of a subject."""
 
 _INT64 = 2**63 - 1
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{1,24}(?:Z|[+-][0-9]{2}:[0-9]{2})")
@@ -87,7 +89,7 @@ class Object:
     def optional_subject(self, name: str) -> str:
         """Return a subject, which may contain any characters; `""` if it is absent."""
         value = self._fields.get(name)
-        if value is not None and (type(value) is not str or len(value) > MAX_SUBJECT):
+        if value is not None and not _is_subject(value):
             raise self._wrong(name, f"a text of at most {MAX_SUBJECT} characters")
         return value or ""
 
@@ -102,35 +104,16 @@ class Object:
             raise self._wrong(name, "bytes in base64") from None
 
     def subjects(self, name: str, *, most: int) -> tuple[str, ...]:
-        """Return a list of subjects; empty if it is absent."""
-        value = self._fields.get(name)
-        if value is None:
-            return ()
-        if type(value) is not list or len(value) > most:
-            raise self._wrong(name, f"a list of at most {most} texts")
-        if not all(type(one) is str and len(one) <= MAX_SUBJECT for one in value):
-            raise self._wrong(name, f"a list of texts of at most {MAX_SUBJECT} characters")
-        return tuple(value)
+        """Return a list of subjects, which may contain any characters; empty if it is absent."""
+        return self._list(name, most, f"texts of at most {MAX_SUBJECT} characters", _is_subject)
 
     def names(self, name: str, *, most: int) -> tuple[str, ...]:
         """Return a list of printable names of streams or consumers; empty if it is absent."""
-        value = self._fields.get(name)
-        if value is None:
-            return ()
-        if type(value) is not list or len(value) > most:
-            raise self._wrong(name, f"a list of at most {most} texts")
-        if not all(type(one) is str and 0 < len(one) <= MAX_NAME and one.isprintable() for one in value):
-            raise self._wrong(name, f"a list of printable texts of at most {MAX_NAME} characters")
-        return tuple(value)
+        return self._list(name, most, f"printable texts of 1 to {MAX_NAME} characters", _is_name)
 
     def numbers(self, name: str, *, most: int) -> tuple[int, ...]:
-        """Return a list of integers; empty if it is absent."""
-        value = self._fields.get(name)
-        if value is None:
-            return ()
-        if type(value) is not list or len(value) > most or not all(type(one) is int for one in value):
-            raise self._wrong(name, f"a list of at most {most} whole numbers")
-        return tuple(value)
+        """Return a list of integers of 64 bits; empty if it is absent."""
+        return self._list(name, most, "whole numbers of 64 bits", _is_number)
 
     def has(self, name: str) -> bool:
         """Return True if this field exists and is not empty."""
@@ -147,12 +130,8 @@ class Object:
 
     def objects(self, name: str, *, most: int) -> tuple[Object, ...]:
         """Return a list of objects; empty if it is absent."""
-        value = self._fields.get(name)
-        if value is None:
-            return ()
-        if type(value) is not list or len(value) > most or not all(type(one) is dict for one in value):
-            raise self._wrong(name, f"a list of at most {most} objects")
-        return tuple(Object(one, f"{self._where}{name}.") for one in value)
+        found = self._list(name, most, "objects", _is_object)
+        return tuple(Object(one, f"{self._where}{name}.") for one in found)
 
     def required(self, name: str) -> Object:
         """Return an object in this one. Raises if it is absent."""
@@ -161,8 +140,33 @@ class Object:
             raise self._wrong(name, "an object")
         return found
 
+    def _list(self, name: str, most: int, wanted: str, fits: Callable[[Any], bool]) -> tuple[Any, ...]:
+        """Return a list of at most `most` elements that all pass `fits`; empty if it is absent."""
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        if type(value) is not list or len(value) > most or not all(map(fits, value)):
+            raise self._wrong(name, f"a list of at most {most} {wanted}")
+        return tuple(value)
+
     def _wrong(self, name: str, wanted: str) -> AnswerError:
         return AnswerError(f"{self._where}{name} is not {wanted}")
+
+
+def _is_subject(value: Any) -> bool:
+    return type(value) is str and len(value) <= MAX_SUBJECT
+
+
+def _is_name(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= MAX_NAME and value.isprintable()
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and -_INT64 <= value <= _INT64
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict
 
 
 def read(body: bytes, most: int) -> Object:

@@ -61,7 +61,10 @@ def test_a_checkpoint_is_read_as_it_was_saved() -> None:
         (body(fields={"filter_subject": 5}), "fields.filter_subject is not a text"),
         (body(fields={"filter_subject": "a\r\nb"}), "a filter subject is not printable"),
         (body(fields={"filter_subjects": "source.1"}), "fields.filter_subjects is not a list"),
-        (body(fields={"filter_subjects": [None]}), "fields.filter_subjects is not a list of texts"),
+        (
+            body(fields={"filter_subjects": [None]}),
+            "fields.filter_subjects is not a list of at most 10000 texts",
+        ),
         (body(fields={"filter_subjects": ["a", "\udcff"]}), "a filter subject is not printable"),
     ],
 )
