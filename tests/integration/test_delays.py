@@ -84,6 +84,24 @@ async def test_copies_are_published_when_they_are_due(server: NatsServer) -> Non
         assert not await published(jetstream, "OUT", "later.")
 
 
+async def test_a_copy_of_the_year_9999_is_not_published_at_once(server: NatsServer) -> None:
+    route = {
+        "name": "later",
+        "from": {"stream": "IN", "durable": "router", "filter": "in.*"},
+        "to": [{"subject": "out.{{wildcard(1)}}", "delay": "timestamp(body.at)", "schedule_prefix": "later"}],
+    }
+    config = settings(server, route, IN=["in.*"], OUT=["out.*", "later.*"])
+    async with connect(server.url) as client, Router(config, log=False).open() as live:
+        jetstream = JetStream(client)
+        await jetstream.publish("in.never", b'{"at": "9999-12-31T23:59:59Z"}')
+        await eventually(lambda: live.routes[0].settled["routed"] == 1)
+        await jetstream.publish("in.now", b'{"at": "2020-01-01T00:00:00Z"}')
+        await eventually(lambda: _all(jetstream, "OUT", "out.", 1), 10.0)
+        await jetstream.publish("in.then", b'{"at": "2020-01-01T00:00:00Z"}')
+        await eventually(lambda: _all(jetstream, "OUT", "out.then", 1), 10.0)
+        assert [one.subject for one in await published(jetstream, "OUT", "out.")] == ["out.now", "out.then"]
+
+
 async def _all(jetstream: JetStream, stream: str, below: str, count: int) -> bool:
     return len(await published(jetstream, stream, below)) >= count
 

@@ -9,8 +9,8 @@ from router_trio.expressions.values import Duration, Timestamp
 
 _NS = 1_000_000_000
 
-LAST_NS = 253_402_300_799 * _NS
-"""The last second of the year 9999, in nanoseconds since 1970."""
+LAST_NS = 9_223_372_036 * _NS
+"""The last second that nats-server can count, in the year 2262: it would publish a copy with a later time at once."""
 
 
 class Delay:
@@ -27,7 +27,8 @@ class Delay:
     def due_ns(self, facts: Any, now_ns: int) -> int:
         """Return when the copy of a message is due, in nanoseconds since 1970. Raises `EvaluationError`.
 
-        A time in the past is returned as 1970 at the earliest: the stream then publishes the copy at once.
+        A time in the past is returned as 1970 at the earliest: the stream then publishes the copy at once. A time after
+        2262 is returned as 2262.
         """
         if self._evaluate is None:
             return now_ns + self._ns

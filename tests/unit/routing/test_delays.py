@@ -82,6 +82,20 @@ async def test_the_delay_is_computed_for_each_message(autojump_clock: MockClock)
         )
 
 
+@pytest.mark.parametrize(
+    "body", [{"at": "9999-12-31T23:59:59.999Z"}, {"at": "2262-04-11T23:47:17Z"}, {"wait": "3000000h"}]
+)
+async def test_a_time_that_no_server_can_count_to_is_the_last_one_that_it_can(
+    body: dict[str, str], autojump_clock: MockClock
+) -> None:
+    to = delayed("has(body.at) ? timestamp(body.at) : time + duration(body.wait)")
+    async with world([stream("IN", to, filter="in.*")], brokers=brokers()) as w:
+        w.broker.publish("in.a", json.dumps(body).encode())
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        (schedule,) = w.broker._server.streams["OUT"].schedules.values()
+        assert 0 <= 2**63 - 1 - schedule.due_ns < 1_000_000_000
+
+
 async def test_a_delay_that_can_not_be_computed_fails_its_message(autojump_clock: MockClock) -> None:
     route = stream("IN", delayed("duration(body.wait)"), filter="in.*", retry={"attempts": 1})
     async with world([route], brokers=brokers()) as w:
