@@ -1,4 +1,4 @@
-"""A tunnel through an HTTP proxy: CONNECT, after which the stream is one to the server.
+"""Open a tunnel through an HTTP proxy with CONNECT. Afterwards the stream is one to the server.
 
 The proxy resolves the name of the server. It sees host and port, and of a connection with TLS nothing else.
 """
@@ -16,9 +16,9 @@ from router_trio.settings import ProxyURL, ServerURL
 
 
 async def open_tunnel(stream: trio.SocketStream, proxy: ProxyURL, url: ServerURL) -> bytes:
-    """Ask the proxy for a tunnel to the server; return bytes that were read behind its answer.
+    """Ask the proxy for a tunnel to the server; return the bytes that were received after its answer.
 
-    Raises `LinkError`, `AuthorizationError` or `ProtocolError`. Blocks on the proxy.
+    Raises `LinkError`, `AuthorizationError` or `ProtocolError`. Waits for the proxy without a limit.
     """
     target = url.address.encode()
     lines: list[Header] = [(b"Host", target)]
@@ -56,4 +56,4 @@ _CURES: Mapping[int, tuple[str, str]] = {
     503: (reasons.NETWORK, _UNREACHED),
     504: (reasons.NETWORK, f"{_UNREACHED}; it got no answer in time"),
 }
-"""The reason and the cure for the answers that are known to occur."""
+"""The reason and the cure for each status that is known to occur."""

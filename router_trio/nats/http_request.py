@@ -1,7 +1,6 @@
-"""Send an HTTP request on a stream that carries something else afterwards: a WebSocket, or a tunnel through a proxy.
+"""Send an HTTP request on a stream that carries another protocol afterwards: a WebSocket, or a tunnel through a proxy.
 
-h11 writes the request and reads the answer, up to the end of its headers: what follows belongs to the other protocol.
-The caller limits the time.
+h11 writes the request, and reads the answer up to the end of its headers. The caller limits the time.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from router_trio.errors.quotes import LONGEST_QUOTE, excerpt, redact
 from router_trio.nats.transport import SecureStream, certificate_required
 
 MAX_ANSWER = 16 * 1024
-"""Maximum bytes of the answer up to the end of its headers, with informational answers before it."""
+"""Maximum bytes of the answer up to the end of its headers, including informational answers before it."""
 
 _READ_SIZE = 4096
 
@@ -28,12 +27,12 @@ _HTTP = b"HTTP/"
 Header = tuple[bytes, bytes]
 
 USER_AGENT: Header = (b"User-Agent", b"router-trio")
-"""Firewalls refuse requests without one, and a nats-server sends small frames to one that begins with Mozilla."""
+"""Some firewalls refuse requests without it. If it begins with Mozilla, nats-server sends small frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a request; `rest` are bytes that were read behind its headers."""
+    """The answer to a request; `rest` are the bytes that were received after its headers."""
 
     status: int
     reason: str
@@ -57,14 +56,15 @@ class Answer:
 async def request(
     stream: trio.SocketStream | SecureStream, method: bytes, target: bytes, headers: list[Header], *, of: str
 ) -> Answer:
-    """Send a request without a body, and return the answer: any but an informational one, which 101 is not here.
+    """Send a request without a body, and return the answer with any status from 200 on, or 101.
 
-    `of` names the peer in errors. Raises `LinkError` or `ProtocolError`. Blocks on the peer; can be cancelled.
+    `of` names the peer in errors. Raises `LinkError`, `CertificateError` or `ProtocolError`. Waits for the peer without
+    a limit.
     """
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_ANSWER)
     data = connection.send(h11.Request(method=method, target=target, headers=headers)) or b""
     data += connection.send(h11.EndOfMessage()) or b""
-    # A peer that has closed the connection may have answered before.
+    # A peer may answer and close the connection before it has read the request.
     with suppress(trio.BrokenResourceError):
         await stream.send_all(data)
     received = 0
@@ -79,7 +79,7 @@ async def request(
                     raise LinkError(f"{of} closed the connection {where}", reason=reasons.CLOSED)
                 received += len(part)
                 begin = (begin + part)[:LONGEST_QUOTE]
-                if not _HTTP.startswith(begin[: len(_HTTP)]):  # h11 would wait for an empty line
+                if not _HTTP.startswith(begin[: len(_HTTP)]):  # refused here, since h11 waits for an empty line
                     raise _no_http(of, begin)
                 if received > MAX_ANSWER + _READ_SIZE:
                     raise _endless(of)

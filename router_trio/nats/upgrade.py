@@ -1,6 +1,6 @@
-"""The opening handshake of a WebSocket (RFC 6455), on a stream of TCP or TLS.
+"""Open a WebSocket (RFC 6455) on a stream of TCP or TLS.
 
-An answer other than 101 fails the attempt, in words that name what answered and how to correct it. Redirects are not
+An answer other than 101 fails the attempt, with an error that names what answered and the cure. Redirects are not
 followed: the next request would carry this connection's credentials to a server that the configuration does not name.
 """
 
@@ -28,7 +28,7 @@ async def open_websocket(
 ) -> WebSocketStream:
     """Ask the server for a WebSocket, and return it. `headers` are added to the request.
 
-    Raises `LinkError`, `AuthorizationError`, `CertificateError` or `ProtocolError`. Blocks on the peer.
+    Raises `LinkError`, `AuthorizationError`, `CertificateError` or `ProtocolError`. Waits for the peer without a limit.
     """
     key = new_key()
     lines: list[Header] = [
@@ -37,7 +37,7 @@ async def open_websocket(
         (b"Connection", b"Upgrade"),
         (b"Sec-WebSocket-Key", key),
         (b"Sec-WebSocket-Version", b"13"),
-        # Masking protects proxies from scripts in browsers. Without it no byte is touched.
+        # Masking protects proxies from scripts in browsers. Unmasked payload is sent without a copy.
         (b"Nats-No-Masking", b"true"),
         *((name.encode(), value.get_secret_value().encode()) for name, value in headers.items()),
     ]
@@ -52,7 +52,7 @@ async def open_websocket(
 
 
 def _check(answer: Answer, key: bytes, url: ServerURL) -> None:
-    """Check that a 101 answers this request. Raises `ProtocolError`."""
+    """Raise `ProtocolError` unless the 101 is the answer to this request."""
     wrong = None
     if [one.lower() for one in answer.values(b"upgrade")] != [b"websocket"]:
         wrong = "to something that is not a WebSocket"
@@ -63,7 +63,7 @@ def _check(answer: Answer, key: bytes, url: ServerURL) -> None:
     elif answer.values(b"sec-websocket-extensions") or answer.values(b"sec-websocket-protocol"):
         wrong = "with an extension or a protocol that the router did not ask for"
     if wrong is not None:
-        raise ProtocolError(f"{url} answered 101 {wrong}; check the address, and what is between")
+        raise ProtocolError(f"{url} answered 101 {wrong}; check the address, and any proxy or gateway on the way")
 
 
 _PAGE = "this is an HTTP server, and not the WebSocket listener of a nats-server; check host, port and path"
@@ -89,7 +89,7 @@ _CURES: Mapping[int, tuple[str, str]] = {
     503: (reasons.NETWORK, _GATEWAY),
     504: (reasons.NETWORK, f"{_GATEWAY}, or raise the timeout of the gateway"),
 }
-"""The reason and the cure for the answers that are known to occur."""
+"""The reason and the cure for each status that is known to occur."""
 
 
 def _refused(answer: Answer, url: ServerURL) -> LinkError:
@@ -104,7 +104,7 @@ def _refused(answer: Answer, url: ServerURL) -> LinkError:
 
 
 def _location(answer: Answer) -> str:
-    """Return where a redirect leads, without what may hold a secret."""
+    """Return the target of a redirect as the end of a text, without parts that may hold a secret."""
     found = next((value for name, value in answer.headers if name == b"location"), b"").decode("latin-1")
     where = str(without_keys(found.partition("?")[0].partition("#")[0]))
     return f": see {excerpt(where)}" if where else ""

@@ -1,7 +1,7 @@
-"""The stream of a WebSocket: a stream of bytes in frames, over a stream of TCP or TLS.
+"""A WebSocket as a stream: its bytes are the payload of frames, over a stream of TCP or TLS.
 
-For the handshake and the wire it is a stream like the one below it. It answers pings by itself. As with any stream, one
-task may read at a time, and one write.
+The handshake and the wire use it as they use the stream below it. It answers pings by itself. As with any stream, one
+task may read at a time, and one may write.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from router_trio.protocol.websocket import Close, FrameReader, FrameWriter
 
 
 class WebSocketStream(trio.abc.AsyncResource):
-    """A WebSocket after its opening handshake. `unread` are bytes that were read behind that."""
+    """A WebSocket after its opening handshake. `unread` are bytes that were received after the answer to that."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class WebSocketStream(trio.abc.AsyncResource):
         return self._reader.close
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Return received payload, `b""` at the end of the connection or behind a close frame.
+        """Return received payload; `b""` at the end of the connection or after a close frame.
 
-        Reads at most `max_bytes` at a time. Raises as the stream below does, and `ProtocolError`.
+        Reads at most `max_bytes` at a time. Raises what the stream below raises, or `ProtocolError`.
         """
         while self._reader.close is None:
             data, self._unread = self._unread, b""
@@ -55,34 +55,40 @@ class WebSocketStream(trio.abc.AsyncResource):
         return b""
 
     async def send_all(self, data: bytes) -> None:
-        """Send payload as a frame, and a pong if one is due; with `b""` only that. Raises as the stream below does."""
+        """Send payload as a frame, and a pong if one is due; with `b""` only the pong.
+
+        Raises what the stream below raises.
+        """
         await self._below.send_all(self._writer.frame(data))
 
     def write_pongs_by(self, write_soon: Callable[[], None]) -> None:
-        """Call `write_soon` when a pong is due, to get a call of `send_all` or `write_some` soon.
+        """Call `write_soon` whenever a pong is due: it has to arrange a call of `send_all` or `write_some`.
 
         Without it a pong is sent with the next payload.
         """
         self._write_soon = write_soon
 
     def for_wire(self, before_write: BeforeWrite | None) -> WebSocketStream:
-        """Return the object by which a wire reads and writes this stream, which is not used itself any more."""
+        """Return the stream for a wire to read and write, in place of this one, which must not be used afterwards."""
         assert not isinstance(self._below, TCPStream | NotedStream), "it is called once"
         below = stream_for_wire(self._below, before_write)
         kind = WebSocketTCPStream if isinstance(below, TCPStream) else WebSocketStream
         return kind(below, self._reader, self._writer, bytes(self._unread))
 
     async def aclose(self) -> None:
-        """Close the stream below."""
+        """Close the stream below, without a close frame."""
         assert not isinstance(self._below, TCPStream | NotedStream), "the stream of the handshake owns the socket"
         await self._below.aclose()
 
 
 class WebSocketTCPStream(WebSocketStream):
-    """A WebSocket that is written in the turn of a task, as a `TCPStream` is."""
+    """A WebSocket that can also be written without waiting, as a `TCPStream` can."""
 
     _below: TCPStream
 
     def write_some(self, data: bytes) -> int:
-        """Write what the socket accepts now, and return the number of bytes. Raises `trio.BrokenResourceError`."""
+        """Write the part of `data` that the socket accepts now, and return its length in bytes.
+
+        Raises `trio.BrokenResourceError`.
+        """
         return self._writer.write_some(data, self._below.write_some)

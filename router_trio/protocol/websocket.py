@@ -1,8 +1,8 @@
 """Frames of WebSocket (RFC 6455) as a NATS client needs them, without I/O.
 
-The payload of binary frames is a stream of bytes: the borders of frames mean nothing to NATS. So payload is passed on
-as it arrives, and a frame of any length takes no memory here. Compression is never offered: a lone message of 128 bytes
-gains nothing by it, and a server can't send a small frame that becomes a large one.
+The payload of binary frames is a stream of bytes: the borders of frames have no meaning for NATS. So payload is passed
+on as it arrives, and no frame is collected, however long it is. Compression is never offered: a lone message of 128
+bytes gains nothing by it, and so a server can't send a small frame that becomes a large one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from router_trio.errors import ProtocolError
 from router_trio.errors.quotes import excerpt
 
 MAX_FRAME = 1024 * 1024 * 1024
-"""Maximum bytes of a frame. A server writes what it has queued for a client as one frame, up to its `max_pending`."""
+"""Maximum bytes of a frame. A server sends all that it has queued for a client as one frame, up to `max_pending`."""
 
 MAX_CONTROL = 125
 """Maximum bytes of a ping, pong or close frame."""
@@ -50,7 +50,7 @@ _STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """A close frame: its status, None if it has none, and its text, printable and bounded."""
+    """A close frame: its status (None if it has none), and its text, which is printable and bounded."""
 
     status: int | None
     text: str
@@ -73,9 +73,9 @@ def accept_for(key: bytes) -> bytes:
 
 
 class FrameReader:
-    """Reads the frames of a server. `close` is its close frame, once there was one.
+    """Reads the frames of a server. `close` is its close frame once it was received.
 
-    `ping` is the body of the latest ping, until `take_ping` is called. A client may answer only the latest of several
+    `ping` is the body of the latest ping until `take_ping` is called. A client may answer only the latest of several
     pings (RFC 6455, 5.5.3), so a flood of them takes no memory.
     """
 
@@ -87,18 +87,19 @@ class FrameReader:
         self._head = b""
         """The beginning of a header, or of a control frame."""
         self._remaining = 0
+        """Bytes of payload that the current frame still has."""
         self._fragmented = False
 
     def take_ping(self) -> bytes:
-        """Return `ping`, and forget it. There must be one."""
+        """Return `ping`, which must not be None, and reset it."""
         ping, self.ping = self.ping, None
         assert ping is not None, "the caller has seen it"
         return ping
 
     def feed(self, data: bytes) -> bytes:
-        """Return the payload among received bytes, `b""` if there is none. After a close frame there is none.
+        """Return the payload among received bytes, `b""` if there is none. Ignores bytes after a close frame.
 
-        Raises `ProtocolError`.
+        Raises `ProtocolError` if the bytes violate RFC 6455, or are frames that no NATS server sends.
         """
         size = len(data)
         remaining = self._remaining
@@ -129,7 +130,7 @@ class FrameReader:
                 self._control(first & _OPCODE, bytes(data[begin:end]))
             else:
                 self._fragmented = not first & _FINAL
-                parts.append(data[begin:end] if begin or end < size else data)
+                parts.append(data[begin:end])
                 if end > size:
                     self._remaining = end - size
                     end = size
@@ -139,7 +140,7 @@ class FrameReader:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _check(self, first: int, length: int) -> None:
-        """Check the first two bytes of a frame. Raises `ProtocolError`."""
+        """Raise `ProtocolError` unless the first two bytes of a frame are valid."""
         opcode = first & _OPCODE
         if first & _RESERVED:
             raise _violation("a frame with reserved bits, as with compression, which was not agreed on")
@@ -166,7 +167,7 @@ class FrameReader:
 
 
 def _long(text: bytes) -> int:
-    """Return a length of 2 or 8 bytes. Raises `ProtocolError` if it is too large, or fits in a shorter form."""
+    """Return the length in `text`, 2 or 8 bytes. Raises `ProtocolError` if it is too large or has a shorter form."""
     length = int.from_bytes(text, "big")
     if length > MAX_FRAME:
         raise _violation(f"a frame of {length} bytes, which is too large")
@@ -180,9 +181,10 @@ def _violation(what: str) -> ProtocolError:
 
 
 class FrameWriter:
-    """Makes the frames of a client: masked, as RFC 6455 requires, unless the server has agreed to do without.
+    """Makes the frames of a client: masked, as RFC 6455 requires, unless the server has agreed to unmasked ones.
 
-    A socket may take a part of a frame. The frame is then *open*, and the bytes of the next call complete it first.
+    A socket may take only part of a frame. The frame is then *open*, and the payload of the next call completes it
+    first.
     """
 
     __slots__ = ("_before", "_key", "_new_key", "_open", "_pong")
@@ -194,16 +196,16 @@ class FrameWriter:
         self._open = 0
         """Bytes of payload that the open frame still needs."""
         self._key = b""
-        """The masking key of the open frame, rotated to its next byte."""
+        """The masking key of the open frame, rotated so that it begins with the key of the next byte."""
         self._pong = b""
 
     def answer(self, ping: bytes) -> None:
-        """Send a pong with this body with the next frame. It replaces one that has not been sent."""
+        """Send a pong with this body before the next frame. It replaces a pong that has not been sent."""
         key = b"" if self._new_key is None else self._new_key()
         self._pong = _header(_PONG, len(ping), key) + _masked(ping, key)
 
     def frame(self, data: bytes) -> bytes:
-        """Return the bytes to write for this payload. The caller writes all of them, before the next call."""
+        """Return the bytes to write for this payload. The caller must write all of them before the next call."""
         before = self._before
         if self._open:
             rest = data[: self._open]
@@ -225,9 +227,9 @@ class FrameWriter:
         return b"".join((before, _header(_BINARY, len(data), key), _masked(data, key)))
 
     def write_some(self, data: bytes, write: Callable[[bytes], int]) -> int:
-        """Write a frame with this payload by one call of `write`, which returns how many bytes it has written.
+        """Write a frame with this payload by one call of `write`, which returns the number of bytes written.
 
-        Returns the number of bytes of the payload among these. There must be no open frame.
+        Returns how many of these are payload. There must be no open frame.
         """
         assert not self._open, "the bytes of an open frame have been sent by `frame`"
         before = self._before + self._pong
@@ -259,7 +261,7 @@ def _header(opcode: int, size: int, key: bytes) -> bytes:
 
 
 def _masked(data: bytes, key: bytes) -> bytes:
-    """Return the bytes combined with a key of four, by which the same function restores them; `b""`: as they are."""
+    """Return the bytes XORed with a key of four bytes; unchanged if the key is `b""`."""
     if not key or not data:
         return data
     if len(data) <= MASK_PIECE:
@@ -268,7 +270,7 @@ def _masked(data: bytes, key: bytes) -> bytes:
 
 
 def _xor(data: bytes, key: bytes) -> bytes:
-    """Combine as two long integers, which takes a thousandth of the time of a loop."""
+    """XOR as two long integers, which takes a thousandth of the time of a loop."""
     size = len(data)
     mask = (key * (size // 4 + 1))[:size]
     return (int.from_bytes(data, "little") ^ int.from_bytes(mask, "little")).to_bytes(size, "little")
