@@ -7,8 +7,8 @@ import re
 import signal
 import sqlite3
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import trio
 
 from router_trio.embedded import HOST
 from tests.support.certificates import create_certificates
-from tests.support.command import ROOT, command, running
+from tests.support.command import ROOT, RunningCommand, command, running
 from tests.support.eventually import eventually
 from tests.support.http_proxy import http_proxy
 from tests.support.raw_jetstream import JetStream, StoredMessage
@@ -58,6 +58,15 @@ async def stored(url: str, stream: str, count: int) -> Sequence[StoredMessage]:
 
         await eventually(enough, 20.0)
         return await jetstream.stream_messages(stream)
+
+
+@asynccontextmanager
+async def embedded(name: str, directory: Path) -> AsyncIterator[tuple[RunningCommand, str]]:
+    """Run an example with an embedded server; yield the started router, and the URL of that server."""
+    async with running("run", EXAMPLES / name, "--embedded-nats", cwd=directory, env=NO_HTTP) as router:
+        url = (await router.has_printed(r"nats://\S+(?=\n)"))[0]
+        await router.has_logged("ROUTER_STARTED")
+        yield router, url
 
 
 async def test_a_stream_is_copied_over_an_outage_of_headquarters(server: NatsServer, tmp_path: Path) -> None:
@@ -165,10 +174,7 @@ async def test_a_bucket_is_copied_to_a_site(server: NatsServer, tmp_path: Path) 
 
 
 async def test_orders_are_sorted_by_their_content(tmp_path: Path) -> None:
-    configuration = EXAMPLES / "route_by_content.toml"
-    async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:
-        url = (await router.has_printed(r"nats://\S+(?=\n)"))[0]
-        await router.has_logged("ROUTER_STARTED")
+    async with embedded("route_by_content.toml", tmp_path) as (router, url):
         async with connect(url) as client:
             orders = JetStream(client)
             eu = [("region", "eu")]
@@ -185,10 +191,7 @@ async def test_orders_are_sorted_by_their_content(tmp_path: Path) -> None:
 
 
 async def test_orders_that_fit_are_masked_and_others_are_dead_letters_with_the_rule(tmp_path: Path) -> None:
-    configuration = EXAMPLES / "require_a_schema.toml"
-    async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:
-        url = (await router.has_printed(r"nats://\S+(?=\n)"))[0]
-        await router.has_logged("ROUTER_STARTED")
+    async with embedded("require_a_schema.toml", tmp_path) as (router, url):
         async with connect(url) as client:
             orders = JetStream(client)
             await orders.publish("orders.1", b'{"id": "1", "total": 5, "card": {"number": "4111", "code": "123"}}')
@@ -203,10 +206,7 @@ async def test_orders_that_fit_are_masked_and_others_are_dead_letters_with_the_r
 
 
 async def test_many_sources_are_merged_into_one_stream_and_unreadable_messages_into_another(tmp_path: Path) -> None:
-    configuration = EXAMPLES / "fan_in_with_dead_letters.toml"
-    async with running("run", configuration, "--embedded-nats", cwd=tmp_path, env=NO_HTTP) as router:
-        url = (await router.has_printed(r"nats://\S+(?=\n)"))[0]
-        await router.has_logged("ROUTER_STARTED")
+    async with embedded("fan_in_with_dead_letters.toml", tmp_path) as (router, url):
         async with connect(url) as client:
             devices = JetStream(client)
             await devices.publish("doors.17", b'{"open": true}')

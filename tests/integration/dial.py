@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from router_trio.errors import LinkError
+from router_trio.errors import LinkError, UnexpectedError
 from router_trio.nats.link import Dialer, NatsLink
 from router_trio.nats.transport import BeforeWrite
 from router_trio.protocol.framing import payload
@@ -20,6 +20,7 @@ from tests.support.recorder import INBOX, Recorder, operation
 from tests.support.servers import NatsServer
 
 DIAL_WITHIN = 10.0
+LONGEST_ERROR = 600
 SECRET = "s3cr3t-of-the-test"
 USERS = f'authorization {{ users: [ {{ user: router, password: "{SECRET}" }} ] }}\n'
 
@@ -49,14 +50,24 @@ async def works(url: str, **options: Any) -> None:
         assert link.server == url.rpartition("@")[2].rpartition("://")[2]
 
 
-async def refused(kind: type[LinkError], url: str, **options: Any) -> LinkError:
-    """Try to connect; return the error, which must be of exactly this kind and contain no secret."""
+async def refusal(url: str, **options: Any) -> LinkError:
+    """Try to connect; return the error, which must be expected, printable and short, and contain no secret."""
     with pytest.raises(LinkError) as caught:
         async with link_to(url, **options):
             pass
-    assert type(caught.value) is kind, repr(caught.value)
-    assert SECRET not in str(caught.value)
-    return caught.value
+    error = caught.value
+    assert not isinstance(error, UnexpectedError), error
+    assert SECRET not in str(error)
+    assert str(error).isprintable()
+    assert len(str(error)) < LONGEST_ERROR
+    return error
+
+
+async def refused(kind: type[LinkError], url: str, **options: Any) -> LinkError:
+    """Try to connect; return the error as `refusal` does, which must be of exactly this kind."""
+    error = await refusal(url, **options)
+    assert type(error) is kind, repr(error)
+    return error
 
 
 INFO = b'INFO {"server_id":"x","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576}\r\n'

@@ -12,7 +12,6 @@ from router_trio.settings import ConnectionSettings
 from tests.support.impostors import Caller, info
 from tests.support.recorder import INBOX, Recorder
 
-SECRET = "s3cr3t-of-the-test"
 WITHIN = 10.0
 
 

@@ -10,7 +10,8 @@ import pytest
 from router_trio.embedded import HOST, reserve_port
 from router_trio.errors import ProtocolError
 from router_trio.settings import ConnectionSettings
-from tests.integration.handshakes import SECRET, link_to, serve_in_clear
+from tests.integration.dial import SECRET
+from tests.integration.handshakes import link_to, serve_in_clear
 from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.impostors import Caller, Play, impostor, info

@@ -15,8 +15,8 @@ import trio
 from router_trio.errors import AuthorizationError, LinkError, ProtocolError
 from router_trio.nats.handshake import MAX_LINES_BEFORE_PONG, Handshake
 from router_trio.settings import ConnectionSettings
-from tests.integration.dial import until_no_client
-from tests.integration.handshakes import SECRET, link_to, serve_in_clear
+from tests.integration.dial import SECRET, until_no_client
+from tests.integration.handshakes import link_to, serve_in_clear
 from tests.support.certificates import Certificates
 from tests.support.credentials import create_operator, read_credentials, user_nkey
 from tests.support.impostors import impostor, info, saying

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +24,10 @@ from router_trio.expressions.language.types import (
     type_of,
 )
 from router_trio.expressions.values import Duration, Timestamp, TypeValue, Uint, key_of
+from tests.support.go_modules import module_directory
 from tests.unit.expressions.textproto import Fields, read
 
 MODULE = "cel.dev/expr@v0.26.0"
-FETCH_SECONDS = 60
 
 FILES = (
     "basic", "comparisons", "conversions", "fields", "fp_math", "integer_math", "lists", "logic", "macros",
@@ -101,19 +96,10 @@ class Case:
     checked: bool = True
 
 
-@cache
 def directory() -> Path | None:
-    """Return the directory of the files, None without Go or the module. Blocks for up to 60 s to download them."""
-    go = shutil.which("go")
-    if go is None:
-        return None
-    command = [go, "mod", "download", "-json", MODULE]
-    environment = {**os.environ, "GOFLAGS": "-mod=mod"}
-    try:
-        done = subprocess.run(command, capture_output=True, check=True, timeout=FETCH_SECONDS, env=environment, cwd="/")
-    except (subprocess.SubprocessError, OSError):
-        return None
-    return Path(json.loads(done.stdout)["Dir"]) / "tests" / "simple" / "testdata"
+    """Return the directory of the files; None without Go or the module. May block for 60 s to download it."""
+    module = module_directory(MODULE)
+    return None if module is None else module / "tests" / "simple" / "testdata"
 
 
 def cases(file: Path) -> Iterator[tuple[str, Fields]]:

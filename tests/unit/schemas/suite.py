@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from router_trio.schemas.compiler import DRAFT_7, DRAFT_2020
+from tests.support.go_modules import module_directory
 
 MODULE = "github.com/kaptinlin/jsonschema@v0.4.6"
 """A module that has a copy of the suite."""
-FETCH_SECONDS = 60
 
 DRAFTS = {"draft2020-12": DRAFT_2020, "draft7": f"{DRAFT_7}#"}
 OPTIONAL = (
@@ -42,19 +38,10 @@ class Group:
     tests: tuple[tuple[str, Any, bool], ...]
 
 
-@cache
 def directory() -> Path | None:
-    """Return the directory of the suite, None without Go or the module. Blocks for up to 60 s to download it."""
-    go = shutil.which("go")
-    if go is None:
-        return None
-    command = [go, "mod", "download", "-json", MODULE]
-    environment = {**os.environ, "GOFLAGS": "-mod=mod"}
-    try:
-        done = subprocess.run(command, capture_output=True, check=True, timeout=FETCH_SECONDS, env=environment, cwd="/")
-    except (subprocess.SubprocessError, OSError):
-        return None
-    return Path(json.loads(done.stdout)["Dir"]) / "testdata" / "JSON-Schema-Test-Suite" / "tests"
+    """Return the directory of the suite; None without Go or the module. May block for 60 s to download it."""
+    module = module_directory(MODULE)
+    return None if module is None else module / "testdata" / "JSON-Schema-Test-Suite" / "tests"
 
 
 def groups(tests: Path, draft: str) -> Iterator[Group]:
