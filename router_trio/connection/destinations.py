@@ -58,6 +58,9 @@ _NO_LEADER = frozenset({reasons.TIMEOUT, reasons.JETSTREAM_UNAVAILABLE})
 
 _NO_ANSWER = reasons.LOOKUP_FAILED - {reasons.PERMISSION_DENIED}
 
+CUT_OFF = "stream_cut_off"
+"""Why a stream without a leader refuses messages. What is not known about it can't be looked up yet."""
+
 MOST_STREAMS = 64
 """Streams that are looked up for one destination, whose wildcards may overlap with any number of them."""
 
@@ -121,6 +124,7 @@ class Destinations:
         self._core_looked_up: set[DestinationState] = set()
         self._by_subject: dict[bytes, list[DestinationState]] = {}
         self._look_now = trio.Event()
+        self._some_looked_up = trio.Event()
         self._early_at = -inf
 
     def add(self, destination: DestinationState) -> None:
@@ -144,6 +148,18 @@ class Destinations:
             self._core_looked_up.discard(one)
             self._waiting_schedules.forget(one)
         self._by_subject.clear()
+
+    async def looked_up(self, destination: DestinationState) -> None:
+        """Wait while it is not known whether the stream of a destination keeps schedules, and a lookup may show it."""
+        while destination.awaits_lookup:
+            await self._some_looked_up.wait()
+
+    def _end_wait(self, destination: DestinationState) -> None:
+        """Let messages for a destination be sent, or refused."""
+        if destination.awaits_lookup:
+            destination.awaits_lookup = False
+            self._some_looked_up.set()
+            self._some_looked_up = trio.Event()
 
     # --- results of publishes ---
 
@@ -445,7 +461,7 @@ class Destinations:
             f"the stream {name!r} is not available: JetStream lists it, but no server answers for it, as if it had no "
             "leader; check `nats server report jetstream`"
         )
-        return replace(known, refuses=("stream_cut_off", detail))
+        return replace(known, refuses=(CUT_OFF, detail))
 
     def _found(self, one: DestinationState, streams: list[StreamState]) -> None:
         if not streams:
@@ -498,11 +514,14 @@ class Destinations:
         # Any of the streams may get a schedule, so one that loses it is enough.
         loses = next(filter(None, (_loses_schedules(stream, one.scheduled or "") for stream in streams)), None)
         one.loses_schedules = loses
+        if not any(stream.refuses is not None and stream.refuses[0] == CUT_OFF for stream in streams):
+            self._end_wait(one)
         self._waiting_schedules.stored_in(one, (stream.name for stream in streams))
         return loses
 
     def _missing(self, one: DestinationState, trouble: tuple[str, str]) -> None:
         self._waiting_schedules.forget(one)
+        self._end_wait(one)
         if one.looked_up == trouble and one.got_through:
             self._elsewhere.add(one)
         one.found(None if one in self._elsewhere else trouble)
@@ -511,6 +530,8 @@ class Destinations:
         for one in self._all:
             if one.waits_for_puback and one.looked_up is not None and one.looked_up[0] == "not_looked_up":
                 one.found(None)
+            if error.reason == reasons.PERMISSION_DENIED:
+                self._end_wait(one)
         if not self._unknown:
             self._unknown = True
             explained = (self._advisories.explain(error.reason, name) for name in self._streams)

@@ -68,6 +68,7 @@ class Routing:
     """Takes the messages of one route to their destinations."""
 
     __slots__ = (
+        "_delayed",
         "_emit",
         "_full_errors",
         "_hidden",
@@ -125,6 +126,11 @@ class Routing:
             [outlet for outlet in outlets if outlet.destination.mirror is None]
         )
         self._one_is_enough = plan.settings.strategy == "fallback"
+        self._delayed: tuple[Outlet, ...] = ()
+        if not self._one_is_enough:
+            delayed = (outlet for outlet in outlets if outlet.destination.schedule_prefix is not None)
+            self._delayed = tuple(outlet for outlet in delayed if outlet.destination.mirror is None)
+        """Outlets with a delay. Messages wait until it is known whether their streams publish copies later."""
         self.responder: Responder | None = None
         """Sends what the handler returns to the requester: see `respond_with`."""
         self.retry_schedules: RetryStore | None = None
@@ -192,6 +198,11 @@ class Routing:
         return self.needed
 
     @property
+    def _awaits_lookup(self) -> bool:
+        """True while it is not known whether the stream of some destination keeps schedules."""
+        return any(outlet.awaits_lookup for outlet in self._delayed)
+
+    @property
     def waits_for(self) -> str | None:
         """The name of an awaited connection that is not connected, or None."""
         for connection in self._awaited:
@@ -200,7 +211,7 @@ class Routing:
         return None
 
     async def ready(self) -> None:
-        """Wait until every awaited destination is connected and has room."""
+        """Wait until every awaited destination is connected, has room, and is known to keep or to lose schedules."""
         while True:
             for connection in self._awaited:
                 if not connection.connected:
@@ -210,7 +221,12 @@ class Routing:
                     await connection.wait_for_capacity()
                     break
             else:
-                return
+                for outlet in self._delayed:
+                    if outlet.awaits_lookup:
+                        await outlet.looked_up()
+                        break
+                else:
+                    return
 
     @property
     def is_ready(self) -> bool:
@@ -219,7 +235,7 @@ class Routing:
             outbox = connection.outbox
             if not outbox.connected or outbox.blocks:
                 return False
-        return True
+        return not (self._delayed and self._awaits_lookup)
 
     @property
     def has_capacity(self) -> bool:
@@ -227,17 +243,26 @@ class Routing:
         for connection in self._awaited if self._one_is_enough else self.needed:
             if connection.outbox.blocks:
                 return False
+        if self._delayed and self._awaits_lookup:
+            return False
         return not (self._shares and any(shares.is_used_up(destination) for shares, destination in self._shares))
 
     @property
     def lacks_capacity(self) -> bool:
         """Return True if a destination has no room for messages forwarded on arrival, and waiting may make some."""
-        return any(connection.outbox.over_limit for connection in self._awaited) or any(
-            shares.is_used_up(destination) for shares, destination in self._shares
+        return (
+            any(connection.outbox.over_limit for connection in self._awaited)
+            or any(shares.is_used_up(destination) for shares, destination in self._shares)
+            or self._awaits_lookup
         )
 
     async def wait_for_capacity(self) -> None:
-        """Wait until every destination has room, or waiting would make none. For routes from a subject."""
+        """Wait until every destination has room, or waiting would make none. For routes from a subject.
+
+        Without the first lookup of a delayed destination, none of its messages could be sent: they would be lost.
+        """
+        for outlet in self._delayed:
+            await outlet.looked_up()
         for shares, destination in self._shares:
             if shares.is_used_up(destination):
                 await shares.wait(destination)

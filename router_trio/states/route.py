@@ -31,6 +31,7 @@ class DestinationState:
         "_alone",
         "_dead_letters",
         "_routed_before",
+        "awaits_lookup",
         "connection",
         "looked_up",
         "loses_schedules",
@@ -76,6 +77,8 @@ class DestinationState:
         not_known = f"no stream is known yet that keeps schedules on {pattern!r}"
         self.loses_schedules: str | None = None if scheduled is None else not_known
         """Why nothing is sent there although it may be stored: its stream is not known to publish it later."""
+        self.awaits_lookup: bool = scheduled is not None
+        """True until a lookup has shown whether its stream publishes it later, or that this can't be looked up."""
         self.waiting: int | None = None
         """The schedules of it that were in its streams at the last look; None while that is not known, or for none."""
         self.route: RouteState = route

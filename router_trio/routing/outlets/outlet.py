@@ -411,6 +411,16 @@ class Outlet:
         _, order = self.outbox.offer_with_ack(target, body, block, inbox, owner=owner, puback_from=puback_from)
         return order
 
+    @property
+    def awaits_lookup(self) -> bool:
+        """True until it is known whether the stream of this destination keeps schedules, if it needs them."""
+        return self._state is not None and self._state.awaits_lookup
+
+    async def looked_up(self) -> None:
+        """Wait until that is known."""
+        if self._state is not None:
+            await self.connection.destinations.looked_up(self._state)
+
     def _schedule_of(
         self, target: bytes, block: bytes, delay: Delay, facts: Facts | None, due_ns: int | None
     ) -> tuple[bytes, bytes]:

@@ -15,7 +15,7 @@ from router_trio.protocol.stream_config import StreamConfig
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
 from tests.support.eventually import eventually
-from tests.support.world import World, core, handled, stream, world
+from tests.support.world import World, core, handled, stream, to, world
 from tests.unit.readiness import until_ready, until_unready, why
 
 LATE = 1.0
@@ -33,7 +33,8 @@ def brokers(**config: Any) -> dict[str, FakeBroker]:
 
 def delayed(delay: str, subject: str = "out.{{wildcard(1)}}", **more: Any) -> dict[str, Any]:
     """Return a destination with this delay."""
-    return {"subject": subject, "jetstream": True, "delay": delay, "schedule_prefix": "later", **more}
+    there = {"connection": "main", "subject": subject, "jetstream": True}
+    return {**there, "delay": delay, "schedule_prefix": "later", **more}
 
 
 def scheduled(w: World) -> list[float]:
@@ -209,3 +210,82 @@ async def test_a_reloaded_route_delays_at_once(autojump_clock: MockClock) -> Non
         w.broker.publish("in.a", b"body")
         await eventually(lambda: w.route.settled["routed"] == 1)
         assert w.route_ledger() == (1, 0, {"routed": 1})
+
+
+def arrives(kind: str, to: dict[str, Any]) -> dict[str, Any]:
+    """Return keys of `world` for a route of this kind, which gives up what fails once."""
+    if kind == "handler":
+        return {"handlers": [handled(lambda message: message, subject="in.*", connection="main", to=[to])]}
+    if kind == "stream":
+        return {"routes": [stream("IN", to, connection="main", filter="in.*") | {"retry": {"attempts": 1}}]}
+    more: dict[str, Any] = {"core": {}, "limit": {"limit": {"rate": "100/s"}}, "retry": {"retry": {"attempts": 1}}}
+    return {"routes": [core("in.*", to, connection="main") | more[kind]]}
+
+
+KINDS = ("core", "handler", "limit", "retry", "stream")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_messages_that_arrive_before_the_first_lookup_wait_for_it(kind: str, autojump_clock: MockClock) -> None:
+    """The stream has no leader at first, which alone tells whether it keeps schedules."""
+    there = brokers()
+    there["main"].trouble.elect("OUT", 20.0)
+    async with world(**arrives(kind, delayed("5m")), brokers=there) as w:
+        for number in range(3):
+            w.broker.publish("in.a", b"%d" % number)
+        await eventually(lambda: w.route.received == 3)
+        await trio.sleep(5.0)
+        assert w.route_ledger() == (3, 3, {})
+        await eventually(lambda: w.route.settled["routed"] == 3, 60)
+        assert w.route.failed == {}
+        assert len(scheduled(w)) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_messages_that_arrive_before_the_first_connection_wait_for_it(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    there = brokers() | {"late": brokers()["main"]}
+    there["late"].down()
+    to = delayed("5m", connection="late")
+    async with world(**arrives(kind, to), brokers=there) as w:
+        w.broker.publish("in.a", b"1")
+        await trio.sleep(60.0)
+        assert not w.route.failed
+        there["late"].up()
+        await eventually(lambda: w.route.settled["routed"] == 1, 60)
+        assert len(there["late"]._server.streams["OUT"].schedules) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_messages_fail_once_a_lookup_shows_that_schedules_would_be_lost(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    there = brokers(allow_message_schedules=False)
+    there["main"].trouble.elect("OUT", 20.0)
+    async with world(**arrives(kind, delayed("5m")), brokers=there) as w:
+        w.broker.publish("in.a", b"1")
+        await eventually(lambda: w.route.received == 1)
+        await trio.sleep(5.0)
+        assert not w.route.failed
+        await eventually(lambda: w.route.failed == {"schedules_refused": 1}, 60)
+        await eventually(lambda: w.route.in_hand == 0)
+
+
+@pytest.mark.parametrize("denied", ["STREAM.NAMES", "STREAM.INFO.OUT"])
+async def test_messages_do_not_wait_for_a_lookup_that_is_not_permitted(denied: str, autojump_clock: MockClock) -> None:
+    hidden = brokers()
+    hidden["main"].deny_publish(f"$JS.API.{denied}")
+    async with world([core("in.*", delayed("5m"))], brokers=hidden) as w:
+        w.broker.publish("in.a", b"1")
+        await eventually(lambda: w.route.failed == {"schedules_refused": 1}, 30)
+
+
+async def test_a_fallback_without_a_lookup_is_passed_over(autojump_clock: MockClock) -> None:
+    there = brokers() | {"late": brokers()["main"]}
+    there["late"].down()
+    ends = [delayed("5m", connection="late"), to("out.b", connection="main", jetstream=True)]
+    route = core("in.*", *ends, connection="main") | {"strategy": "fallback"}
+    async with world([route], brokers=there) as w:
+        w.broker.publish("in.a", b"1")
+        await eventually(lambda: published(w) == [("out.b", b"1")], 30)
