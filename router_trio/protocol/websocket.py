@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from router_trio.errors import ProtocolError
-from router_trio.errors.quotes import excerpt
+from router_trio.errors.quotes import excerpt, redact
 
 MAX_FRAME = 1024 * 1024 * 1024
 """Maximum bytes of a frame. A server sends all that it has queued for a client as one frame, up to `max_pending`."""
@@ -163,7 +163,7 @@ class FrameReader:
             if len(body) == 1:
                 raise _violation("a close frame with half a status")
             status = int.from_bytes(body[:2], "big") if body else None
-            self.close = Close(status, excerpt(body[2:].decode("utf-8", "replace")))
+            self.close = Close(status, excerpt(redact(body[2:].decode("utf-8", "replace"))))
 
 
 def _long(text: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,24 @@ def answering(answer: bytes, *, close: bool = True) -> Play:
             await caller.close()
 
     return play
+
+
+LOGIN = b64encode(f"ann:{SECRET}".encode())
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        b"HTTP/1.1 407 no such user as ann:%b\r\n\r\n" % SECRET.encode(),
+        b"HTTP/1.1 502 %b\r\n\r\n" % LOGIN,
+        b"%b is not HTTP" % SECRET.encode(),
+    ],
+)
+async def test_a_proxy_that_repeats_its_login_does_not_bring_it_into_the_log(repeated: bytes) -> None:
+    async with impostor(answering(repeated)) as server:
+        error = await refused(server.address)
+        assert LOGIN.decode() not in str(error)
+        assert "[redacted]" in str(error)
 
 
 async def answer_with_a_page(caller: Caller) -> None:

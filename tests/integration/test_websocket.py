@@ -217,6 +217,21 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
         "closed",
         "1011 (internal error)",
     ),
+    "a status that repeats a header": (
+        lambda _: f"HTTP/1.1 401 {SECRET}\r\n\r\n".encode(),
+        "authorization",
+        "401 [redacted]",
+    ),
+    "a redirect that repeats the query": (
+        lambda _: f"HTTP/1.1 301 M\r\nLocation: /nats;{SECRET}\r\n\r\n".encode(),
+        "protocol",
+        "see /nats;[redacted]",
+    ),
+    "a close frame with a secret": (
+        lambda request: switching(request) + server_frame(CLOSE, b"\x03\xf0password=" + SECRET.encode()),
+        "closed",
+        "1008 (policy violation): password=[redacted]",
+    ),
     "a foreign protocol in frames": (
         lambda request: switching(request) + server_frame(BINARY, b"HELLO\r\n"),
         "protocol",
