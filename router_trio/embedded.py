@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -29,7 +30,7 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import trio
 
@@ -55,6 +56,8 @@ _POLL_INTERVAL = 0.01
 _LOG_TAIL_BYTES = 8192
 _LONGEST_REASON = 500
 _URL_FILE = "url"
+_PASSWORD = re.compile("[!-~]{1,200}")
+"""Pattern of the passwords that its user may choose. A configuration of nats-server has no others as they are."""
 
 # PR_SET_PDEATHSIG has to be set in the child. A `preexec_fn` would run Python between fork and exec, where the locks
 # of other threads may be held for ever; so a fresh interpreter sets it, and then becomes the server: the same pid. The
@@ -166,7 +169,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """The URL for clients, with the password; the same over restarts."""
-        user = "" if self._password is None else f"{USER}:{self._password}@"
+        user = "" if self._password is None else f"{USER}:{quote(self._password, safe='')}@"
         return f"nats://{user}{HOST}:{self.port}"
 
     @property
@@ -289,15 +292,23 @@ class EmbeddedServer:
         # Popen, not trio.Process: the kernel counts the *thread* that forked as the parent, and trio forks in a worker
         # thread, which ends when it has been idle for a while. It blocks for a few milliseconds.
         self._name = f"embedded-{secrets.token_hex(NAME_BYTES)}"
-        self.write_config(self._config)
         command = [str(self._binary or find_server_binary())]
         command += ["-c", str(self._config_path), "-a", HOST, "-p", str(self.port)]
         if sys.platform == "linux":
             bound = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT, str(os.getpid())]
             command = bound + command
-        with self._stderr_path.open("ab") as stderr:
-            # A separate process group: Ctrl-C in a terminal is for us, and the server must outlive our drain.
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, process_group=0)
+        try:
+            self.write_config(self._config)
+            with self._stderr_path.open("ab") as stderr:
+                # A separate process group: Ctrl-C in a terminal is for us, and the server must outlive our drain.
+                return subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, process_group=0
+                )
+        except UnicodeEncodeError:
+            what = f"the name of {str(self.directory)!r} is not UTF-8, which nats-server needs: choose another one"
+            raise EmbeddedServerError(what) from None  # the error has the configuration, with the password
+        except OSError as error:
+            raise EmbeddedServerError(f"can't start a nats-server in {self.directory}: {error}") from error
 
     async def _launch(self) -> None:
         if self._reservation is not None:
@@ -407,12 +418,16 @@ def _kept_access(directory: Path) -> tuple[int, str]:
     path = directory / _URL_FILE
     try:
         url = urlsplit(path.read_text(encoding="utf-8").strip())
-        if url.scheme == "nats" and url.username == USER and url.password and url.hostname == HOST and url.port:
-            return url.port, url.password
+        password = unquote(url.password or "", errors="strict")
+        is_ours = url.scheme == "nats" and url.username == USER and url.hostname == HOST
+        if is_ours and url.port and _PASSWORD.fullmatch(password):
+            return url.port, password
     except FileNotFoundError:
         return 0, secrets.token_urlsafe(PASSWORD_BYTES)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise EmbeddedServerError(f"can't read {path}: {error}") from error
+    except ValueError:
+        pass  # its text may have the password
     raise EmbeddedServerError(
         f"{path} has no URL like nats://{USER}:PASSWORD@{HOST}:4222: correct it, or delete it to get a new one"
     )

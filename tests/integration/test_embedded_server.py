@@ -289,11 +289,47 @@ class TestServerInDirectory:
         async with open_server_in(tmp_path) as server, connect(f"nats://router:secret@{HOST}:{port}"):
             assert server.port == port
 
-    @pytest.mark.parametrize("text", ["", "nats://router@127.0.0.1:4222", "nats://router:x@0.0.0.0:4222", "nats://[:1"])
+    async def test_a_password_of_the_users_choice_is_encoded_as_in_any_url(self, tmp_path: Path) -> None:
+        with reserve_port() as port:
+            pass
+        url = f"nats://router:a%40%22%25%5C@{HOST}:{port}"
+        (tmp_path / "url").write_text(url)
+        for _ in range(2):
+            async with open_server_in(tmp_path) as server:
+                assert server.url == url
+                async with connect(f"nats://{HOST}:{port}", user="router", password='a@"%\\'):
+                    pass
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "nats://router@127.0.0.1:4222",
+            "nats://router:x@0.0.0.0:4222",
+            "nats://[:1",
+            "nats://router:secret\u2100@127.0.0.1:4222",
+            "nats://router:42/secret@127.0.0.1:4222",
+            "nats://router:secret%00@127.0.0.1:4222",
+            "nats://router:secret%ff@127.0.0.1:4222",
+        ],
+    )
     async def test_a_url_that_it_did_not_write_is_refused(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "url").write_text(text)
-        with pytest.raises(EmbeddedServerError, match=r"/url"):
+        with pytest.raises(EmbeddedServerError, match=r"/url has no URL like ") as caught:
             async with open_server_in(tmp_path):
+                pytest.fail("it started")
+        assert "secret" not in str(caught.value)
+
+    async def test_a_file_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "nats-server.conf").mkdir()
+        with pytest.raises(EmbeddedServerError, match=r"can't start a nats-server in .*nats-server\.conf"):
+            async with open_server_in(tmp_path):
+                pytest.fail("it started")
+
+    async def test_a_directory_whose_name_no_server_can_read_is_named(self, tmp_path: Path) -> None:
+        directory = tmp_path / os.fsdecode(b"\xff")
+        with pytest.raises(EmbeddedServerError, match="is not UTF-8"):
+            async with open_server_in(directory):
                 pytest.fail("it started")
 
     async def test_a_directory_is_for_one_router(self, tmp_path: Path) -> None:
@@ -351,6 +387,22 @@ class TestKeepRunning:
             assert restarted.pid == server.pid != before
             async with connect(server.url) as client:
                 assert await JetStream(client).stream_info("S")
+            nursery.cancel_scope.cancel()
+
+    async def test_a_disk_that_takes_no_configuration_ends_no_router(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(embedded, "FIRST_RESTART_DELAY", 0.01)
+        events: list[Event] = []
+        async with open_embedded_server(jetstream=False) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(server.keep_running, events.append)
+            config = server.directory / "nats-server.conf"
+            config.unlink()
+            config.mkdir()
+            server.send_signal(signal.SIGKILL)
+            await eventually(lambda: len(events) >= 2)
+            assert isinstance(events[1], EmbeddedServerLost)
+            assert "can't be restarted: can't start a nats-server in" in events[1].reason
+            config.rmdir()
+            await eventually(lambda: isinstance(events[-1], EmbeddedServerRestarted))
             nursery.cancel_scope.cancel()
 
     async def test_a_server_that_does_not_start_is_started_again_and_again(
