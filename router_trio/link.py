@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import unwrap
 from typing import Any, Protocol
 
@@ -199,6 +199,8 @@ class SchedulesCount:
     fired: int
     there: int
     cancelled: int
+    is_first: bool = field(default=False, compare=False)
+    """True if the stream has no record of an earlier count, so that what was lost before can't be counted."""
 
     @property
     def lost(self) -> int:

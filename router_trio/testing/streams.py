@@ -169,6 +169,7 @@ class Stream:
         """The schedules that are not published yet, by their subjects."""
         self._scheduled = 0
         self._published = 0
+        self._counted = False
         self._deleted: set[int] = set()
         """The sequences of schedules that were published, replaced or cancelled."""
 
@@ -313,7 +314,8 @@ class Stream:
 
     def count_schedules(self) -> SchedulesCount:
         """Return what became of all schedules. Each lost one is reported once."""
-        count = SchedulesCount(self._scheduled, self._published, len(self.schedules), 0)
+        is_first, self._counted = not self._counted, True
+        count = SchedulesCount(self._scheduled, self._published, len(self.schedules), 0, is_first)
         self._scheduled -= count.lost
         return count
 

@@ -159,6 +159,20 @@ async def test_a_schedule_that_was_deleted_is_lost_and_reported_once(peer: Peer,
         assert await link.count_schedules(RETRIES) == SchedulesCount(2, 0, 2, 0)
 
 
+async def test_a_count_shows_that_the_record_of_earlier_ones_is_gone(peer: Peer, kind: str) -> None:
+    async with link_of(peer, Recorder()) as link:
+        for _ in range(2):
+            await link.ensure_stream(RETRY)
+            assert [(await link.count_schedules(RETRIES)).is_first for _ in range(2)] == [True, False]
+            await peer.delete_stream("RETRY")
+        if kind == "real":  # the fake keeps its record elsewhere
+            await link.ensure_stream(RETRY)
+            await peer.publish("retry.n", b"{}")
+            assert [(await link.count_schedules(RETRIES)).is_first for _ in range(2)] == [True, False]
+            await peer.publish("retry.n", b"junk of another client")
+            assert [(await link.count_schedules(RETRIES)).is_first for _ in range(2)] == [True, False]
+
+
 async def test_schedules_that_were_lost_before_the_first_count_are_not_reported(peer: Peer, kind: str) -> None:
     listener = Recorder()
     async with link_of(peer, listener) as link:

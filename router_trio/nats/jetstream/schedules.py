@@ -130,23 +130,25 @@ class Schedules:
         stored = await self._ask_maybe("STREAM.MSG.GET", {"last_by_subj": self._subject}, stored_message)
         found, sequence = Checkpoint(), 0
         if stored is not None:
+            sequence = stored.sequence
             try:
-                found, sequence = checkpoint(stored.payload), stored.sequence
-            except AnswerError as error:
-                detail = f"the checkpoint on {self._subject!r} is malformed: {error}; delete that message"
-                raise SourceError(detail, reason=reasons.BAD_ANSWER) from error
-            if found.purges and numbers.now_ns < stored.time_ns + PURGED_AFTER * 1e9:
-                return numbers.count(found).without_lost()  # another process changes the numbers just now
+                found = checkpoint(stored.payload)
+            except AnswerError:
+                stored = None  # of another client: it is replaced
+        if stored is not None and found.purges and numbers.now_ns < stored.time_ns + PURGED_AFTER * 1e9:
+            return numbers.count(found).without_lost()  # another process changes the numbers just now
         count, floor = numbers.count(found), await self._floor() if numbers.published else 0
         if stored is None or found.purges:
             # Nothing is known about the time before, or whether a killed process has deleted messages.
             count, found = count.without_lost(), replace(found, base=found.base + numbers.lost(found))
+            count = replace(count, is_first=stored is None)
         elif count.lost:
             found = replace(found, base=found.base + count.lost)  # reported once
         elif not floor:
             return count
         recorded = await self._record(replace(found, purges=floor > 0), sequence, floor)
-        return count if recorded else count.without_lost()
+        # Otherwise another process has counted, and reports what is lost.
+        return count if recorded else replace(count.without_lost(), is_first=False)
 
     async def _numbers(self, info: StreamInfo) -> Numbers:
         published, cancelled = [await self._held(f"{self._spec.prefix}.{kind}.*") for kind in "dx"]

@@ -206,6 +206,23 @@ async def test_schedules_that_were_deleted_by_hand_are_reported(autojump_clock: 
         assert sentence(lost).startswith("Route route: 1 schedule of stream RETRY will never be published: of 3")
 
 
+@pytest.mark.parametrize("counted", [True, False])
+async def test_schedules_that_vanish_with_their_stream_are_reported(counted: bool, autojump_clock: MockClock) -> None:
+    """Also those that were stored since the last count."""
+    async with world(handlers=[route(Failing(9), **retrying("400s"))], brokers=brokers()) as w:
+        await trio.sleep(10)
+        for number in range(3):
+            w.broker.publish("in.a", b"%d" % number)
+        await eventually(lambda: w.route.settled["scheduled"] == 3)
+        await trio.sleep(60 if counted else 1)
+        w.broker.delete_stream("RETRY")
+        w.broker._server.ensure_stream(StreamConfig("RETRY", ("retry.>",), allow_message_schedules=True), 0.0)
+        await trio.sleep(200)
+        [lost] = [one for one in w.watch.events if isinstance(one, RouteScheduleLost)]
+        assert (lost.stream, lost.scheduled, lost.there, lost.lost) == ("RETRY", 3, 0, 3)
+        assert w.route.schedules_lost == 3
+
+
 async def test_retries_of_a_handler_are_scheduled_and_rejected_messages_are_not(autojump_clock: MockClock) -> None:
     async with world(handlers=[route(Failing(1, lambda: Retry(after=30.0)), **retrying("1s"))], brokers=brokers()) as w:
         w.broker.publish("in.a", b"body")
