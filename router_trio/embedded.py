@@ -1,11 +1,14 @@
 """Run a nats-server as a child process, for `run --embedded-nats` and for the demo.
 
-Guarantees: the server listens on the loopback interface only, and that of `open_embedded_server` requires a password,
-which is in its URL and unknown to other users of the machine. When `async with` is entered, the server has greeted a
-client; when it is left, in any way, the process has ended and is reaped. Its port is the same over restarts. While the
-server of `open_embedded_server` is down, no other program can have its port, so that no client sends its password to
-another program (on Linux). If our own process is killed, the kernel kills the server as well (on Linux). All of that
-holds for `open_server_in` too, whose server has the same port, password and store when it is opened the next time.
+Guarantees:
+
+- The server listens on the loopback interface only, and keeps its port over restarts.
+- When `async with` is entered, the server has greeted a client; when it is left, in any way, the process has ended and
+  is reaped. If our own process is killed, the kernel kills the server as well (on Linux).
+- The servers of `open_embedded_server` and `open_server_in` require a password, which is in their URL and unknown to
+  other users of the machine. While such a server is down, no other program can have its port, so no client sends its
+  password to another program (on Linux).
+- `open_server_in` keeps port, password and store in a directory, for the next time that it is opened.
 """
 
 from __future__ import annotations
@@ -60,8 +63,8 @@ _PASSWORD = re.compile("[!-~]{1,200}")
 """Pattern of the passwords that its user may choose. A configuration of nats-server has no others as they are."""
 
 # PR_SET_PDEATHSIG has to be set in the child. A `preexec_fn` would run Python between fork and exec, where the locks
-# of other threads may be held for ever; so a fresh interpreter sets it, and then becomes the server: the same pid. The
-# parent may have died before the call took effect, hence the look at who the parent is now.
+# of other threads may be held for ever. So a fresh interpreter sets it, and then becomes the server, with the same pid.
+# The parent may have died before the call took effect, so the parent is compared afterwards.
 _EXEC_BOUND_TO_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
@@ -92,17 +95,17 @@ def find_server_binary() -> Path:
 def reserve_port(port: int = 0) -> Iterator[int]:
     """Reserve a TCP port of the loopback interface for a server; 0 takes a free one.
 
-    The socket is bound but never listens. On Linux that keeps other programs off the port, also as the local end of an
-    outgoing connection, except those that set SO_REUSEADDR, as nats-server does: they may bind and listen on it,
-    repeatedly. Elsewhere two such sockets exclude each other, so the port is only chosen, not reserved. Raises
-    `EmbeddedServerError` if the port is taken.
+    The socket is bound but never listens. On Linux other programs then can't use the port, not even for an outgoing
+    connection, except those that set SO_REUSEADDR, as nats-server does: they may bind and listen on it, repeatedly.
+    Elsewhere two such sockets exclude each other, so the port is only chosen, not reserved. Raises
+    `EmbeddedServerError` if the port can't be used.
     """
     with _reserved(port) as holder:
         yield holder.number
 
 
 class _Reservation:
-    """A port that is reserved by a socket, which is bound and never listens."""
+    """A port, reserved by a socket that is bound and never listens."""
 
     def __init__(self, holder: socket.socket) -> None:
         self._holder = holder
@@ -113,7 +116,7 @@ class _Reservation:
         self._set(1)
 
     def forbid(self) -> None:
-        """Let no other socket have the port, even after the server that listens on it now has ended (on Linux)."""
+        """Let no other socket use the port, even after the server that listens on it now has ended (on Linux)."""
         self._set(0)
 
     def _set(self, reuse: int) -> None:
@@ -123,7 +126,7 @@ class _Reservation:
 
 @contextmanager
 def _reserved(port: int = 0) -> Iterator[_Reservation]:
-    """Yield a reserved port, with access to its socket. Raises EmbeddedServerError if the port can't be used."""
+    """Reserve a port as `reserve_port` does. Raises `EmbeddedServerError` if it can't be used."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -140,10 +143,11 @@ def _reserved(port: int = 0) -> Iterator[_Reservation]:
 class EmbeddedServer:
     """A nats-server process, used as `async with EmbeddedServer(...) as server`.
 
-    `directory` takes its configuration and its logs, `port` is the client port (see `reserve_port`), `config` is
-    nats-server configuration text. `greets=False` is for a server whose clients must speak TLS first: then an
-    accepted connection has to do as the sign that it is ready. With a `password` it lets in only the user `USER` who
-    knows it; then `config` has no authorization of its own.
+    `directory` is for its configuration and its logs, `port` is the client port (see `reserve_port`), `config` is
+    nats-server configuration text. `greets=False` is for a server whose clients must send TLS first: it counts as ready
+    when it accepts a connection. With a `password` only the user `USER` may log in; `config` must then have no
+    authorization of its own. `reservation` is that of the port: no other program can use the port while the server is
+    down.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class EmbeddedServer:
         greets: bool = True,
         binary: Path | None = None,
         password: str | None = None,
+        reservation: _Reservation | None = None,
     ) -> None:
         self.directory = directory
         self.port = port
@@ -162,7 +167,7 @@ class EmbeddedServer:
         self._config = config
         self._binary = binary
         self._password = password
-        self._reservation: _Reservation | None = None
+        self._reservation = reservation
         self._name = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -174,12 +179,12 @@ class EmbeddedServer:
 
     @property
     def address(self) -> str:
-        """Return the URL without the password, for texts that others may read."""
+        """The URL without the password, for logs and errors."""
         return f"nats://{HOST}:{self.port}"
 
     @property
     def is_running(self) -> bool:
-        """Return True if the process is alive. Reaps a process that has ended by itself."""
+        """True if the process is alive. Reaps a process that has ended by itself."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -200,13 +205,19 @@ class EmbeddedServer:
             await self.terminate()
 
     async def kill(self) -> None:
-        """Kill the server (SIGKILL), and return when the process is reaped. Does nothing if it is not running."""
+        """Kill the server (SIGKILL), and return when the process is reaped. Does nothing if it is not running.
+
+        Raises `EmbeddedServerError` if it does not end within `STOP_WITHIN` seconds.
+        """
         if self._process is not None:
             self._process.kill()
             await self._reap(self._process)
 
     async def terminate(self) -> None:
-        """Terminate the server (SIGTERM); kill it after `STOP_WITHIN` seconds. Return when it is reaped."""
+        """Terminate the server (SIGTERM), kill it after `STOP_WITHIN` seconds, and return when the process is reaped.
+
+        Does nothing if it is not running. Raises `EmbeddedServerError` as `kill` does.
+        """
         if self._process is None:
             return
         self._process.terminate()
@@ -216,10 +227,10 @@ class EmbeddedServer:
             await self.kill()
 
     async def restart(self) -> None:
-        """Start again on the same port with the same store; a server that still runs is terminated first.
+        """Terminate the server if it is running, and start it on the same port with the same store.
 
-        Returns when clients are greeted again. Raises `EmbeddedServerError`, with the end of the server's log, if that
-        takes more than `READY_WITHIN` seconds. If cancelled, no process is left.
+        Returns when it greets clients. Raises `EmbeddedServerError`, with the end of the server's log, if it ends, or
+        does not greet within `READY_WITHIN` seconds. If that fails or is cancelled, no process is left.
         """
         await self.terminate()
         await self._launch()
@@ -227,7 +238,7 @@ class EmbeddedServer:
     async def keep_running(self, emit: Emit) -> None:
         """Restart the server whenever it ends by itself, until cancelled.
 
-        Emits `EmbeddedServerLost` for each end and for each start that fails, and `EmbeddedServerRestarted`.
+        Emits `EmbeddedServerLost` for each end and each failed start, and `EmbeddedServerRestarted` for each restart.
         """
         delay, started = FIRST_RESTART_DELAY, trio.current_time()
         reason: str | None = None
@@ -248,7 +259,9 @@ class EmbeddedServer:
                 reason = f"can't be restarted: {error}"
             else:
                 reason, started = None, trio.current_time()
-                emit(EmbeddedServerRestarted(at=started, pid=self.pid))
+                assert self._process is not None, "it was restarted"
+                # `self.pid` would raise if the server has already ended again, which the next round notices.
+                emit(EmbeddedServerRestarted(at=started, pid=self._process.pid))
 
     def _how_it_ended(self) -> str:
         status = None if self._process is None else self._process.poll()
@@ -265,7 +278,7 @@ class EmbeddedServer:
         return "\n".join(text for path in (self._stderr_path, self._log_path) if (text := _tail(path)))
 
     def write_config(self, config: str) -> None:
-        """Replace the configuration; a running server reads it on SIGHUP, or when restarted."""
+        """Replace the configuration. A running server reads it on SIGHUP or when it is restarted."""
         self._config = config
         # The server rotates the log itself. Only a crash report of Go is written to stderr.
         log = f"logfile: {quoted(self._log_path)}\nlogfile_size_limit: 1MB\nlogfile_max_num: 2\n"
@@ -289,8 +302,8 @@ class EmbeddedServer:
         return self.directory / "nats-server.stderr"
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        # Popen, not trio.Process: the kernel counts the *thread* that forked as the parent, and trio forks in a worker
-        # thread, which ends when it has been idle for a while. It blocks for a few milliseconds.
+        # Popen, not trio.Process: for PR_SET_PDEATHSIG the parent is the *thread* that forked, and trio forks in a
+        # worker thread, which ends when it has been idle for a while. This blocks for a few milliseconds.
         self._name = f"embedded-{secrets.token_hex(NAME_BYTES)}"
         command = [str(self._binary or find_server_binary())]
         command += ["-c", str(self._config_path), "-a", HOST, "-p", str(self.port)]
@@ -300,7 +313,7 @@ class EmbeddedServer:
         try:
             self.write_config(self._config)
             with self._stderr_path.open("ab") as stderr:
-                # A separate process group: Ctrl-C in a terminal is for us, and the server must outlive our drain.
+                # A separate process group: the server must outlive our drain, so Ctrl-C must not reach it.
                 return subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, process_group=0
                 )
@@ -331,7 +344,7 @@ class EmbeddedServer:
             raise
 
     async def _answers(self) -> bool:
-        """Return True if the server answers. With a password it must answer with a name that it alone knows."""
+        """Return True if the server is ready. One with a password must greet with the name in its configuration."""
         try:
             async with await trio.open_tcp_stream(HOST, self.port) as stream:
                 if not self.greets:
@@ -355,18 +368,18 @@ class EmbeddedServer:
 async def open_embedded_server(*, store: Path | None = None, jetstream: bool = True) -> AsyncIterator[EmbeddedServer]:
     """Run a nats-server on a free loopback port, by default with JetStream, and with a new password.
 
-    `store` is JetStream's directory, kept at the end; without it the store is temporary and removed. Raises
-    `EmbeddedServerError` if there is no binary or the server does not start. Leaving waits for the process to end, `2 *
-    STOP_WITHIN` seconds at most, also when cancelled.
+    `store` is JetStream's directory, which is kept at the end; without it the store is temporary and removed. Raises
+    `EmbeddedServerError` if there is no binary or the server does not start. Leaving waits up to `2 * STOP_WITHIN`
+    seconds for the process to end, also when cancelled.
     """
     directory = Path(tempfile.mkdtemp(prefix="router-trio-nats-"))
     try:
         config = f"jetstream {{ store_dir: {quoted(store or directory / 'store')} }}\n" if jetstream else ""
         with _reserved() as reservation:
             password = secrets.token_urlsafe(PASSWORD_BYTES)
-            server = EmbeddedServer(directory, reservation.number, config=config, password=password)
-            server._reservation = reservation
-            async with server:
+            async with EmbeddedServer(
+                directory, reservation.number, config=config, password=password, reservation=reservation
+            ) as server:
                 yield server
     finally:
         with trio.CancelScope(shield=True):  # bounded by the size of a store that is as old as this process
@@ -377,26 +390,27 @@ async def open_embedded_server(*, store: Path | None = None, jetstream: bool = T
 async def open_server_in(directory: Path) -> AsyncIterator[EmbeddedServer]:
     """Run a nats-server with JetStream whose store, port and password are kept in `directory`.
 
-    The directory is created if it is missing. Its file `url` has the URL with the password, and only its owner can read
-    it; a port that is changed there is used at the next start. The server syncs each message to the disk before it
-    acknowledges it. Raises `EmbeddedServerError` if another process uses the directory, the directory or the port can't
-    be used, there is no binary, or the server does not start. Leaving waits for the process to end, `2 * STOP_WITHIN`
-    seconds at most, also when cancelled.
+    The directory is created if it is missing. Its file `url`, which only the owner can read, has the URL with the
+    password; a port that is changed there is used at the next start. The server syncs each message to the disk before
+    it acknowledges it. Raises `EmbeddedServerError` if another process uses the directory, the directory, its `url` or
+    the port can't be used, there is no binary, or the server does not start. Leaving waits up to `2 * STOP_WITHIN`
+    seconds for the process to end, also when cancelled.
     """
     with _locked(directory):
         port, password = _kept_access(directory)
         async with _reserved_again(port) as reservation:
             config = f"jetstream {{ store_dir: {quoted(directory)}, sync_interval: always }}\n"
-            server = EmbeddedServer(directory, reservation.number, config=config, password=password)
-            _write_kept(directory / _URL_FILE, f"{server.url}\n")
-            server._reservation = reservation
+            server = EmbeddedServer(
+                directory, reservation.number, config=config, password=password, reservation=reservation
+            )
+            _write_private(directory / _URL_FILE, f"{server.url}\n")
             async with server:
                 yield server
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Lock the directory, created if it is missing. Raises EmbeddedServerError if another process has the lock."""
+    """Create the directory if it is missing, and lock it. Raises `EmbeddedServerError` if it is locked or unusable."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (directory / "lock").open("wb")
@@ -414,7 +428,10 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _kept_access(directory: Path) -> tuple[int, str]:
-    """Return the port and the password of the last run; 0 and a new password for the first one."""
+    """Return the port and the password of the last run; 0 and a new password for the first run.
+
+    Raises `EmbeddedServerError` if the file `url` can't be read, or has another form.
+    """
     path = directory / _URL_FILE
     try:
         url = urlsplit(path.read_text(encoding="utf-8").strip())
@@ -435,7 +452,10 @@ def _kept_access(directory: Path) -> tuple[int, str]:
 
 @asynccontextmanager
 async def _reserved_again(port: int) -> AsyncIterator[_Reservation]:
-    """Reserve the port. Wait `STOP_WITHIN` seconds for a server whose router was killed, and which the kernel ends."""
+    """Reserve the port of the last run, 0 for any.
+
+    Waits up to `STOP_WITHIN` seconds for the server of a killed router to end. Raises `EmbeddedServerError` afterwards.
+    """
     deadline = trio.current_time() + STOP_WITHIN
     with contextlib.ExitStack() as stack:
         while True:
@@ -449,8 +469,11 @@ async def _reserved_again(port: int) -> AsyncIterator[_Reservation]:
         yield reservation
 
 
-def _write_kept(path: Path, text: str) -> None:
-    """Write a file that only its owner can read. After a power failure it has either the old or the new text."""
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read. After a power failure it has either the old or the new text.
+
+    Raises `EmbeddedServerError`.
+    """
     written = path.with_name(f"{path.name}.new")
     try:
         descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

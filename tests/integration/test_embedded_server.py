@@ -405,6 +405,28 @@ class TestKeepRunning:
             await eventually(lambda: isinstance(events[-1], EmbeddedServerRestarted))
             nursery.cancel_scope.cancel()
 
+    async def test_a_server_that_ends_right_after_a_restart_is_restarted_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        restart, restarts = EmbeddedServer.restart, 0
+
+        async def restart_and_end_once(server: EmbeddedServer) -> None:
+            nonlocal restarts
+            await restart(server)
+            restarts += 1
+            if restarts == 1:
+                await server.kill()
+
+        monkeypatch.setattr(EmbeddedServer, "restart", restart_and_end_once)
+        events: list[Event] = []
+        async with open_embedded_server(jetstream=False) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(server.keep_running, events.append)
+            server.send_signal(signal.SIGKILL)
+            await eventually(lambda: len(events) == 4)
+            assert [type(one) for one in events] == [EmbeddedServerLost, EmbeddedServerRestarted] * 2
+            assert server.is_running
+            nursery.cancel_scope.cancel()
+
     async def test_a_server_that_does_not_start_is_started_again_and_again(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
