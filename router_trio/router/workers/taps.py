@@ -6,7 +6,7 @@ import trio
 
 from router_trio.router.workers.supervisor import ANSWERS_WITHIN, Supervisor
 from router_trio.telemetry.tap.tap import Reading, TapRefused, TapRequest, check_allowed
-from router_trio.telemetry.tap.taps import checked
+from router_trio.telemetry.tap.taps import check_request
 
 _CLOSED = 404
 
@@ -24,7 +24,7 @@ class WorkersTaps:
     async def open(self, name: str, request: TapRequest) -> None:
         settings = self._supervisor.config.settings.telemetry
         # In a thread, so that the workers are served meanwhile.
-        await trio.to_thread.run_sync(checked, request, settings, self._supervisor.sum())
+        await trio.to_thread.run_sync(check_request, request, settings, self._supervisor.sum())
         self._open.add(name)
         await self._ask(name, request)
 

@@ -1,8 +1,8 @@
 """Follow messages of one route until they have their fates, for the taps on that route.
 
-A followed message is routed on its own, as one that is sampled for a trace, which costs more than as part of a batch.
-So at most `MAX_PER_SECOND` messages are followed, and none while no tap has room. All others are only counted, by the
-ledger of their route.
+A followed message is routed on its own, like one that is sampled for a trace. That costs more than routing it as part
+of a batch, so at most `MAX_PER_SECOND` messages are followed, and none while no tap has room. All others are only
+counted, in the ledger of their route.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from router_trio.routing.tracing import MessageTrace
 from router_trio.states import Exemplar
 
 MAX_PER_SECOND = 1000
-"""Maximum number of messages that all taps of one process follow in a second. Further ones are counted only."""
+"""Maximum number of messages that all taps of one process follow in a second. Further ones are only counted."""
 
 
 class TakesFollowed(Protocol):
-    """A tap, as far as it takes followed messages."""
+    """The part of a tap that takes followed messages."""
 
     @property
     def has_room(self) -> bool:
-        """True if one more message can be kept until it is read."""
+        """True if it can take one more message."""
         ...
 
     def take(self, message: FollowedMessage) -> None:
-        """Keep a message that has its fate until it is read, if the tap shows such messages."""
+        """Keep a settled message until it is read, if the tap shows messages with that fate and has room."""
 
 
 class FollowedMessage:
-    """The `MessageTrace` of a followed message: its copies with their fates, and in the end its own fate.
+    """The `MessageTrace` of a followed message: its copies with their fates, and finally its own fate.
 
-    Everything is passed on to the spans of the message, if it is sampled as well.
+    Passes every call on to `span`, the trace of the message if it is sampled. Calls `settled` once, with itself.
     """
 
     __slots__ = ("_began", "_settled", "_span", "failure", "fate", "raw", "seconds", "sends", "settled_at")
@@ -44,13 +44,13 @@ class FollowedMessage:
     def __init__(self, raw: RawMessage, span: MessageTrace | None, settled: Callable[[FollowedMessage], None]) -> None:
         self.raw: RawMessage = raw
         self.sends: list[tuple[str, Fate]] = []
-        """The template of each destination that a copy was sent to, and what became of the copy."""
+        """The template of each destination that a copy was offered to, and the fate of the copy."""
         self.fate: str = ""
         self.failure: Failure | None = None
         self.settled_at: float = 0.0
-        """The Unix time at which it got its fate."""
+        """Unix time, in seconds, at which it got its fate."""
         self.seconds: float = 0.0
-        """Seconds from the beginning of this attempt to its fate."""
+        """Seconds from the beginning of this attempt to its fate, by a monotonic clock."""
         self._span = span
         self._settled = settled
         self._began = time.perf_counter()
@@ -87,7 +87,7 @@ class FollowedMessage:
 
 
 class RouteFollower:
-    """The `Follower` of one route: `taps` are those on it. `take_up_to` limits the rate of all taps."""
+    """The `Follower` of one route, for the `taps` on it. `take_up_to` limits the rate of all routes together."""
 
     def __init__(self, take_up_to: Callable[[int], int]) -> None:
         self.taps: Sequence[TakesFollowed] = ()

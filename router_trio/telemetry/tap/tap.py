@@ -1,11 +1,11 @@
 """A tap on a route: the messages that it shows, and the number of all others.
 
-Its messages wait in a bounded buffer until the client reads them. Only then they are compared with the expression and
-written as JSON, a few at a time, so that a message that is routed meanwhile is hardly delayed. While the buffer is full
-nothing is followed: a client that reads slowly, or not at all, loses lines and delays nothing.
+Its messages wait in a bounded buffer until the client reads them. Only then are they compared with the expression and
+written as JSON, a few at a time, so that messages routed meanwhile are hardly delayed. While the buffer is full, no
+message is followed: a client that reads slowly, or not at all, loses lines and delays nothing.
 
-No message is left out unnoticed: the number of settled messages that were not taken is the difference of the route's
-ledger and the messages taken.
+Every message that is not shown is counted: the number of settled messages that were not taken is the difference between
+the route's ledger and the messages taken.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from router_trio.settings import TelemetrySettings
 
 MAX_WAITING = 1000
-"""Maximum number of messages that wait to be read by one tap."""
+"""Maximum number of messages that wait in one tap."""
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""Size in bytes of the messages that wait to be read by one tap, from which on no more are taken."""
+"""Bytes of waiting messages from which on one tap takes no more."""
 
 MAX_LINES = 200
-"""Maximum number of messages in one answer."""
+"""Maximum number of messages in one reading."""
 
 MAX_PAYLOAD = 4096
-"""Maximum number of bytes that are shown of a payload."""
+"""Maximum number of bytes shown of a payload."""
 
 MAX_HEADERS = 50
-"""Maximum number of headers that are shown of a message."""
+"""Maximum number of headers shown of a message."""
 
 MAX_WHERE = 1000
 """Maximum length of the expression that chooses messages, in characters."""
@@ -63,7 +63,7 @@ _FROM_PAYLOAD = frozenset({"body", "payload"})
 
 
 class TapRefused(Exception):
-    """A tap is refused, with the HTTP status `code`."""
+    """A request about a tap is refused, with the HTTP status `code`."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -75,9 +75,9 @@ class TapRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TapRequest:
-    """The messages that a tap shows: those of a route, with this fate, for which the expression `where` is true.
+    """The messages that a tap shows: those of a route with this fate, or any, for which the expression `where` is true.
 
-    `payloads`: with their payloads. `user` is who asks, as the command reports it.
+    With `payloads` their payloads are shown. `user` is the name of the user, as the command reports it.
     """
 
     route: str
@@ -91,9 +91,9 @@ class TapRequest:
 class Reading:
     """A reading of a tap: its messages as lines of JSON, and the numbers of other messages since the last reading.
 
-    `left_out` counts settled messages that were neither shown nor compared with the expression, by fate. Of the
-    `not_matching` ones the expression had no value for `failed`; `error` is the last reason. `waiting` is the number of
-    messages that still wait to be read.
+    `left_out` counts settled messages that were neither shown nor compared with the expression, by fate. `not_matching`
+    counts those for which the expression was not true, `failed` those among them for which it failed; `error` is the
+    latest failure. `waiting` is the number of messages that still wait to be read.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Reading:
 
 
 def check_allowed(request: TapRequest, settings: TelemetrySettings) -> None:
-    """Raise `TapRefused` if the settings allow no tap, or not one with payloads."""
+    """Raise `TapRefused` if the settings allow no tap, or none with payloads and `request` asks for these."""
     if not settings.tap:
         raise TapRefused(403, OFF)
     if request.payloads and not settings.tap_payloads:
@@ -127,7 +127,7 @@ def check_allowed(request: TapRequest, settings: TelemetrySettings) -> None:
 
 
 def find_route(request: TapRequest, routes: Mapping[str, RouteState]) -> RouteState:
-    """Return the route of a tap. Raises `TapRefused` if no route or no fate has that name."""
+    """Return the route of a tap. Raises `TapRefused` if there is no such route or fate."""
     if request.fate is not None and request.fate not in ROUTE_FATES:
         raise TapRefused(400, f"there is no fate {excerpt(request.fate)!r}; the fates are {', '.join(ROUTE_FATES)}")
     found = routes.get(request.route)
@@ -139,9 +139,9 @@ def find_route(request: TapRequest, routes: Mapping[str, RouteState]) -> RouteSt
 
 
 def compile_where(request: TapRequest, settings: TelemetrySettings, *, from_stream: bool) -> Expression | None:
-    """Return the expression of a tap, if it has one. Takes some milliseconds, so call it in a thread.
+    """Return the compiled expression of a tap, None if it has none. Takes some milliseconds, so call it in a thread.
 
-    Raises `TapRefused` if it is wrong, or if it reads the payload and the settings do not allow that.
+    Raises `TapRefused` if it is invalid, or if it reads the payload and the settings do not allow that.
     """
     text = request.where
     if text is None:
@@ -165,9 +165,9 @@ def compile_where(request: TapRequest, settings: TelemetrySettings, *, from_stre
 
 
 class Tap:
-    """A tap on a route, which `TakesFollowed`. `where` is its compiled expression.
+    """A tap on a route. `where` is its compiled expression.
 
-    `settled` are the fates of the route when the tap was opened.
+    `settled` counts the messages of the route by fate at the time when the tap was opened.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Tap:
             self._bytes += len(message.raw[4])
 
     def read(self, settled: Mapping[str, int]) -> Pieces[Reading]:
-        """Read messages that wait, in pieces. `settled` are the fates of the route now."""
+        """Return up to `MAX_LINES` waiting messages, in pieces. `settled` counts those of the route by fate now."""
         reading = Reading()
         for _ in range(min(MAX_LINES, len(self._waiting))):
             message = self._waiting.popleft()
@@ -231,7 +231,7 @@ class Tap:
 
 
 def _facts(message: FollowedMessage, *, from_stream: bool) -> Facts:
-    """Return a message as its expression sees it."""
+    """Return the variables of an expression for a message."""
     from router_trio.expressions.message import Facts
     from router_trio.expressions.values import Budget
 
@@ -251,7 +251,7 @@ def _facts(message: FollowedMessage, *, from_stream: bool) -> Facts:
 
 
 def _shown(message: FollowedMessage, *, from_stream: bool) -> dict[str, Any]:
-    """Return what is shown of a message, without its payload. Credentials in headers are masked."""
+    """Return the shown fields of a message but its payload. Credentials in headers are masked."""
     raw, failure = message.raw, message.failure
     pairs = headers.decode(framing.header_block(raw)).pairs()
     shown: dict[str, Any] = {

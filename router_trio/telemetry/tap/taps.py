@@ -1,4 +1,4 @@
-"""The taps of one process, and the routes that they follow. While there is no tap, no message is followed."""
+"""The taps of one process. While a route has no tap, its messages are not followed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Taps:
 
     def __init__(self, settings: TelemetrySettings, clock: Callable[[], float] = trio.current_time) -> None:
         self.settings: TelemetrySettings = settings
-        """The settings in force: see `change`."""
+        """The current settings: see `change`."""
         self._bucket = TokenBucket(MAX_PER_SECOND, MAX_PER_SECOND, clock)
         self._taps: dict[str, Tap] = {}
         self._followers: dict[str, RouteFollower] = {}
@@ -41,7 +41,7 @@ class Taps:
         self._built: WeakSet[RouteTracing] = WeakSet()
 
     def built(self, tracing: RouteTracing) -> None:
-        """Follow the messages of one more generation of a route while the route has a tap."""
+        """Register the tracing of a new generation of a route: its messages are followed while the route has a tap."""
         self._built.add(tracing)
         if tracing.route in self._followers:
             tracing.follow_by(self._followers[tracing.route])
@@ -59,16 +59,16 @@ class Taps:
         """Open a tap on a route of `view`. Raises `TapRefused`."""
         check_allowed(request, self.settings)
         # In a thread, so that messages are routed meanwhile.
-        from_stream, where = await trio.to_thread.run_sync(checked, request, self.settings, view)
+        from_stream, where = await trio.to_thread.run_sync(check_request, request, self.settings, view)
         check_allowed(request, self.settings)
         tap = Tap(request, where, _settled(request.route, view), from_stream=from_stream)
         self._taps[name] = tap
         self._follow(request.route)
 
     async def read(self, name: str, view: RouterView, rest: float) -> Reading:
-        """Read messages of a tap that wait. Raises `TapRefused` if it is closed, or its route was removed.
+        """Return the next reading of a tap. Raises `TapRefused` if it is closed, or its route was removed.
 
-        `rest` is that of `in_pieces`.
+        `rest` is passed to `in_pieces`.
         """
         tap = self._taps.get(name)
         if tap is None:
@@ -76,17 +76,17 @@ class Taps:
         return await in_pieces(tap.read(_settled(tap.request.route, view)), rest)
 
     def is_open(self, name: str) -> bool:
-        """Return True if there is a tap of this name."""
+        """Return True if there is an open tap with this name."""
         return name in self._taps
 
     def close(self, name: str) -> None:
-        """Close a tap. Does nothing if it is closed."""
+        """Close a tap. Does nothing if none with this name is open."""
         tap = self._taps.pop(name, None)
         if tap is not None:
             self._follow(tap.request.route)
 
     def _follow(self, route: str) -> None:
-        """Let the taps of a route follow its messages, in every generation; no message if it has no tap any more."""
+        """Follow the messages of a route for its taps, in every generation; stop following if it has none."""
         taps = [tap for tap in self._taps.values() if tap.request.route == route]
         follower = self._followers.pop(route, None) or RouteFollower(self._bucket.take_up_to)
         follower.taps = taps
@@ -97,8 +97,8 @@ class Taps:
                 tracing.follow_by(follower if taps else None)
 
 
-def checked(request: TapRequest, settings: TelemetrySettings, view: RouterView) -> tuple[bool, Expression | None]:
-    """Return whether the route of a tap reads from a stream, and the compiled expression of the tap.
+def check_request(request: TapRequest, settings: TelemetrySettings, view: RouterView) -> tuple[bool, Expression | None]:
+    """Return whether the route of a request reads from a stream, and the compiled expression of the request.
 
     Takes some milliseconds, so call it in a thread. Raises `TapRefused`.
     """
@@ -107,7 +107,7 @@ def checked(request: TapRequest, settings: TelemetrySettings, view: RouterView) 
 
 
 def _settled(route: str, view: RouterView) -> dict[str, int]:
-    """Return the fates of a route's messages. Raises `TapRefused` if the route was removed."""
+    """Return the counts of a route's settled messages by fate. Raises `TapRefused` if the route was removed."""
     for one in view.routes:
         if one.name == route:
             return one.settled
