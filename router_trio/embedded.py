@@ -146,8 +146,7 @@ class EmbeddedServer:
     `directory` is for its configuration and its logs, `port` is the client port (see `reserve_port`), `config` is
     nats-server configuration text. `greets=False` is for a server whose clients must send TLS first: it counts as ready
     when it accepts a connection. With a `password` only the user `USER` may log in; `config` must then have no
-    authorization of its own. `reservation` is that of the port: no other program can use the port while the server is
-    down.
+    authorization of its own.
     """
 
     def __init__(
@@ -159,7 +158,6 @@ class EmbeddedServer:
         greets: bool = True,
         binary: Path | None = None,
         password: str | None = None,
-        reservation: _Reservation | None = None,
     ) -> None:
         self.directory = directory
         self.port = port
@@ -167,7 +165,6 @@ class EmbeddedServer:
         self._config = config
         self._binary = binary
         self._password = password
-        self._reservation = reservation
         self._name = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -324,15 +321,11 @@ class EmbeddedServer:
             raise EmbeddedServerError(f"can't start a nats-server in {self.directory}: {error}") from error
 
     async def _launch(self) -> None:
-        if self._reservation is not None:
-            self._reservation.allow()
         self._process = process = self._spawn()
         try:
             with trio.move_on_after(READY_WITHIN):
                 while process.poll() is None:
                     if await self._answers():
-                        if self._reservation is not None:
-                            self._reservation.forbid()
                         return
                     await trio.sleep(_POLL_INTERVAL)
             status = process.poll()
@@ -364,6 +357,19 @@ class EmbeddedServer:
             ) from error
 
 
+class _GuardedServer(EmbeddedServer):
+    """A server with a password, whose port no other program can use while it is down (on Linux)."""
+
+    def __init__(self, directory: Path, reservation: _Reservation, config: str, password: str) -> None:
+        super().__init__(directory, reservation.number, config=config, password=password)
+        self._reservation = reservation
+
+    async def _launch(self) -> None:
+        self._reservation.allow()
+        await super()._launch()
+        self._reservation.forbid()
+
+
 @asynccontextmanager
 async def open_embedded_server(*, store: Path | None = None, jetstream: bool = True) -> AsyncIterator[EmbeddedServer]:
     """Run a nats-server on a free loopback port, by default with JetStream, and with a new password.
@@ -377,9 +383,7 @@ async def open_embedded_server(*, store: Path | None = None, jetstream: bool = T
         config = f"jetstream {{ store_dir: {quoted(store or directory / 'store')} }}\n" if jetstream else ""
         with _reserved() as reservation:
             password = secrets.token_urlsafe(PASSWORD_BYTES)
-            async with EmbeddedServer(
-                directory, reservation.number, config=config, password=password, reservation=reservation
-            ) as server:
+            async with _GuardedServer(directory, reservation, config, password) as server:
                 yield server
     finally:
         with trio.CancelScope(shield=True):  # bounded by the size of a store that is as old as this process
@@ -400,9 +404,7 @@ async def open_server_in(directory: Path) -> AsyncIterator[EmbeddedServer]:
         port, password = _kept_access(directory)
         async with _reserved_again(port) as reservation:
             config = f"jetstream {{ store_dir: {quoted(directory)}, sync_interval: always }}\n"
-            server = EmbeddedServer(
-                directory, reservation.number, config=config, password=password, reservation=reservation
-            )
+            server = _GuardedServer(directory, reservation, config, password)
             _write_private(directory / _URL_FILE, f"{server.url}\n")
             async with server:
                 yield server

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -130,14 +129,14 @@ class TestEmbeddedServer:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with socket.socket() as stranger:
+            enter = EmbeddedServer.__aenter__
 
-            class Early(EmbeddedServer):
-                async def __aenter__(self) -> Self:
-                    stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    stranger.bind((HOST, self.port))
-                    return await super().__aenter__()
+            async def bind_and_enter(server: EmbeddedServer) -> EmbeddedServer:
+                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                stranger.bind((HOST, server.port))
+                return await enter(server)
 
-            monkeypatch.setattr(embedded, "EmbeddedServer", Early)
+            monkeypatch.setattr(EmbeddedServer, "__aenter__", bind_and_enter)
             async with open_embedded_server(jetstream=False) as server:
                 await server.kill()
                 with pytest.raises(OSError, match="in use"):

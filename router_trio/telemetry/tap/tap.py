@@ -165,7 +165,7 @@ def compile_where(request: TapRequest, settings: TelemetrySettings, *, from_stre
 
 
 class Tap:
-    """A tap on a route. `where` is its compiled expression.
+    """A tap on a route, which implements `TakesFollowed`. `where` is its compiled expression.
 
     `settled` counts the messages of the route by fate at the time when the tap was opened.
     """
