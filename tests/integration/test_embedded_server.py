@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -203,6 +204,16 @@ class TestEmbeddedServer:
         deaf = tmp_path / "nats-server"
         deaf.write_text("#!/bin/sh\necho I am deaf >&2\nexec sleep 600\n")
         deaf.chmod(0o755)
+        spawn = EmbeddedServer._spawn
+
+        def spawn_and_wait_for_output(server: EmbeddedServer) -> subprocess.Popen[bytes]:
+            # A busy machine may take longer to start it than the server has to greet.
+            process = spawn(server)
+            while not server.recent_log():
+                time.sleep(0.01)
+            return process
+
+        monkeypatch.setattr(EmbeddedServer, "_spawn", spawn_and_wait_for_output)
         with (
             reserve_port() as port,
             pytest.raises(EmbeddedServerError, match=r"(?s)not ready after 0\.2 s.*I am deaf"),
