@@ -253,9 +253,10 @@ class DeadLetterNotStored(RouteEvent):
 
 
 class BucketConflict(RouteEvent):
-    """A value of a KV bucket was not copied: `kept_from` is the stream where its key was written later, by `later` s.
+    """A value of a KV bucket was not copied to `connection`, where its key has a value written `later` s later.
 
-    `subject` has the key, and `sequence` the place of the value in `stream`.
+    `kept_from` is the stream in which that was written. `subject` has the key, and `sequence` the place of the value in
+    `stream`.
     """
 
     code = "ROUTE_BUCKET_CONFLICT"
@@ -264,6 +265,7 @@ class BucketConflict(RouteEvent):
     subject: str
     stream: str
     sequence: int
+    connection: str
     kept_from: str
     later: float
     count: int = 1

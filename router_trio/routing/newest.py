@@ -146,12 +146,12 @@ class NewestCheck:
             else:
                 assert newest is not None, "there is another value"
                 assert present is not None, "there is another value"
-                self._report(delivery, copy, present)
+                self._report(delivery, outlet, copy, present)
                 self._put_again(delivery, outlet, newest, present)
 
         return send
 
-    def _report(self, delivery: StreamDelivery, copy: Version, present: Version) -> None:
+    def _report(self, delivery: StreamDelivery, outlet: Outlet, copy: Version, present: Version) -> None:
         """Count and log a conflict, once for each message."""
         if delivery.was_tried or delivery.deliveries > 1:
             return
@@ -163,6 +163,7 @@ class NewestCheck:
                 subject=framing.text(delivery.raw[0]),
                 stream=self._stream,
                 sequence=delivery.sequence,
+                connection=outlet.connection.name,
                 kept_from=present.site.stream,
                 later=round((present.time_ns - copy.time_ns) / 1e9, 6),
             )

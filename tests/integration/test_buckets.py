@@ -318,7 +318,8 @@ async def test_two_buckets_are_kept_equal_without_an_echo(server: NatsServer) ->
             assert await sizes(stream) == [before[0] + 1, before[1] + 1]
         assert sum(route.conflicts for route in watch.router.routes) == 1
         (conflict,) = watch.of("ROUTE_BUCKET_CONFLICT")
-        assert (conflict.subject, conflict.kept_from) == ("$KV.here.both", "KV_there")
+        assert (conflict.subject, conflict.connection) == ("$KV.here.both", "main")
+        assert conflict.kept_from == "KV_there"
         assert watch.codes.count("ROUTE_MESSAGE_FAILED") == 0
 
 

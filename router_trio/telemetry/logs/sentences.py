@@ -133,7 +133,8 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route}: the dead letter of {which_message} could not be stored: {reason}; {kept_or_lost}"
     ),
     events.BucketConflict: (
-        "Route {route}: {which_message} is not copied, since {kept_from} has a value of its key that was written later"
+        "Route {route}: {which_message} is not copied to connection {connection}, where its key has a value that was "
+        "written {later:g} s later, in {kept_from}"
     ),
     events.RouteLimited: "Route {route} is delaying messages: its rate limit of {rate} is reached",
     events.BreakerOpened: (
