@@ -41,6 +41,7 @@ MAX_SPAN = 2**30
 
 _NAMES = {
     comparison.THERE: "there",
+    comparison.OVERRULED: "overruled",
     comparison.DIFFERENT: "different",
     comparison.TWICE: "twice",
     comparison.MISSING: "missing",

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-NONE, AWAITED, THERE, DIFFERENT, TWICE, MISSING, EXPIRED, DEAD_LETTERED, UNKNOWN, GONE, WAITING = range(11)
-"""States of a copy: none is expected; not found yet; found once; found with another payload; found several times; and
-for those that are not found at all the explanation, if there is one. `GONE`: the source has deleted the message.
-`WAITING`: the message waits for its next attempt."""
+NONE, AWAITED, THERE, OVERRULED, DIFFERENT, TWICE, MISSING, EXPIRED, DEAD_LETTERED, UNKNOWN, GONE, WAITING = range(12)
+"""States of a copy: none is expected; not found yet; found once; found with the later value of another writer; found
+with another payload; found several times; and for those that are not found at all the explanation, if there is one.
+`GONE`: the source has deleted the message. `WAITING`: the message waits for its next attempt."""
+
+OVERRULES = -1
+"""The digest of a copy that has the later value of another writer. No hash of a payload is negative."""
 
 MAX_UNPACKED = 65_536
 """Expected copies that are kept in a dictionary, which takes ten times as much memory as an array."""
@@ -201,7 +204,8 @@ class Comparison:
             place = self._states.find(state, place + 1)
 
     def _settle(self, expected: Expected, digest: int | None) -> None:
-        self._states[expected.sequence - self.first] = THERE if digest in (None, expected.digest) else DIFFERENT
+        found = OVERRULED if digest == OVERRULES else DIFFERENT
+        self._states[expected.sequence - self.first] = THERE if digest in (None, expected.digest) else found
 
     def _found_again(self, sequence: int, identity: int, whole_id: int) -> None:
         if self._states[sequence - self.first] == TWICE:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
+from router_trio.audit.comparison import OVERRULES
 from router_trio.errors.reasons import ECHO
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage
-from router_trio.protocol import framing, headers, message_ids
+from router_trio.protocol import buckets, framing, headers, message_ids
 from router_trio.protocol.buckets import ORIGIN
 from router_trio.routing.dead_letters import PREFIX
 from router_trio.routing.rehearsal import Arrived, Copy, Limits, Place, Rehearsal
@@ -29,7 +30,7 @@ NO_DIGEST = 0
 
 Identified = tuple[int | None, int, int | None, int]
 """The identification of a copy: the sequence of its message, if its id contains that; its identity; the digest of its
-payload, None if that is not compared; a hash of its id."""
+payload, None if that is not compared, `OVERRULES` for the value of another writer; a hash of its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,18 @@ class Expectations:
                 return None
         if self.handled:
             return sequence, hash64(first), None, hash64(message_id)
-        return sequence, (whole_id := hash64(message_id)), hash64(stored.payload), whole_id
+        digest = OVERRULES if self.is_overruled(stored) else hash64(stored.payload)
+        return sequence, (whole_id := hash64(message_id)), digest, whole_id
+
+    def is_overruled(self, stored: StoredMessage) -> bool:
+        """Return True if a copy has the value of another writer, which was later than that of its message."""
+        if not self._has_other_writers:
+            return False
+        message = message_ids.origin(message_ids.find(stored.headers))
+        version = buckets.carried_version(stored.headers)
+        if message is None or version is None:
+            return False
+        return (version.sequence, version.time_ns) != (message.sequence, message.time_ns)
 
     def _ending_of(self, index: int, target: bytes) -> bytes:
         """Return the end of the ids of the copies with a subject at a destination."""

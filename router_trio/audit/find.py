@@ -448,6 +448,8 @@ class _OneRoute:
         shown = f"{destination.connection}:{destination.template}"
         search = await self._search(destination, _drawn(destination, copy.subject), self._has_id_of(copy))
         if search.found:
+            if any(self._expectations.is_overruled(stored) for _, stored, _ in search.found):
+                return CopyFound(shown, "overruled", [one for one, _, _ in search.found])
             return _found(shown, search, copy.payload)
         if search.unread:
             return CopyFound(shown, "unknown", detail=search.unread)

@@ -12,6 +12,7 @@ from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 OUTCOMES = {
     "routed": "routed",
     "different": "routed, and a copy has another payload than the route makes today",
+    "overruled": "overruled by another writer",
     "twice": "routed, and a copy is stored twice",
     "missing": "a copy is missing",
     "expired": "a copy is not stored, and limits of its stream can have removed it",
@@ -28,6 +29,7 @@ OUTCOMES = {
 COPIES = {
     "there": "there",
     "different": "other payload",
+    "overruled": "later value",
     "missing": "missing",
     "expired": "expired",
     "not_found": "not found",
@@ -38,10 +40,11 @@ COPIES = {
 """The classes of copies, and how they are printed.
 
 `not_found`: nothing is known to be wrong. `not_stored`: a core publish, which no stream keeps. `no_share`: a mirror,
-which gets only a share of the messages. `unknown`: its stream is missing or can't be read.
+which gets only a share of the messages. `unknown`: its stream is missing or can't be read. `overruled`: with the later
+value of another writer (`last_writer`).
 """
 
-STORED = frozenset({"there", "different"})
+STORED = frozenset({"there", "different", "overruled"})
 
 
 def shown_time(time_ns: int) -> str:
@@ -295,7 +298,8 @@ def _decided(
 def _routed(copies: Sequence[CopyFound]) -> str:
     if any(len(one.stored) > 1 for one in copies):
         return "twice"
-    return "different" if any(one.stored_class == "different" for one in copies) else "routed"
+    classes = {one.stored_class for one in copies}
+    return next((one for one in ("different", "overruled") if one in classes), "routed")
 
 
 def _why_waiting(facts: Facts, progress: Progress) -> str:

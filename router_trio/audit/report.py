@@ -13,6 +13,7 @@ CLASSES = {
     "twice": "the copy is stored several times",
     "different": "the copy is stored with another payload",
     "expired": "the copy is not stored, and limits of its stream can have removed it",
+    "overruled": "the later value of another writer is stored instead (last_writer)",
     "unknown": "no copy is found, and it is not known whether there should be one",
     "filtered": "the route sends the message nowhere",
     "dead_lettered": "the message has no copy, but a dead letter",

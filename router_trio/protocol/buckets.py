@@ -185,9 +185,14 @@ class Version:
 
 def version_of(block: bytes, site: Site, sequence: int, time_ns: int) -> Version:
     """Return the version of a message in the bucket `site`, at this place: that of the original if it is a copy."""
+    return carried_version(block) or Version(site, sequence, time_ns)
+
+
+def carried_version(block: bytes) -> Version | None:
+    """Return the version of the original of a copy; None for a message that is not a copy."""
     found = _ORIGIN.fullmatch(headers.find(block, ORIGIN) or b"")
     if found is None:
-        return Version(site, sequence, time_ns)
+        return None
     origin = Site(found[1].decode("utf-8", "surrogateescape"), found[2].decode("utf-8", "surrogateescape"))
     return Version(origin, int(found[3]), int(found[4]), is_original=False)
 

@@ -8,6 +8,7 @@ import trio
 
 from router_trio import Settings
 from router_trio.audit.audit import EVERYTHING, Audit, connections_of
+from router_trio.audit.find import Finder, connections_for
 from router_trio.audit.report import Report
 from router_trio.nats.command_link import open_links
 from tests.integration.test_buckets import DELETE, PURGE, both_ways, copying, of_key, two_buckets, until_there, values
@@ -71,3 +72,28 @@ async def test_copies_of_the_other_direction_are_not_missed(server: NatsServer) 
         await trio.sleep(0.1)
         for number in (0, 1):
             assert counts(await audited(settings, number)) == {"there": 1, "filtered": 1}
+
+
+async def test_a_value_that_lost_a_conflict_is_overruled_and_not_different(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        settings = both_ways(server)
+        await stream.publish("$KV.here.both", b"earlier")
+        await stream.publish("$KV.there.both", b"later")
+        async with watched(settings, Watch()) as watch:
+
+            async def is_here() -> bool:
+                return await values(stream, "here") == {"both": b"later"}
+
+            await eventually(is_here)
+            await eventually(lambda: sum(route.filtered["echo"] for route in watch.router.routes) == 2)
+            await eventually(lambda: sum(route.in_hand for route in watch.router.routes) == 0)
+        await trio.sleep(0.1)
+        lost = await audited(settings)
+        assert counts(lost) == {"overruled": 1, "filtered": 1}
+        assert lost.clean
+        assert counts(await audited(settings, 1)) == {"there": 1, "filtered": 1}
+        async with open_links(settings, "find", connections_for(settings, "$KV.here.both")) as links:
+            (here,) = (await Finder(settings, links).find("$KV.here.both", 1)).messages
+            (there,) = (await Finder(settings, links).find("$KV.there.both", 1)).messages
+        assert [route.outcome for route in here.routes] == ["overruled"]
+        assert [route.outcome for route in there.routes] == ["routed"]
