@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from router_trio.nats.command_link import CommandLink
     from router_trio.nats.jetstream.api import StoredMessage
     from router_trio.nats.stored import StoredMessages
+    from router_trio.routing.route_plans import Destination
     from router_trio.settings import RouteSettings, Settings
 
 Action = Literal["list", "cancel", "fire"]
@@ -86,7 +87,7 @@ def schedules(
         raise UsageError(f"route {route} {what if stream is None else f'uses no stream {stream!r} for schedules'}")
     from router_trio.cli.over_links import over_links
 
-    job = partial(_job, places, action, frozenset(sequence), limit, stream, json)
+    job = partial(_job, places, _of_others(settings, route), action, frozenset(sequence), limit, stream, json)
     return trio.run(over_links, settings, "schedules", [one.connection for one in places], job, lambda number: True)
 
 
@@ -123,8 +124,18 @@ def _places_of(route: RouteSettings) -> list[_Place]:
     return found
 
 
+def _of_others(settings: Settings, name: str) -> Sequence[Destination]:
+    """Return the destinations with a delay of all routes but this one: they may have its `schedule_prefix`."""
+    from router_trio.routing.route_plans import compile_routes
+
+    others = [one for one in settings.routes if one.name != name and any(to.delay is not None for to in one.to)]
+    plans = compile_routes(settings.model_copy(update={"routes": others}))
+    return [to for plan in plans for to in plan.destinations if to.schedule_prefix is not None]
+
+
 async def _job(
     places: Sequence[_Place],
+    others: Sequence[Destination],
     action: Action,
     wanted: frozenset[int],
     limit: int | None,
@@ -140,7 +151,7 @@ async def _job(
             if stream not in (None, name):
                 continue
             stored = link.stored(name)
-            async for message in _schedules(stored, place):
+            async for message in _schedules(stored, place, others):
                 if (wanted and message.sequence not in wanted) or left == 0:
                     continue
                 left = None if left is None else left - 1
@@ -154,8 +165,13 @@ async def _job(
     return FAILED if failed else DONE
 
 
-async def _schedules(stored: StoredMessages, place: _Place) -> AsyncIterator[StoredMessage]:
-    """Yield the schedules that are there when the command starts, in the order in which they were stored."""
+async def _schedules(
+    stored: StoredMessages, place: _Place, others: Sequence[Destination]
+) -> AsyncIterator[StoredMessage]:
+    """Yield the schedules that are there when the command starts, in the order in which they were stored.
+
+    Those of `others` are left out, as far as their ids show it: a handler may have chosen another id.
+    """
     from router_trio.protocol import headers
     from router_trio.protocol.schedules import SCHEDULE
     from router_trio.subjects.patterns import matches
@@ -165,8 +181,17 @@ async def _schedules(stored: StoredMessages, place: _Place) -> AsyncIterator[Sto
         async for batch in batches:
             for message in batch:
                 is_schedule = headers.find(message.headers, SCHEDULE) is not None
-                if matches(pattern, message.subject) and is_schedule:
+                if matches(pattern, message.subject) and is_schedule and not _is_of(others, message.headers):
                     yield message
+
+
+def _is_of(destinations: Sequence[Destination], block: bytes) -> bool:
+    """Return True if a schedule with this header block is that of a copy for one of these destinations."""
+    from router_trio.protocol import headers, schedules
+
+    copy_id = headers.find(block, schedules.COPY_ID) or b""
+    target = headers.find(block, schedules.TARGET) or b""
+    return any(copy_id.endswith(one.copy_id(target)) for one in destinations)
 
 
 async def _change(

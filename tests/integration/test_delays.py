@@ -228,3 +228,41 @@ async def test_schedules_are_listed_cancelled_and_published_by_hand(server: Nats
         assert (code, [one["result"] for one in found]) == (0, ["cancelled"])
         assert await link.count_schedules(spec) == SchedulesCount(3, 1, 1, 1), "none is lost"
         assert [one.subject for one in await published(jetstream, "RETRY", "retry.d")] == ["retry.d.later"]
+
+
+SHARED_PREFIX = """
+telemetry = {{ listen = "" }}
+connections.main.servers = ["{url}"]
+streams = [
+    {{ name = "IN", subjects = ["in.*.*"] }},
+    {{ name = "OUT", subjects = ["out.*", "later.*"], allow_message_schedules = true }},
+]
+[[routes]]
+name = "first"
+from = {{ stream = "IN", durable = "first", filter = "in.first.*" }}
+to = [ {{ subject = "out.{{{{wildcard(1)}}}}", delay = "1h", schedule_prefix = "later" }} ]
+[[routes]]
+name = "second"
+from = {{ stream = "IN", durable = "second", filter = "in.second.*" }}
+to = [ {{ subject = "out.{{{{wildcard(1)}}}}", delay = "1h", schedule_prefix = "later" }} ]
+"""
+
+
+async def test_a_route_has_no_schedules_of_another_one_with_its_prefix(server: NatsServer, tmp_path: Path) -> None:
+    file = tmp_path / "router.toml"
+    file.write_text(SHARED_PREFIX.format(url=server.url))
+
+    async def schedules(route: str, *arguments: str) -> list[str]:
+        done = await over_its_links("schedules", "router.toml", route, *arguments, "--json", cwd=tmp_path)
+        return sorted(json.loads(line)["subject"] for line in done.stdout.splitlines())
+
+    async with connect(server.url) as client:
+        jetstream = JetStream(client)
+        async with Router(Settings.load(file), log=False).open() as live:
+            for name, number in (("first", 1), ("second", 1), ("first", 2)):
+                await live.publish_with_ack(f"in.{name}.{number}", b"{}")
+            await eventually(lambda: _all(jetstream, "OUT", "later.", 3))
+        assert await schedules("first", "list") == ["out.1", "out.2"]
+        assert await schedules("second", "cancel", "--all") == ["out.1"]
+        assert await schedules("first", "list") == ["out.1", "out.2"]
+        assert await schedules("second", "list") == []
