@@ -28,6 +28,8 @@ from router_trio.errors import (
 from router_trio.nats.credentials import Login, login
 from router_trio.nats.info import ServerInfo, parse_info, quote
 from router_trio.nats.transport import (
+    CURE,
+    WEBSOCKET_CURE,
     SecureStream,
     address,
     certificate_required,
@@ -184,7 +186,8 @@ class Handshake:
 
     async def _secure(self, context: ssl.SSLContext) -> SecureStream:
         hostname = self._settings.tls_hostname or self._url.host
-        self.stream = stream = await upgrade(self._plain, context, hostname)
+        cure = WEBSOCKET_CURE if self._url.websocket else CURE
+        self.stream = stream = await upgrade(self._plain, context, hostname, cure)
         self.secured = True
         return stream
 

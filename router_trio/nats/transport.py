@@ -135,13 +135,17 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     return context
 
 
-CURE = "check that the server has TLS on this port, from the first byte if tls_handshake_first is set, and only then"
+CURE = "check that the server has TLS on this port; set tls_handshake_first if it has handshake_first, and only then"
+WEBSOCKET_CURE = "check that the server has TLS on this port; to talk to it in clear, write ws://"
 
 SecureStream = trio.SSLStream[trio.SocketStream]
 
 
-async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: str) -> SecureStream:
-    """Do the TLS handshake on a connected stream. Raises `CertificateError` or `LinkError`; blocks on the peer."""
+async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: str, cure: str = CURE) -> SecureStream:
+    """Do the TLS handshake on a connected stream. `cure` is what to check if the peer does not take part in it.
+
+    Raises `CertificateError` or `LinkError`; blocks on the peer.
+    """
     # NATS servers end TLS connections by closing the socket, so no close_notify is awaited or sent.
     secured = trio.SSLStream(stream, context, server_hostname=hostname, https_compatible=True)
     try:
@@ -156,9 +160,9 @@ async def upgrade(stream: trio.SocketStream, context: ssl.SSLContext, hostname: 
         if isinstance(cause, ssl.SSLError):
             alert = cause.reason or cause
             raise certificate_required(error) or LinkError(
-                f"the TLS handshake with {hostname} failed: {alert}; {CURE}", reason=reasons.TLS
+                f"the TLS handshake with {hostname} failed: {alert}; {cure}", reason=reasons.TLS
             ) from error
-        raise LinkError(f"{hostname} closed the connection in the TLS handshake; {CURE}", reason=reasons.TLS) from error
+        raise LinkError(f"{hostname} closed the connection in the TLS handshake; {cure}", reason=reasons.TLS) from error
     return secured
 
 

@@ -7,6 +7,7 @@ followed: the next request would carry this connection's credentials to a server
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from urllib.parse import unquote
 
 import trio
@@ -112,6 +113,8 @@ def _refused(answer: Answer, url: ServerURL) -> LinkError:
     if 300 <= answer.status < 400:
         return ProtocolError(f"{text}{_location(answer)}; redirects are not followed: write that address in `servers`")
     reason, cure = _CURES.get(answer.status, (reasons.PROTOCOL if answer.status < 500 else reasons.NETWORK, _PAGE))
+    if answer.status == HTTPStatus.BAD_REQUEST and not url.tls:
+        cure = f"it requires TLS: write wss://; or {cure}"
     return LinkError(f"{text}: {cure}", reason=reason)
 
 

@@ -150,7 +150,7 @@ ANSWERS = {
         "redirects are not followed",
     ),
     "302 Found\r\nLocation: /login?to=x": ("protocol", "see /login;", "write that address"),
-    "400 Bad Request": ("handshake", "400 Bad Request", "must pass on HTTP/1.1"),
+    "400 Bad Request": ("handshake", "400 Bad Request", "requires TLS: write wss://; or", "must pass on HTTP/1.1"),
     "401 Unauthorized": ("authorization", "401 Unauthorized", "set Authorization in websocket_headers"),
     "403 origin not allowed": ("handshake", "403 origin not allowed", "allowed_origins"),
     "404": ("protocol", "404 Not Found", "nothing at this path"),
@@ -293,6 +293,8 @@ async def test_nothing_is_sent_in_clear_to_a_server_without_tls(certificates: Ce
     async with impostor(play) as server:
         error = await refused(f"wss://{server.address}", tls_ca_file=certificates.ca)
         assert error.reason == "tls"
+        assert "write ws://" in str(error)
+        assert "tls_handshake_first" not in str(error)
         assert server.heard_in_clear[:1] == b"\x16"  # a ClientHello, and nothing else
         assert SECRET.encode() not in server.heard_in_clear
 
