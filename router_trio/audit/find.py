@@ -33,7 +33,7 @@ from router_trio.errors import MappingError, SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo, nanoseconds
 from router_trio.nats.stored import StoredMessages
-from router_trio.protocol import framing, headers, message_ids, schedules
+from router_trio.protocol import buckets, framing, headers, message_ids, schedules
 from router_trio.routing.dead_letters import PREFIX
 from router_trio.routing.rehearsal import Copy, Limits
 from router_trio.routing.route_plans import Destination
@@ -158,6 +158,9 @@ class Finder:
         if message is None:
             if not any(_reads(route, subject) for route in source.routes):
                 self._notes[-1] += f"; no route from this stream reads {subject}"
+                if not subject.startswith("$") and any(route.source.bucket is not None for route in source.routes):
+                    key = f"{buckets.prefix_of(buckets.bucket_of(source.stored.stream))}{subject}"
+                    self._notes[-1] += f": a key has the subject {key}"
             return None
         stored = _stored(source.connection, source.stored.stream, message)
         where = Whereabouts(stored, len(message.payload), is_gone)

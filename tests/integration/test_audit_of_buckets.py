@@ -97,3 +97,13 @@ async def test_a_value_that_lost_a_conflict_is_overruled_and_not_different(serve
             (there,) = (await Finder(settings, links).find("$KV.there.both", 1)).messages
         assert [route.outcome for route in here.routes] == ["overruled"]
         assert [route.outcome for route in there.routes] == ["routed"]
+
+
+async def test_find_names_the_subject_of_a_key(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        await stream.publish("$KV.here.shop.7", b"1")
+        settings = copying(server)
+        async with open_links(settings, "find", connections_for(settings, "shop.7")) as links:
+            found = await Finder(settings, links).find("shop.7")
+        (note,) = found.notes
+        assert note.endswith("no route from this stream reads shop.7: a key has the subject $KV.here.shop.7")
