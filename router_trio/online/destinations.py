@@ -157,7 +157,8 @@ def schedules_lost(facts: Facts, to: Destination) -> Iterator[Found]:
     target = to.route.source.mapping(to.template).pattern
     for info in facts.takers(to):
         if (loses := stream_config(info).loses_schedules) is not None:
-            yield Found(ERROR, path, f"{loses}; until then the copies fail with schedules_refused")
+            fail = "failed messages wait in the consumer" if to.is_retry else "the copies fail with schedules_refused"
+            yield Found(ERROR, path, f"{loses}; until then {fail}")
         elif not any(overlaps(one, target) for one in info.subjects):
             text = (
                 f"stream {info.name!r} stores the schedules, and does not take {target!r} itself, so it refuses them; "

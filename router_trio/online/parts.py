@@ -80,9 +80,14 @@ class Destination:
         return self.to.kind_for(self.route.source.kind)
 
     @property
+    def is_retry(self) -> bool:
+        """True if it is the stream in which failed messages wait for their next attempt."""
+        return ".retry.schedule." in self.path
+
+    @property
     def delay_path(self) -> str:
         """The path of the key by which its messages are delayed."""
-        return self.path if ".retry.schedule." in self.path else f"{self.section}.delay"
+        return self.path if self.is_retry else f"{self.section}.delay"
 
     @property
     def section(self) -> str:

@@ -51,7 +51,10 @@ class StreamConfig:
         )
         limited = [name for name, is_set in limits if is_set]
         if not self.allow_message_schedules:
-            why = "does not publish messages later; set allow_msg_schedules on it, which needs nats-server 2.12"
+            why = (
+                "does not publish messages later; set allow_msg_schedules on it, which needs nats-server 2.12: "
+                f"nats stream edit {self.name} --allow-schedules"
+            )
         elif self.discard == "new":
             why = "has the discard policy new, which nats-server does not allow with schedules; set it to old"
         elif self.retention == "interest":

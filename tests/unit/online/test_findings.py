@@ -225,8 +225,8 @@ CASES["schedules_lost"] = [
         facts(stream("COPIES", "copies.*", "later.*"), settings=LATER),
         "error",
         "routes[0].to[0].delay",
-        "stream 'COPIES' does not publish messages later; set allow_msg_schedules on it, which needs nats-server 2.12; "
-        "until then the copies fail with schedules_refused",
+        "stream 'COPIES' does not publish messages later; set allow_msg_schedules on it, which needs nats-server 2.12: "
+        "nats stream edit COPIES --allow-schedules; until then the copies fail with schedules_refused",
     ),
     (
         facts(stream("COPIES", "copies.*", "later.*", allow_msg_schedules=True, max_bytes=9), settings=LATER),
@@ -254,7 +254,7 @@ CASES["schedules_lost"] = [
         "error",
         "routes[0].retry.schedule.stream",
         "stream 'RETRY' has limits (max_age) by which schedules are deleted and never published; remove them; until "
-        "then the copies fail with schedules_refused",
+        "then failed messages wait in the consumer",
     ),
 ]
 CASES["source_missing"] = [
