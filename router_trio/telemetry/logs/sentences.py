@@ -209,7 +209,7 @@ SENTENCES: Mapping[type[Event], str] = {
     ),
     events.RouterReloaded: (
         "Configuration reloaded: added {added}, removed {removed}, changed {changed}; "
-        "{unchanged} connections and routes unchanged{and_unsettled}"
+        "connections and routes unchanged: {unchanged}{and_unsettled}"
     ),
     events.ReloadRefused: ("Configuration not reloaded, the previous one stays in force: {count:count problem} found"),
     events.RestartNeeded: "Configuration reloaded. Changes to {keys} take effect only after a restart",
