@@ -229,7 +229,8 @@ class Settings(Section, init=False):
 
     def require_servers(self) -> None:
         """Check that each connection has servers, needed without an embedded server. Raises ConfigurationError."""
-        cure = "missing; list the servers as ['nats://127.0.0.1:4222'], or run with --embedded-nats"
+        cure = "missing; list the servers as ['nats://127.0.0.1:4222'], or run with --embedded-nats; other commands "
+        cure += "then need the URL of that server, which is the first line that run prints"
         problems = [
             Problem(f"connections.{name}.servers", cure)
             for name, connection in self.connections.items()

@@ -33,7 +33,7 @@ def test_missing_servers_are_found_by_require_servers(load: Load, tmp_path: Path
         settings.require_servers()
     [problem] = caught.value.problems
     assert problem.path == "connections.b.servers"
-    assert "--embedded-nats" in problem.message
+    assert "or run with --embedded-nats; other commands then need the URL of that server" in problem.message
     assert caught.value.source == str(tmp_path / "router.toml")
     Settings(connections=MAIN).require_servers()
 
