@@ -103,8 +103,8 @@ class RetryingSource(KeptSource[PartsKeeper]):
         self._schedule = schedule
         self._stream = StreamSource(routing, connection, emit, dead_letters, before[0])
         self._due = _DueRetries(schedule, routing, connection, emit, dead_letters, before[1])
-        self._counted: tuple[int, int] | None = None
-        """At the last count: how many schedules were there, and how many this route had stored."""
+        self._counted: tuple[int, int] = (0, self.state.settled["scheduled"])
+        """How many schedules were there at the last count, and how many this route had stored by then."""
         self._parts = (self._stream, self._due)
         self.first_try_over = self._stream.first_try_over
         self.keeper: PartsKeeper = PartsKeeper(routing, self._behind, StreamKeeper.settle_rest)
@@ -128,28 +128,29 @@ class RetryingSource(KeptSource[PartsKeeper]):
         spec = SchedulesSpec(schedule.stream, schedule.prefix, schedule.target, schedule.durable)
         while True:
             pause = COUNT_EVERY
+            scheduled = self.state.settled["scheduled"]
             try:
                 count = await link.count_schedules(spec)
             except SourceError as error:
                 if error.reason != reasons.PERMISSION_DENIED:
                     pause = COUNT_AGAIN_AFTER
             else:
-                count = self._with_forgotten(count)
+                count = self._with_forgotten(count, scheduled)
                 if count.lost:
                     self._report_lost(count)
             await trio.sleep(pause)
 
-    def _with_forgotten(self, count: SchedulesCount) -> SchedulesCount:
+    def _with_forgotten(self, count: SchedulesCount, scheduled: int) -> SchedulesCount:
         """Return the count, with the schedules that were deleted together with the stream's record of them.
 
-        Those that were due since the last count are among them if what they published was deleted as well.
+        `scheduled` is the number that this route had stored before the count. Those that were due since the last count
+        are among them if what they published was deleted as well.
         """
-        scheduled, before = self.state.settled["scheduled"], self._counted
-        self._counted = (count.there, scheduled)
-        if not count.is_first or before is None:
+        there, scheduled_before = self._counted
+        self._counted = (count.there, self.state.settled["scheduled"])
+        if not count.is_first:
             return count
-        there, scheduled_before = before
-        forgotten = there + scheduled - scheduled_before - count.there - count.fired
+        forgotten = there + scheduled - scheduled_before - count.there - count.fired - count.cancelled
         return replace(count, scheduled=count.scheduled + max(0, forgotten))
 
     def _report_lost(self, count: SchedulesCount) -> None:

@@ -10,11 +10,14 @@ import trio
 from trio.testing import MockClock
 
 from router_trio import Message, Reject, Retry
+from router_trio.errors import SourceError, reasons
 from router_trio.events import RouteScheduleLost
+from router_trio.link import SchedulesCount, SchedulesSpec
 from router_trio.protocol.headers import Headers
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.telemetry.logs.sentences import sentence
 from router_trio.testing import FakeBroker
+from router_trio.testing.links import FakeLink
 from router_trio.testing.streams import EPOCH
 from tests.support.eventually import eventually
 from tests.support.world import World, handled, stream, to, world
@@ -206,15 +209,25 @@ async def test_schedules_that_were_deleted_by_hand_are_reported(autojump_clock: 
         assert sentence(lost).startswith("Route route: 1 schedule of stream RETRY will never be published: of 3")
 
 
-@pytest.mark.parametrize("counted", [True, False])
-async def test_schedules_that_vanish_with_their_stream_are_reported(counted: bool, autojump_clock: MockClock) -> None:
-    """Also those that were stored since the last count."""
+@pytest.mark.parametrize("counted", ["before", "earlier", "never"])
+async def test_schedules_that_vanish_with_their_stream_are_reported(
+    counted: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that were stored since the last count, or before the first one."""
+    count_schedules = FakeLink.count_schedules
+
+    async def count_later(link: FakeLink, spec: SchedulesSpec) -> SchedulesCount:
+        if counted == "never" and trio.current_time() < 20:
+            raise SourceError("no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
+        return await count_schedules(link, spec)
+
+    monkeypatch.setattr(FakeLink, "count_schedules", count_later)
     async with world(handlers=[route(Failing(9), **retrying("400s"))], brokers=brokers()) as w:
         await trio.sleep(10)
         for number in range(3):
             w.broker.publish("in.a", b"%d" % number)
         await eventually(lambda: w.route.settled["scheduled"] == 3)
-        await trio.sleep(60 if counted else 1)
+        await trio.sleep(60 if counted == "before" else 1)
         w.broker.delete_stream("RETRY")
         w.broker._server.ensure_stream(StreamConfig("RETRY", ("retry.>",), allow_message_schedules=True), 0.0)
         await trio.sleep(200)
