@@ -420,10 +420,11 @@ class Destinations:
     ) -> None:
         """Look up a stream that was found by `pattern`, unless `answer` is its state already.
 
-        A stream that this user may not look up counts as fine. Its known subjects are the patterns that found it.
+        A stream that this user may not look up counts as fine. Its known subjects, and those of a stream that was never
+        looked up and has no leader, are the patterns that found it.
         """
         if name in streams:
-            if name in self._denied and pattern is not None:
+            if not streams[name].created and pattern is not None:
                 streams[name] = replace(streams[name], subjects=(*streams[name].subjects, pattern))
             return
         state = None

@@ -367,3 +367,15 @@ async def test_a_stream_is_not_leaderless_when_listing_streams_is_denied(
         assert [event.reason for event in w.watch.of("NATS_DESTINATIONS_UNKNOWN")] == ["timeout"]
         w.broker.trouble.elect("OUT", 0)
         await probe_arrives(w)
+
+
+async def test_a_stream_without_a_leader_from_the_start_is_that_of_each_destination(autojump_clock: MockClock) -> None:
+    """It is known only by the destinations that JetStream lists it for, and the second one is not without a stream."""
+    brokers = one_broker()
+    brokers["main"].trouble.elect("OUT", 1e6)
+    routes = [core("in.>", to(f"out.{name}", jetstream=True), name=name) for name in "ab"]
+    async with world(routes, brokers=brokers) as w:
+        await eventually(lambda: len(w.watch.of("NATS_DESTINATION_NOT_STORED")) == 2)
+        assert [one.reason for one in w.watch.of("NATS_DESTINATION_NOT_STORED")] == ["stream_cut_off"] * 2
+        w.broker.trouble.elect("OUT", 0)
+        await until_ready(w)
