@@ -10,6 +10,7 @@ from random import Random
 import pytest
 import trio
 
+from router_trio import Router, Settings
 from tests.integration.test_buckets import BUCKET, DELETE, PURGE
 from tests.support.command import running
 from tests.support.eventually import eventually
@@ -52,6 +53,7 @@ async def newest(url: str) -> dict[str, bytes | None]:
         }
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_buckets_are_equal_after_routers_and_servers_were_killed(seed: int, tmp_path: Path) -> None:
     random = Random(seed)
@@ -98,3 +100,27 @@ async def test_buckets_are_equal_after_routers_and_servers_were_killed(seed: int
             assert len(found[0]) >= 2
             router.send(signal.SIGTERM)
             assert await router.ended() == 0
+
+
+@pytest.mark.timeout(180)
+async def test_lookups_that_a_killed_server_leaves_unanswered_end_no_router(tmp_path: Path) -> None:
+    async with nats_server(tmp_path, name="here") as here, nats_server(tmp_path, name="there") as there:
+        for server in (here, there):
+            async with connect(server.url) as client:
+                await JetStream(client).create_stream("KV_settings", ["$KV.settings.>"], **BUCKET)
+        patient = CONFIGURATION.replace('liveness_interval = "1s"', 'liveness_interval = "60s"')
+        (tmp_path / "router.toml").write_text(patient.format(here=here.url, there=there.url))
+        async with Router(Settings.load(tmp_path / "router.toml"), log=False).open() as live:
+            await eventually(lambda: all(route.state == "running" for route in live.routes))
+            async with connect(here.url) as client:
+                await JetStream(client).publish("$KV.settings.a", b"1")
+            await eventually(lambda: live.routes[0].settled["routed"] == 1)
+            there.stop()
+            async with connect(here.url) as client:
+                await JetStream(client).publish("$KV.settings.b", b"2")
+            await eventually(lambda: live.routes[0].received == 2)
+            await trio.sleep(0.1)  # the newest value of `b` is looked up now; otherwise this shows less
+            await there.kill()
+            await there.restart()
+            await eventually(lambda: live.routes[0].settled["routed"] == 2, 60.0, live.status)
+        assert await newest(there.url) == {"$KV.settings.a": b"1", "$KV.settings.b": b"2"}

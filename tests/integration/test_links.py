@@ -6,19 +6,23 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from router_trio.embedded import HOST, reserve_port
-from router_trio.errors import LinkError
+from router_trio.errors import LinkError, SourceError
+from router_trio.link import Link
 from tests.integration.dial import link_to, refused, until_no_client, works
 from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.proxy import TcpProxy
 from tests.support.recorder import Recorder, operation
+from tests.support.servers import NatsServer
 from tests.support.websockets import websocket_server
 
 # --- names ---
@@ -134,3 +138,42 @@ async def test_a_link_is_cancelled_at_once_whatever_the_peer_does(proxy: TcpProx
         cancelled_at = trio.current_time()
         nursery.cancel_scope.cancel()
     assert trio.current_time() - cancelled_at < 0.5
+
+
+# --- lookups of routes, which may outlive their link ---
+
+
+@pytest.mark.parametrize("ends", ["killed", "left"])
+async def test_lookups_that_outlive_their_link_raise_link_errors(ends: str, server: NatsServer) -> None:
+    failed: list[str] = []
+
+    async def look_up(link: Link) -> None:
+        with pytest.raises(LinkError) as caught:
+            await link.newest("ORDERS", "orders.1")
+        failed.append(caught.value.reason)
+
+    async with trio.open_nursery() as nursery:
+        with suppress(LinkError):
+            async with link_to(server.url) as link:
+                with pytest.raises(SourceError):
+                    await link.newest("ORDERS", "orders.1")  # there is no such stream; the client for lookups runs now
+                server.stop()
+                for _ in range(3):
+                    nursery.start_soon(look_up, link)
+                await wait_all_tasks_blocked(0.05)
+                if ends == "killed":
+                    await server.kill()
+                    await trio.sleep_forever()
+    assert failed == ["not_connected"] * 3
+    await look_up(link)
+
+
+async def test_a_lookup_raises_a_link_error_if_its_link_ends_before_its_client_runs(server: NatsServer) -> None:
+    async with trio.open_nursery() as nursery, link_to(server.url) as link:
+        nursery.start_soon(_fails, link)
+    await _fails(link)
+
+
+async def _fails(link: Link) -> None:
+    with pytest.raises(LinkError):
+        await link.newest("ORDERS", "orders.1")

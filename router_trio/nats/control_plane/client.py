@@ -102,10 +102,15 @@ class RunningClient:
     ) -> bytes:
         """Return the answer to a request. Can be cancelled.
 
-        Raises `TimeoutError` if there is none within `within` seconds, and `nats.errors.Error`.
+        Raises `TimeoutError` if there is none within `within` seconds, `nats.errors.Error`, and `LinkError` if the
+        client is closed meanwhile.
         """
         given = dict(headers) if headers else None
-        answer = await aio_as_trio(self.client.request, loop=self._loop)(subject, body, within, headers=given)
+        try:
+            answer = await aio_as_trio(self.client.request, loop=self._loop)(subject, body, within, headers=given)
+        except asyncio.CancelledError:
+            # By its loop, which is closed. Cancelled by Trio, it would be `trio.Cancelled`.
+            raise LinkError("the link ended before the answer", reason=reasons.NOT_CONNECTED) from None
         return bytes(answer.data)
 
     async def died(self) -> None:
@@ -125,6 +130,15 @@ class RunningClient:
 @asynccontextmanager
 async def open_client(transport: WireTransport, inbox_prefix: str) -> AsyncIterator[RunningClient]:
     """Open a nats-py client on a wire, which is closed with the context. Raises `LinkError`."""
+    try:
+        async with _client_in_loop(transport, inbox_prefix) as running:
+            yield running
+    except* nats.errors.Error:
+        pass  # of requests whose answers arrived while the loop was closed: it raises them as well as their callers get
+
+
+@asynccontextmanager
+async def _client_in_loop(transport: WireTransport, inbox_prefix: str) -> AsyncIterator[RunningClient]:
     async with open_loop() as loop:
         loop.set_exception_handler(lambda _loop, context: None)  # `RunningClient.died` watches its tasks
         client = Client()

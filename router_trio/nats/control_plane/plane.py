@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from router_trio.errors import LinkError, ProtocolError, SourceError, innermost
+from router_trio.errors import LinkError, ProtocolError, SourceError, innermost, reasons
 from router_trio.nats.info import ServerInfo, quote
 from router_trio.nats.transport import out_of_resources
 
@@ -61,30 +61,43 @@ class ControlPlane:
         self._transport: WireTransport | None = None
         self._running: RunningClient | None = None
         self._lacking: LinkError | None = None
+        self._ended = False
 
     async def run(self) -> None:
         """Open a client when it is needed, and watch it. Raises `LinkError` when it has ended."""
-        while True:
-            await self._wanted.wait()
-            try:
-                await self._run_client()
-            except Exception as error:
-                lacking = out_of_resources(innermost(error))
-                if lacking is None or self._running is not None:
-                    raise
-                # Messages are routed without it. `ready_client` raises this, and may be called again.
-                self._lacking = lacking
-            over, self._wanted, self._opened = self._opened, trio.Event(), trio.Event()
-            over.set()
+        try:
+            while True:
+                await self._wanted.wait()
+                try:
+                    await self._run_client()
+                except Exception as error:
+                    lacking = out_of_resources(innermost(error))
+                    if lacking is None or self._ended:
+                        raise
+                    # Messages are routed without it. `ready_client` raises this, and may be called again.
+                    self._lacking = lacking
+                over, self._wanted, self._opened = self._opened, trio.Event(), trio.Event()
+                over.set()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Let requests fail from now on: routes may still send some, while the link is closed."""
+        self._ended = True
+        self._running = None
+        self._opened.set()
 
     async def ready_client(self) -> RunningClient:
         """Return the client, once it is open. Can be cancelled.
 
-        Raises `SourceError` if the system has no descriptor or thread left for it.
+        Raises `SourceError` if the system has no descriptor or thread left for it, and `LinkError` if the link has
+        ended.
         """
-        if self._running is None:
+        if self._running is None and not self._ended:
             self._wanted.set()
             await self._opened.wait()
+        if self._ended:
+            raise LinkError("the link has ended", reason=reasons.NOT_CONNECTED)
         if self._running is None:
             assert self._lacking is not None
             raise SourceError(str(self._lacking), reason=self._lacking.reason)
@@ -109,7 +122,10 @@ class ControlPlane:
         async with open_client(transport, self._inbox_prefix) as running:
             self._transport, self._running = transport, running
             self._opened.set()
-            await running.died()
+            try:
+                await running.died()
+            finally:
+                self._end()
 
     def _import_modules(self) -> None:
         for name in self._modules:
