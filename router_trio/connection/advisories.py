@@ -1,8 +1,8 @@
-"""Receives the advisories about the streams and durables of one connection, and quotes them beside trouble.
+"""Receive the advisories about the streams and durables of one connection, and quote them beside trouble.
 
-An advisory decides nothing. It makes a lookup that takes place anyway take place at once, at most once a second. Its
-text is quoted where a lookup, or the silence of a server, shows trouble that it explains, until the server answers that
-all is well. So a lost advisory does no harm, nor does a forged one.
+An advisory decides nothing. It only makes a lookup that would take place anyway take place at once, at most once a
+second. Its text is quoted where a lookup or the silence of a server shows trouble that it explains, until the server
+answers that all is well. So neither a lost advisory nor a forged one does harm.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.subjects.patterns import validate_subject
 
 EXPLAINS_FOR: Final = 60.0
-"""Seconds for which an advisory explains trouble; a lost quorum explains it until the server contradicts it."""
+"""Seconds for which an advisory explains trouble. A lost quorum explains it until the server contradicts it."""
 
 MOST_A_SECOND: Final = 100
-"""Advisories that are read per second: any client with the permission can send them. Others are ignored."""
+"""Maximum number of advisories read per second, since any client with the permission can send them."""
 
 MOST_SUBSCRIBED: Final = 256
-"""Streams and durables of a connection whose advisories are subscribed to, with five subjects each."""
+"""Maximum number of streams and durables of a connection that are subscribed to, with five subjects each."""
 
 _NO_LEADER = (QUORUM_LOST, DELETED, LEADER_ELECTED)
 _DELETED = (DELETED,)
@@ -73,7 +73,7 @@ class _Latest:
 
 
 class Advisories:
-    """The advisories of one connection. A `session.Source`: `serve` subscribes to them, on each link."""
+    """The advisories of one connection, which is a `session.Source`: `serve` subscribes to them on each link."""
 
     def __init__(self, connection: str, emit: Emit) -> None:
         self._connection = connection
@@ -88,9 +88,10 @@ class Advisories:
         self._read_count = 0
 
     def watch(self, stream: str, durable: str, listener: Listener, *, with_others: bool = False) -> None:
-        """Call `listener` with each advisory about a stream, or with `durable` about that one.
+        """Call `listener` with each advisory about a stream, or, unless `durable` is empty, about that durable.
 
-        `with_others`: the user may read the advisories about every durable of the stream, so all share subscriptions.
+        With `with_others` the user may read advisories about every durable of the stream, so all durables share their
+        subscriptions.
         """
         try:
             for subject in subjects_of(stream, durable):
@@ -102,7 +103,7 @@ class Advisories:
         self._changed.set()
 
     def unwatch(self, stream: str, durable: str, listener: Listener, *, with_others: bool = False) -> None:
-        """Undo `watch`."""
+        """Undo a call of `watch` with the same arguments."""
         listeners = self._watched.get((stream, durable), {})
         listeners.pop(listener, None)
         if listeners:
@@ -117,7 +118,7 @@ class Advisories:
         self._changed.set()
 
     async def serve(self, link: Link, tried: Latch) -> None:
-        """Subscribe to what is watched, now and whenever that changes, for as long as the link lasts."""
+        """Subscribe to the watched streams and durables, and follow changes of these, until cancelled."""
         tried.set()  # nothing waits for advisories
         subscribed: dict[Name, None] = {}
         refused: list[tuple[str, str]] = []
@@ -135,7 +136,10 @@ class Advisories:
             await self._changed.wait()
 
     def _report(self, refused: Sequence[tuple[str, str]]) -> None:
-        """Log that the server refuses these subscriptions, each given with its words: once while it refuses any."""
+        """Log that the server refuses subscriptions, each given as a subject and the server's words.
+
+        Logs nothing more until a link on which none is refused.
+        """
         if refused and not self._is_refused:
             subject, words = refused[0]
             self._emit(
@@ -179,7 +183,7 @@ class Advisories:
     # --- quoted ---
 
     def explain(self, reason: str, stream: str, durable: str = "") -> str:
-        """Return the advisory that explains trouble noticed now, as the end of a text; `""` if there is none.
+        """Return the advisory that explains current trouble, as the end of a text; `""` if there is none.
 
         A lost quorum is logged when it first explains trouble.
         """
@@ -212,7 +216,7 @@ class Advisories:
         )
 
     def is_well(self, stream: str, durable: str = "") -> None:
-        """Forget a lost quorum, since the server answered that the stream or the durable has a leader and a quorum."""
+        """Forget a lost quorum. Call it when the server reports that stream or durable have a leader and a quorum."""
         for name in ((stream, ""), (stream, durable)):
             if name in self._latest:
                 self._latest[name].pop(QUORUM_LOST, None)
@@ -223,7 +227,7 @@ class Advisories:
 
 
 def _group_of(stream: str, durable: str, with_others: bool) -> Name:
-    """Return under which name the advisories about a stream or a durable are subscribed to."""
+    """Return the name under which the advisories about a stream or a durable are subscribed to."""
     return (stream, ANY) if durable and with_others else (stream, durable)
 
 
@@ -239,7 +243,7 @@ class AdvisoriesOfDurable:
         self._with_others = with_others
 
     def watch(self, listener: Listener) -> None:
-        """Call `listener` with each advisory, from now on."""
+        """Call `listener` with each advisory from now on."""
         for durable in ("", self._durable):
             self._advisories.watch(self._stream, durable, listener, with_others=self._with_others)
 
@@ -258,7 +262,7 @@ class AdvisoriesOfDurable:
 
 
 class WatchedStreams:
-    """The streams that one part of a connection watches: those that its last lookup has found."""
+    """The streams that one part of a connection watches: those that its last lookup found."""
 
     def __init__(self, advisories: Advisories, listener: Listener) -> None:
         self._advisories = advisories

@@ -1,7 +1,7 @@
 """Advisories of JetStream: messages in which a server reports what happened to a stream or a durable. Pure.
 
-An advisory is a core message, sent at most once, and only if there is a subscription. Any client that may publish to
-its subject can forge one. So it proves nothing: it is a reason to look something up, and a text to quote beside trouble
+An advisory is a core message: it is sent at most once, and only to subscribers. Any client that may publish to its
+subject can forge one. So it proves nothing: it is a reason to look something up, and a text to quote beside trouble
 that lookups show.
 """
 
@@ -18,7 +18,7 @@ from router_trio.protocol.bounded_json import AnswerError, Object, read
 PREFIX: Final = "$JS.EVENT.ADVISORY"
 
 ANY: Final = "*"
-"""In place of a durable: all durables of the stream."""
+"""Stands for all durables of a stream."""
 
 QUORUM_LOST: Final = "quorum_lost"
 LEADER_ELECTED: Final = "leader_elected"
@@ -29,24 +29,26 @@ PAUSE: Final = "pause"
 MAX_DELIVERIES: Final = "max_deliveries"
 
 OF_STREAMS: Final = (QUORUM_LOST, LEADER_ELECTED, CREATED, DELETED, UPDATED)
+"""The kinds of advisories about streams that are subscribed to."""
+
 OF_DURABLES: Final = (QUORUM_LOST, LEADER_ELECTED, DELETED, PAUSE, MAX_DELIVERIES)
-"""The kinds that are subscribed to, by name. Servers send others as well, such as one for each nak."""
+"""The kinds about durables that are subscribed to. Servers also send others, such as one for each nak."""
 
 MAX_ADVISORY: Final = 16 * 1024
-"""Maximum size of an advisory, which lists replicas, in bytes. Larger ones are ignored."""
+"""Maximum size of an advisory in bytes. Larger ones are ignored."""
 
 MAX_PEERS: Final = 100
-"""Maximum number of replicas in an advisory: a server lists four at most."""
+"""Maximum number of replicas in an advisory; servers list at most four. One with more is ignored."""
 
 SHOWN_REPLICAS: Final = 4
-"""Number of replicas that a text names."""
+"""Maximum number of replicas named in a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advisory:
-    """An advisory about a stream or, unless `durable` is empty, about one of its durables. `text` is what it reports.
+    """An advisory about a stream or, unless `durable` is empty, about one of its durables. `text` describes the event.
 
-    `sequence` is the message that reached the limit of deliveries, and `deliveries` their number; 0 for other kinds.
+    `sequence` and `deliveries` are those of the message that reached the limit of deliveries; 0 for other kinds.
     """
 
     kind: str
@@ -58,7 +60,7 @@ class Advisory:
 
 
 def subjects_of(stream: str, durable: str = "") -> Iterator[str]:
-    """Yield the subjects of the advisories about a stream or, with `durable`, about that durable alone (or `ANY`)."""
+    """Yield the subjects of the advisories about a stream or, with `durable`, only about that durable or `ANY`."""
     for kind in OF_DURABLES if durable else OF_STREAMS:
         yield subject_of(kind, stream, durable)
 
@@ -70,7 +72,7 @@ def subject_of(kind: str, stream: str, durable: str = "") -> str:
 
 
 def read_advisory(raw: framing.RawMessage) -> Advisory | None:
-    """Return the advisory in a message; None if the message is malformed, or names others than its subject does."""
+    """Return the advisory in a message; None if it is malformed, or contradicts its subject."""
     tokens = framing.text(raw[0]).removeprefix(f"{PREFIX}.").split(".")
     match tokens:
         case ["STREAM", kind, stream]:
@@ -111,7 +113,7 @@ def _advisory(kind: str, stream: str, durable: str, fields: Object) -> Advisory:
 
 
 def _offline(fields: Object) -> str:
-    """Return which replicas are offline or behind, as the end of a text; empty if the server does not report them.
+    """Return which replicas are offline or behind, as the end of a text; `""` if the server reports none.
 
     A server that has just lost contact with its replicas lists them as not current, and itself as current.
     """

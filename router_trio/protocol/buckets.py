@@ -16,11 +16,10 @@ from typing import NamedTuple
 from router_trio.protocol import headers, message_ids
 from router_trio.protocol.framing import RawMessage
 
-NAME = re.compile(r"[^A-Za-z0-9_-]")
-"""The characters that the name of a bucket can't have."""
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+"""Any character that the name of a bucket can't have."""
 
-FIRST_TOKENS = 2
-"""The number of tokens in front of the key."""
+_TOKENS_BEFORE_KEY = 2
 
 NANOSECONDS = 10**9
 
@@ -30,7 +29,7 @@ ROLLUP = b"Nats-Rollup"
 TTL = b"Nats-TTL"
 
 CARRIED = ("Nats-Rollup", "Nats-TTL", "Nats-Marker-Reason")
-"""The control headers that belong to operations of a bucket."""
+"""The control headers of operations of a bucket, which a copy in another bucket keeps."""
 
 LONGEST_TTL = 200
 """Maximum number of characters of a TTL. Others are passed on, and refused or ignored by the server."""
@@ -46,7 +45,7 @@ def stream_of(bucket: str) -> str:
 
 
 def bucket_of(stream: str) -> str:
-    """Return the name of the bucket that a stream is."""
+    """Return the name of the bucket of a stream."""
     return stream.removeprefix("KV_")
 
 
@@ -67,10 +66,10 @@ def renamed(batch: Sequence[RawMessage], prefix: bytes) -> Sequence[RawMessage]:
 
 
 def _renamed(raw: RawMessage, prefix: bytes) -> RawMessage:
-    tokens = raw[0].split(b".", FIRST_TOKENS)
-    if len(tokens) <= FIRST_TOKENS or tokens[0] != b"$KV":
+    tokens = raw[0].split(b".", _TOKENS_BEFORE_KEY)
+    if len(tokens) <= _TOKENS_BEFORE_KEY or tokens[0] != b"$KV":
         return raw
-    return prefix + tokens[FIRST_TOKENS], raw[1], raw[2], raw[3], raw[4]
+    return prefix + tokens[_TOKENS_BEFORE_KEY], raw[1], raw[2], raw[3], raw[4]
 
 
 def deletes(block: bytes) -> bool:
@@ -81,8 +80,9 @@ def deletes(block: bytes) -> bool:
 def carried(block: bytes, age: int) -> bytes:
     """Return the header block of a copy in another bucket, given that of a message stored `age` nanoseconds ago.
 
-    The copy expires when the message does. A server stores nothing for less than a second, so it may expire up to a
-    second later. A roll-up of the entire stream is left out: it would remove all other keys.
+    The copy expires when the message does, or less than a second later, because a TTL has whole seconds. If the message
+    has expired by now, the copy expires after a second. A roll-up of the entire stream is left out, since it would
+    remove all other keys.
     """
     rollup = headers.find(block, ROLLUP)
     if rollup is not None and rollup != b"sub":
@@ -94,10 +94,10 @@ def carried(block: bytes, age: int) -> bytes:
     return block
 
 
-def explicit(block: bytes, original: bytes) -> bytes:
-    """Return the header block of a copy outside of buckets, in which an expired value is shown as a purge.
+def marker_as_purge(block: bytes, original: bytes) -> bytes:
+    """Return the header block of a copy outside of buckets: that of a marker gets `KV-Operation: PURGE`.
 
-    `block` has no control headers, and so no marker. `original` is the header block of the message.
+    `block` is without control headers, and so without the marker's. `original` is the header block of the message.
     """
     return headers.replace(block, OPERATION, b"PURGE") if headers.find(original, MARKER) is not None else block
 
@@ -116,10 +116,10 @@ def time_to_live(block: bytes) -> int | None:
 # --- which of two values is the newest ---
 
 ORIGIN = b"Router-Bucket-Origin"
-"""The header of a copy between buckets that have several writers: the `Version` of the value."""
+"""The header of a copy between buckets with several writers: the `Version` of the value."""
 
 EXPECTED = b"Nats-Expected-Last-Subject-Sequence"
-"""The header by which a stream refuses a value if the key has another one by now."""
+"""The header that makes a stream refuse a value if its key has changed since that sequence."""
 
 LAST_NS = 10**19 - 1
 """The latest time of a version, in nanoseconds since 1970: 19 digits."""
@@ -128,7 +128,7 @@ _ORIGIN = re.compile(rb"([^ ]{1,255}) ([^ ]{1,40}) ([0-9]{1,19}) ([0-9]{1,19})")
 
 
 class Newest(NamedTuple):
-    """The newest message of a key: its sequence, when it was stored in nanoseconds since 1970, and its contents."""
+    """The newest message of a key: its sequence, the time it was stored (ns since 1970), headers and payload."""
 
     sequence: int
     time_ns: int
@@ -137,14 +137,14 @@ class Newest(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A bucket, by its stream and when that was created, without spaces."""
+    """A bucket, identified by its stream and the creation time of that. Neither has spaces."""
 
     stream: str
     created: str
 
 
 def site_of(stream: str, created: str) -> Site:
-    """Return the site of a stream, whose creation time is empty if this user may not look it up."""
+    """Return the site of a stream. `created` is empty if this user may not look it up."""
     return Site(stream, created.replace(" ", "_") or "unknown")
 
 
@@ -159,17 +159,17 @@ class Version:
     """True for the value itself, False if a copy of it names this version."""
 
     def is_newer_than(self, other: Version) -> bool:
-        """Return True for the later one of two writes. Of two at the same time one is chosen by the names of the sites.
+        """Return True if this write is later than the other. At equal times the names of the sites decide.
 
-        A value that was written here follows earlier ones of its stream, whatever the clock was. Versions that copies
-        name are in one order: if each of three could replace the next one, copies would be sent in a circle.
+        A value that was written here follows earlier ones of its stream, whatever the clock was. The versions that
+        copies name are totally ordered: if each of three could replace the next one, copies would circulate for ever.
         """
         if self.is_original and self.site == other.site:
             return self.sequence > other.sequence
         return (self.time_ns, self.site, self.sequence) > (other.time_ns, other.site, other.sequence)
 
     def replacing(self, other: Version | None) -> Version:
-        """Return the version that a copy names when it replaces an older one: with a later time, if the clock was set.
+        """Return the version for a copy that replaces `other`: with a later time, if the clock was set back in between.
 
         Otherwise a copy of the older one could replace it.
         """
@@ -184,7 +184,7 @@ class Version:
 
 
 def version_of(block: bytes, site: Site, sequence: int, time_ns: int) -> Version:
-    """Return the version of a message in the bucket `site`, at this place: that of the original if it is a copy."""
+    """Return the version of a message in the bucket `site`: that of the original if the message is a copy."""
     return carried_version(block) or Version(site, sequence, time_ns)
 
 
@@ -198,7 +198,7 @@ def carried_version(block: bytes) -> Version | None:
 
 
 class Verdict(Enum):
-    """The effect of a copy on the value that its key has in the destination."""
+    """How a copy compares with the value of its key in the destination."""
 
     REPLACES = "it is newer"
     ECHO = "it was written there, or is there already"
@@ -207,7 +207,7 @@ class Verdict(Enum):
 
 
 def judge(copy: Version, newest: Version | None, destination: Site) -> Verdict:
-    """Compare a value with the newest one of its key in a destination that has other writers."""
+    """Compare a copy with the newest value of its key in a destination that has other writers."""
     if copy.site == destination or copy == newest:
         return Verdict.ECHO
     if newest is None or copy.is_newer_than(newest):

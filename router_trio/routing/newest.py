@@ -1,11 +1,11 @@
 """Keep older values of a KV bucket from replacing newer ones in its copies.
 
-A route between buckets has one message of each key at a time on its way. What may still be late is a redelivery: of a
-message whose ack was lost, after the stream of the copy has forgotten its id. So before a redelivered message is sent,
-the newest value of its key is read there.
+A route between buckets sends one message of each key at a time. A redelivered message may still be late: its ack was
+lost, and the stream of the copy has forgotten its id. So before a redelivered message is sent, the newest value of its
+key is read at the destination.
 
-In a bucket with several writers (`last_writer`), that is done for each message, and the stream of the bucket refuses
-the copy if its key has another value by the time when it arrives. See `protocol.buckets` for what is compared.
+For a bucket with several writers (`last_writer`) this is done for each message, and the stream of the bucket refuses
+the copy if the value of its key has changed before it arrives. See `protocol.buckets` for the comparison.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class NewestCheck:
-    """Compares the messages of one route with the newest values of their keys. It reads them over the current links."""
+    """Compares the messages of one route with the newest values of their keys, read over the current links."""
 
     def __init__(self, routing: Routing, wall_clock: Callable[[], float], emit: Emit) -> None:
         self._routing = routing
@@ -46,7 +46,7 @@ class NewestCheck:
         self._site: tuple[Link | None, Site] | None = None
 
     def needs(self, delivery: Delivery) -> bool:
-        """Return True if a message must not be sent before it was compared."""
+        """Return True if a message must be compared before it is sent."""
         if self._last_writer:
             return True
         return delivery.was_tried or (isinstance(delivery, StreamDelivery) and delivery.deliveries > 1)
@@ -71,9 +71,9 @@ class NewestCheck:
                 )
 
     async def route(self, delivery: Delivery) -> None:
-        """Compare a message and send it, unless it is out of date. It fails if the newest value can't be read.
+        """Compare a message and send it unless it is out of date. The message fails if the newest value can't be read.
 
-        If a link is lost meanwhile, nothing is sent, and the message waits for the next one.
+        If the link is lost meanwhile, nothing is sent, and the message waits for the next link.
         """
         routing = self._routing
         routing.trace_if_sampled(delivery)
@@ -101,7 +101,7 @@ class NewestCheck:
     # --- buckets that only the route writes to ---
 
     async def _overtaken(self, delivery: StreamDelivery) -> Callable[[], None]:
-        """Return how to send a message: to the destinations that do not have a later value of its key."""
+        """Return a function that sends a message to the destinations that do not have a later value of its key."""
         over = []
         for place, outlet in self._outlets:
             newest = await _newest(outlet, delivery)
@@ -123,7 +123,7 @@ class NewestCheck:
     # --- buckets with several writers ---
 
     async def _compared(self, delivery: StreamDelivery) -> Callable[[], None]:
-        """Return how to send a message, or the value of another writer that is newer."""
+        """Return a function that sends a message, or the newer value of another writer in its place."""
         (_, outlet), *_ = self._outlets
         here = buckets.site_of(self._stream, delivery.cursor.stream_created)
         there = await self._destination(outlet)
@@ -170,9 +170,9 @@ class NewestCheck:
         )
 
     def _put_again(self, delivery: StreamDelivery, outlet: Outlet, newest: Newest, present: Version) -> None:
-        """Send the newer value in place of the message, so that the other direction brings it to the other bucket.
+        """Send the newer value in place of the message, so that the route in the other direction copies it back.
 
-        Otherwise both would stay different if the message was written later by a clock that is behind.
+        Otherwise the buckets would stay different if the message was in fact written later, by a clock that is behind.
         """
         age = round(self._wall_clock() * 1e9) - newest.time_ns
         block = outlet.contents.without_control(newest.headers)
@@ -214,7 +214,7 @@ def _as_copy(block: bytes, version: Version, newest: Newest | None) -> bytes:
 
 
 async def _newest(outlet: Outlet, delivery: StreamDelivery) -> Newest | None:
-    """Return the newest value at a destination of the key of a message, None if there is none or it can't have one."""
+    """Return the newest value of the key of a message at a destination; None without a value or a mapped key."""
     destination = outlet.destination
     try:
         target = framing.text(outlet.address.subject_for(delivery.raw[0]))

@@ -98,7 +98,7 @@ class CopyContents:
         if not original:
             return block
         if not self._to_bucket:
-            return buckets.explicit(block, original)
+            return buckets.marker_as_purge(block, original)
         stored = message_ids.stored_at(message_id or b"")
         return buckets.carried(block, round(self._wall_clock() * 1e9) - stored if stored else 0)
 

@@ -42,7 +42,7 @@ def test_a_copy_expires_when_its_message_does(given: str, age: int, left: str) -
 def test_a_marker_is_shown_as_a_purge_outside_of_buckets() -> None:
     marker = block(Nats_Marker_Reason="MaxAge", A="1")
     assert buckets.deletes(marker)
-    assert decode(buckets.explicit(block(A="1"), marker))["KV-Operation"] == "PURGE"
+    assert decode(buckets.marker_as_purge(block(A="1"), marker))["KV-Operation"] == "PURGE"
     assert not buckets.deletes(block(A="1"))
 
 

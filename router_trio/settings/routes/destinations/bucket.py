@@ -13,7 +13,7 @@ from router_trio.settings.routes.destinations.kind import DestinationKind
 from router_trio.settings.routes.sources.kind import SourceKind
 
 SAME_KEY = "{{key()}}"
-"""The key of the message: the tokens of its subject behind those of its bucket."""
+"""The mapping to the key of the message: the tokens of its subject after those of its bucket."""
 
 
 class _Bucket(DestinationKind):
@@ -43,7 +43,7 @@ class _Bucket(DestinationKind):
         return {"bucket": to.bucket or "", **key, "jetstream": True}
 
     def check(self, path: str, to: DestinationKeys) -> Iterator[Problem]:
-        yield from check_name(f"{path}.bucket", to.bucket, buckets.NAME)
+        yield from check_name(f"{path}.bucket", to.bucket, buckets.NOT_IN_NAMES)
         if to.subject:
             yield Problem(f"{path}.subject", "can't be combined with a bucket; remove it, or use 'key'")
         if to.jetstream is False:
@@ -56,7 +56,6 @@ class _Bucket(DestinationKind):
         if to.reply:
             text = "can't be combined with a bucket, whose PubAck comes to the reply subject; remove one of them"
             yield Problem(f"{path}.reply", text)
-
         if to.last_writer:
             headers = to.headers.set or to.headers.remove
             for key, given in (("payload", to.payload), ("headers", headers), ("ttl", to.ttl), ("mirror", to.mirror)):

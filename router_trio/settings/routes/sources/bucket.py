@@ -37,7 +37,7 @@ class _Bucket(Stream):
         return buckets.stream_of(source.bucket) if source.bucket else None
 
     def check(self, path: str, source: SourceKeys) -> Iterator[Problem]:
-        yield from check_name(f"{path}.bucket", source.bucket, buckets.NAME)
+        yield from check_name(f"{path}.bucket", source.bucket, buckets.NOT_IN_NAMES)
         yield from self.check_consumer(path, source)
 
     def refuse(self, key: str, owner: SourceKind) -> str:
