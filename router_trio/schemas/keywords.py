@@ -240,7 +240,7 @@ def additional_properties(named: Sequence[str], patterns: Sequence[Pattern], its
             return None
         run.budget.spend((_SEARCH * len(patterns) + 1) * len(value))
         for name, one in value.items():
-            if name in names or any(compiled.found_in(name, run) for compiled in patterns):
+            if name in names or (patterns and any(compiled.found_in(name, run) for compiled in patterns)):
                 continue
             if seen is not None:
                 seen.add(name)
