@@ -1,6 +1,6 @@
 """The handshake of a link: INFO, TLS, CONNECT, and the PONG with which the server confirms it. Trio only.
 
-Before these may come a tunnel through a proxy, and a WebSocket, whose TLS precedes everything else.
+Before these, a tunnel through a proxy and a WebSocket may be opened; TLS of a WebSocket precedes its request.
 
 What the server sends is interpreted here before anything is answered. The handshake also enforces TLS: where the
 configuration requires it, nothing is written in clear text, and nothing that was read in clear text is used after the
@@ -199,7 +199,7 @@ class Handshake:
             raise ProtocolError(f"this is not a NATS server: it sent {quote(line)}; check `servers`")
         self.info = info = parse_info(line[5:])
         if self._url.websocket:
-            return False  # its TLS is that of the URL, whatever the server or a gateway before it reports
+            return False  # the URL decides about TLS, whatever the server or a gateway in front of it reports
         offered = info.tls_required or info.tls_available
         if self._demand is not None and not self.secured and not offered:
             raise self._no_tls(self._demand)
@@ -240,7 +240,7 @@ class Handshake:
         return "the server did not finish the handshake in time"
 
     def _in_words(self, error: LinkError) -> LinkError:
-        """Return the error, with the proxy if nothing that a server sends has arrived through its tunnel."""
+        """Return the error; it names the proxy if nothing from a NATS server has arrived through its tunnel."""
         if not self._in_tunnel or self.info != ServerInfo() or isinstance(error, UnexpectedError):
             return error
         if isinstance(error, CertificateError):

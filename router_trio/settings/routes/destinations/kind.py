@@ -35,7 +35,7 @@ class DestinationKind(ABC):
         return self.template(to)
 
     def subject_prefix(self, to: DestinationKeys, api: str) -> str:
-        """Return the start of the subjects that handlers do not give."""
+        """Return the start of its subjects, which handlers leave out: for a bucket everything before the key."""
         return ""
 
     def kept_headers(self, to: DestinationKeys, source: SourceKind) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ class DestinationKind(ABC):
 
 
 def check_subject(path: str, to: DestinationKeys) -> Iterator[Problem]:
-    """Yield each problem of the keys that name the target, for a destination that is no bucket."""
+    """Yield each problem of the keys that name the target, for a destination that is not a bucket."""
     if not to.subject:
         yield Problem(f"{path}.subject", "missing; give a subject, or a bucket")
     if to.last_writer:

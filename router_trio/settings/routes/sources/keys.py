@@ -17,7 +17,7 @@ NakDelay = Annotated[float, DurationForm(minimum=0.01)]
 
 
 def _checked_filter(value: object) -> object:
-    """Refuse a value that is neither text nor a list of texts: pydantic would report each form by itself."""
+    """Return a valid filter. Raises one ValueError for other types, where pydantic would report one for each form."""
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):

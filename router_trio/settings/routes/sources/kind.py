@@ -23,7 +23,7 @@ class SourceKind(ABC):
     """The kind as a noun with its article, for messages."""
 
     needed: ClassVar[str]
-    """The key that has to be given for a source of this kind."""
+    """The keys that a source of this kind needs, as text."""
 
     keys: ClassVar[tuple[str, ...]]
     """The keys besides `key` and those that every source has."""
@@ -54,7 +54,7 @@ class SourceKind(ABC):
 
     @abstractmethod
     def described(self, source: SourceKeys) -> str:
-        """Return the description of what it reads, as text."""
+        """Return what it reads, as text."""
 
     def consumer_filters(self, source: SourceKeys) -> tuple[str, ...]:
         """Return the filters of its durable, none for an entire stream."""
