@@ -19,7 +19,8 @@ MAX_UINT: Final = 2**64 - 1
 
 MAX_COST = 140_000
 """The budget of all expressions on one message, in tenths of a microsecond. Decoding, macros, comparisons and functions
-whose time depends on their arguments are charged to it, so a message costs at most about 14 ms, whatever it contains.
+whose time depends on their arguments are charged to it, so a message costs at most about 14 ms, whatever it contains;
+see `FREE_STEPS` for patterns.
 """
 MAX_SIZE = 1024**2
 """Maximum number of characters, bytes or elements of a result: the default maximum payload of a server."""
@@ -63,13 +64,31 @@ class BoolKey:
     value: bool
 
 
+FREE_STEPS = 2_000_000
+"""Steps of searches for patterns that are free for each message.
+
+They take up to 0.2 s if each text is made for its pattern, and a hundredth of that otherwise.
+"""
+
+STEPS_IN_TENTH = 9
+"""Steps that take up to a tenth of a microsecond."""
+
+
 class Budget:
     """The time that the expressions of a route may still spend on one message, in tenths of a microsecond."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "steps")
 
     def __init__(self, left: int = MAX_COST) -> None:
         self.left: int = left
+        self.steps: int = FREE_STEPS
+
+    def search(self, steps: int) -> None:
+        """Charge steps of searches for patterns, beyond the free ones. Raises EvaluationError as `spend`."""
+        self.steps -= steps
+        if self.steps < 0:
+            charged, self.steps = -self.steps, 0
+            self.spend(charged // STEPS_IN_TENTH)
 
     def spend(self, cost: int) -> None:
         """Charge `cost`. Raises EvaluationError if it exceeds what is left."""

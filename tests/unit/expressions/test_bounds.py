@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import json
 import sys
 import time
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -33,6 +35,8 @@ LONGEST = 2.0
 MANY = list(range(50_000))
 WORDS = ["word" * 3] * 20_000
 BIG = "a" * 500_000
+DRAWN = "".join(Random(1).choices("ab", k=500_000))
+"""A text in which each character leads to a new state of a pattern such as `a[ab]{600}z`."""
 NESTED: Any = [0]
 for _ in range(60):
     NESTED = [NESTED, NESTED]
@@ -41,6 +45,7 @@ HARD = {
     "words": WORDS,
     "big": BIG,
     "big2": "a" * 499_999 + "b",
+    "drawn": DRAWN,
     "pattern": "(a|b)*" * 80 + "c",
     "n": {str(i): i for i in MANY},
 }
@@ -58,6 +63,7 @@ HARDEST = [
     "body.words.all(x, body.big.matches('(a*)*b') || true)",
     "body.words.all(x, x.matches(body.pattern + x) || true)",
     "body.big.matches(body.pattern)",
+    "body.drawn.matches('a[ab]{600}z')",
     "body.words.map(x, body.big + x)",
     "body.words.map(x, body.big.replace('a', 'bb'))",
     "body.big.replace('', body.big)",
@@ -93,6 +99,32 @@ def test_the_most_expensive_message_takes_bounded_time(text: str) -> None:
     with contextlib.suppress(EvaluationError):
         payload_of(value, 1024**2)
     assert time.process_time() - began < LONGEST
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("body.drawn.matches('[ab]*a[ab]{20}z')", 1),
+        ("body.drawn.substring(0, 60000).matches('a[ab]{' + '600}z')", 1),
+        ("body.drawn.substring(0, 300).matches('a.{60}z')", 60),
+        ("body.drawn.substring(0, 60).matches('a[ab]{600}z')", 2_000),
+    ],
+)
+def test_searches_that_may_lead_to_new_states_at_each_character_are_charged(text: str, count: int) -> None:
+    expression, message = compile_expression(text, STREAM_VARIABLES), Activation({"body": {"drawn": DRAWN}})
+    with pytest.raises(EvaluationError, match="MAX_COST is used up"):
+        collections.deque(expression.evaluate(message) for _ in range(count))
+
+
+def test_a_pattern_is_searched_in_texts_of_ordinary_length() -> None:
+    uuid = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+    body = {"line": "x" * 100_000, "ids": ["0123abcd-0123-4567-89ab-0123456789ab"] * 3_000, "data": "Q+/=" * 250_000}
+    for text in (
+        "!body.line.matches('ERROR.*timeout [0-9]+')",
+        f"body.ids.all(x, x.matches('{uuid}'))",
+        "body.data.matches('^[A-Za-z0-9+/=]*$')",
+    ):
+        assert compile_expression(text, STREAM_VARIABLES).evaluate(Activation({"body": body})) is True, text
 
 
 def test_an_ordinary_message_is_far_from_the_limits() -> None:

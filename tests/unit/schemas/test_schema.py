@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -218,6 +219,9 @@ HOSTILE: dict[str, tuple[Any, Any, str | None]] = {
     "references to many first elements": (
         {"items": {"allOf": [{"$ref": "#/$defs/a"}] * 900},
          "$defs": {"a": {"prefixItems": [*([True] * 900), {"type": "null"}]}}}, [[1] * 900] * 100, TOO_MUCH,
+    ),
+    "a text that is made for its pattern": (
+        {"pattern": "a.{300}z"}, "".join(Random(1).choices("ab", k=200_000)), TOO_MUCH,
     ),
     "decimals": ({"items": {"multipleOf": 1e-300}}, [1.7e308] * 100_000, TOO_MUCH),
 }  # fmt: skip
