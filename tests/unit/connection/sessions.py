@@ -105,10 +105,12 @@ class SessionSetup:
         self.death = error
         self.dying.set()
 
-    async def run(self, *sources: Source, first: Sequence[Source] = ()) -> None:
+    async def run(self, *sources: Source, first: Sequence[Source] = (), last: Sequence[Source] = ()) -> None:
         connect = cast(Connect, self.connect)
         listener = cast(LinkListener, None)
-        await self.session.run(connect, listener, sources, first=first, connect_timeout=2.0, liveness_interval=INTERVAL)
+        await self.session.run(
+            connect, listener, sources, first=first, last=last, connect_timeout=2.0, liveness_interval=INTERVAL
+        )
 
     def publish(self, payload: bytes = b"x") -> Receipt:
         receipt = Receipt()
@@ -117,10 +119,12 @@ class SessionSetup:
 
 
 @asynccontextmanager
-async def serving(setup: SessionSetup, *sources: Source, first: Sequence[Source] = ()) -> AsyncIterator[Session]:
+async def serving(
+    setup: SessionSetup, *sources: Source, first: Sequence[Source] = (), last: Sequence[Source] = ()
+) -> AsyncIterator[Session]:
     """Run a session that is connected and serves; end it after the body."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(setup.run, *sources, first=first))
+        nursery.start_soon(partial(setup.run, *sources, first=first, last=last))
         await setup.session.connected.wait()
         setup.outbox.link_up()
         setup.session.serve()
@@ -136,12 +140,14 @@ class StubSource:
 
     def __init__(self, tries: float = 0.0, fails: Exception | None = None) -> None:
         self.served: list[Any] = []
+        self.served_at: list[float] = []
         self.ended = 0
         self._tries = tries
         self._fails = fails
 
     async def serve(self, link: Link, tried: Latch) -> None:
         self.served.append(link)
+        self.served_at.append(trio.current_time())
         try:
             await trio.sleep(self._tries)
             tried.set()

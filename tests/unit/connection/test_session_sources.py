@@ -122,6 +122,54 @@ async def test_sources_to_be_served_first_are_waited_for_but_not_for_long(
         assert source.served
 
 
+TWO_AT_ONCE = 2
+
+
+@pytest.fixture
+def two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router_trio.connection.session.TRYING_AT_ONCE", TWO_AT_ONCE)
+
+
+def served_at(*sources: StubSource) -> list[list[float]]:
+    """Return when each source was served."""
+    return [one.served_at for one in sources]
+
+
+@pytest.mark.usefixtures("two_at_once")
+async def test_a_source_waits_while_as_many_try_as_may_at_once(autojump_clock: MockClock) -> None:
+    slow, *others = sources = [StubSource(0.5), *(StubSource(0.125) for _ in range(4))]
+    last = StubSource()
+    async with serving(SessionSetup(), *sources, last=[last]):
+        await trio.sleep(1.0)
+        assert served_at(slow, *others, last) == [[0.0], [0.0], [0.125], [0.25], [0.375], [0.5]]
+
+
+@pytest.mark.usefixtures("two_at_once")
+async def test_sources_that_take_long_hold_up_others_for_a_bounded_time(autojump_clock: MockClock) -> None:
+    sources = [*(StubSource(100.0) for _ in range(TWO_AT_ONCE)), *(StubSource(0.25) for _ in range(4))]
+    setup = SessionSetup()
+    receipt = setup.publish()
+    last = StubSource()
+    async with serving(setup, *sources, last=[last]):
+        await receipt.settled()
+        assert trio.current_time() == SOURCES_FIRST_WITHIN
+        await trio.sleep(10.0)
+        first, then = SOURCES_FIRST_WITHIN, SOURCES_FIRST_WITHIN + 0.25
+        assert served_at(*sources) == [[0.0], [0.0], [first], [first], [then], [then]]
+        assert last.served_at == [then + SOURCES_FIRST_WITHIN]
+
+
+@pytest.mark.usefixtures("two_at_once")
+async def test_a_source_that_waits_is_not_served_twice_and_not_once_it_was_removed(autojump_clock: MockClock) -> None:
+    trying, removed, again, after = [StubSource(0.5), StubSource(0.5)], StubSource(), StubSource(), StubSource()
+    async with serving(SessionSetup(), *trying, removed, again, after) as session:
+        await trio.sleep(0.25)
+        session.stop_serving(removed)
+        session.serve_again(again)
+        await trio.sleep(5.0)
+        assert served_at(removed, again, after) == [[], [0.25], [0.5]]
+
+
 async def test_a_dead_link_found_by_a_source_ends_the_session(autojump_clock: MockClock) -> None:
     setup = SessionSetup()
     found = LinkError("the link is dead", reason="closed")
