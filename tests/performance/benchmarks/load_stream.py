@@ -17,6 +17,7 @@ LOOK_EVERY = 0.02
 ACKED_WITHIN = 5.0
 LED_WITHIN = 20.0
 FILL_WINDOW = 4096
+WHOLE_WITHIN = 60.0
 CONSUMER = "bench"
 
 
@@ -100,7 +101,7 @@ def fill_sources(url: str, count: int, payload: int, tokens: int, sources: int =
 
 def stream(spec: dict[str, Any]) -> dict[str, Any]:
     """Fill IN, or the `sources`, with `messages`, then time how OUT fills: at most for `seconds`, after a tenth as
-    warm-up.
+    warm-up; or from the first message to the last one, if the spec asks for the `whole`.
 
     `sourced`: no contestant fills it, but the server, as OUT has IN for its source.
     """
@@ -121,17 +122,16 @@ def stream(spec: dict[str, Any]) -> dict[str, Any]:
     deadline = time.perf_counter() + ROUTED_WITHIN
     start = reading()
     first_at: float | None = None
-    while start.received < total // 20 or first_at is None or start.at - first_at < spec["warm_up"]:
-        if start.received and first_at is None:
-            first_at = start.at
-        if start.received >= total // 3:
-            break
+    while first_at is None or not begins(start, first_at, spec):
         if first_at is None and start.at > deadline:
             raise WireError(f"nothing was routed within {ROUTED_WITHIN:g} s")
         time.sleep(LOOK_EVERY)
         start = reading()
+        if start.received and first_at is None:
+            first_at = start.at
     end = start
-    while end.received < total and end.at - start.at < spec["seconds"]:
+    seconds = WHOLE_WITHIN if spec.get("whole") else spec["seconds"]
+    while end.received < total and end.at - start.at < seconds:
         time.sleep(LOOK_EVERY)
         end = reading()
     result = start.until(end)
@@ -141,6 +141,14 @@ def stream(spec: dict[str, Any]) -> dict[str, Any]:
     else:
         result["lost"] = _left(wire, sources, total) if result["complete"] else _acked_too_soon(wire, sources)
     return result
+
+
+def begins(reading: Reading, first_at: float, spec: dict[str, Any]) -> bool:
+    """Return True if the measurement begins with this reading. The first message was stored by `first_at`."""
+    total = spec["messages"]
+    if spec.get("whole") or reading.received >= total // 3:
+        return True
+    return bool(reading.received >= total // 20 and reading.at - first_at >= spec["warm_up"])
 
 
 def _acked_too_soon(wire: Wire, sources: int) -> int:

@@ -49,11 +49,15 @@ async def routes(setting: Setting) -> list[Section]:
 
 
 async def streams(setting: Setting) -> list[Section]:
-    """Measure streams with a durable each, copied to one stream."""
+    """Measure streams with a durable each, copied to one stream, from the first message to the last one.
+
+    A router takes up to 4,096 messages of each stream in hand before it has stored them, here all of them. So fewer are
+    stored at first, and then more, than it can sustain: a part of the run would show either.
+    """
     turns: dict[str, Turn] = {}
     for contestant in _there(OURS + PEERS_OF_STREAMS):
         for count in (1, STREAMS):
-            turns[of(contestant.name, count)] = partial(stream_turn, setting, contestant, sources=count)
+            turns[of(contestant.name, count)] = partial(stream_turn, setting, contestant, sources=count, whole=True)
     results = await in_turns(min(ROUNDS, setting.rounds), turns, say=setting.say)
     text = (
         "From several streams at once, each with a durable and a route, to one; all on file. As many messages in total."

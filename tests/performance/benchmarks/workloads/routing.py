@@ -99,9 +99,11 @@ async def stream_turn(
     tokens: int = TOKENS,
     sources: int = 0,
     replicas: int = 1,
+    whole: bool = False,
     **changes: Any,
 ) -> Figures:
-    """Measure once from stream to stream; without a contestant the server copies.
+    """Measure once from stream to stream; without a contestant the server copies. `whole`: from the first message to
+    the last one, not only some seconds in between.
 
     `most` is a rate in messages per second that no contestant is expected to exceed. `tokens` is the number of
     subjects, `sources` that of the streams that are read, 0 for one, `replicas` that of the replicas of each stream.
@@ -120,6 +122,7 @@ async def stream_turn(
         "sourced": contestant is None,
         "sources": sources,
         "replicas": replicas,
+        "whole": whole,
     }
     return await routed(spec, contestant, setting.job(STREAM, sources=sources, **changes))
 
