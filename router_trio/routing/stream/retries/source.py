@@ -104,7 +104,7 @@ class RetryingSource(KeptSource[PartsKeeper]):
         self._stream = StreamSource(routing, connection, emit, dead_letters, before[0])
         self._due = _DueRetries(schedule, routing, connection, emit, dead_letters, before[1])
         self._counted: tuple[int, int] = (0, self.state.settled["scheduled"])
-        """How many schedules were there at the last count, and how many this route had stored by then."""
+        """How many schedules were there at the last count, and how many this route had stored before it."""
         self._parts = (self._stream, self._due)
         self.first_try_over = self._stream.first_try_over
         self.keeper: PartsKeeper = PartsKeeper(routing, self._behind, StreamKeeper.settle_rest)
@@ -144,10 +144,10 @@ class RetryingSource(KeptSource[PartsKeeper]):
         """Return the count, with the schedules that were deleted together with the stream's record of them.
 
         `scheduled` is the number that this route had stored before the count. Those that were due since the last count
-        are among them if what they published was deleted as well.
+        are among them if what they published was deleted as well, and those that were stored during it count twice.
         """
         there, scheduled_before = self._counted
-        self._counted = (count.there, self.state.settled["scheduled"])
+        self._counted = (count.there, scheduled)
         if not count.is_first:
             return count
         forgotten = there + scheduled - scheduled_before - count.there - count.fired - count.cancelled

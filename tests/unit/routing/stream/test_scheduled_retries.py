@@ -209,7 +209,7 @@ async def test_schedules_that_were_deleted_by_hand_are_reported(autojump_clock: 
         assert sentence(lost).startswith("Route route: 1 schedule of stream RETRY will never be published: of 3")
 
 
-@pytest.mark.parametrize("counted", ["before", "earlier", "never"])
+@pytest.mark.parametrize("counted", ["before", "earlier", "meanwhile", "never"])
 async def test_schedules_that_vanish_with_their_stream_are_reported(
     counted: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +219,10 @@ async def test_schedules_that_vanish_with_their_stream_are_reported(
     async def count_later(link: FakeLink, spec: SchedulesSpec) -> SchedulesCount:
         if counted == "never" and trio.current_time() < 20:
             raise SourceError("no leader", reason=reasons.JETSTREAM_UNAVAILABLE)
-        return await count_schedules(link, spec)
+        count = await count_schedules(link, spec)
+        if counted == "meanwhile" and count.is_first:
+            await trio.sleep(10.5)
+        return count
 
     monkeypatch.setattr(FakeLink, "count_schedules", count_later)
     async with world(handlers=[route(Failing(9), **retrying("400s"))], brokers=brokers()) as w:
