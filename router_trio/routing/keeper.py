@@ -7,7 +7,7 @@ the result to it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from router_trio.routing.delivery import Delivery
@@ -113,6 +113,16 @@ class Keeper(ABC, Generic[D, H]):
     @abstractmethod
     def forward(self, delivery: D) -> None:
         """Send a message to its destinations, without a handler. `has_room` is True."""
+
+    @property
+    def forwards_together(self) -> bool:
+        """Return True if `forward_each` may be called: there is no handler, no limit and no breaker."""
+        return False
+
+    def forward_each(self, deliveries: Sequence[D]) -> None:
+        """Send messages as `forward` does, in this order, after all of them were taken out by `next`."""
+        for delivery in deliveries:
+            self.forward(delivery)
 
     @abstractmethod
     def handled_again(self, seconds: float, now: float) -> None:

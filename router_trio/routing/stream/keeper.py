@@ -106,6 +106,8 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         limited_by_value = flow is not None and flow.values is not None
         self.forwards_on_arrival: bool = plan.handler is None and not limited_by_value and not plan.by_key
         """True if messages that need not wait are forwarded in the turn of the read that received them."""
+        # Not if the messages of a key follow each other at once: each lets the next one go when it is forwarded.
+        self._together = plan.handler is None and flow is None and plan.by_key and not self._follows_at_once
         for destination in routing.connections:
             destination.when_changed(self.recall_out_of_turn)
 
@@ -182,6 +184,13 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self._routing.forward_each([delivery])
         if self._follows_at_once:
             self.hand.let_next_go(delivery)
+
+    @property
+    def forwards_together(self) -> bool:
+        return self._together
+
+    def forward_each(self, deliveries: Sequence[StreamDelivery]) -> None:
+        self._routing.forward_each(deliveries)
 
     def forward_waiting(self) -> bool:
         if not self.forwards_on_arrival:

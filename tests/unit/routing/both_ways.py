@@ -46,10 +46,13 @@ KEPT = [to("out.{{split(1,-)}}", headers={"keep": ["Nats-TTL"]})]
 TWO = [*ONE, to("more.{{wildcard(1)}}")]
 
 
-def bench(*destinations: list[dict[str, Any]], source: dict[str, Any] | None = None) -> Bench:
-    """Return a bench with a route to each of `destinations`; ids of messages are the same in each bench."""
+def bench(*destinations: list[dict[str, Any]], source: dict[str, Any] | None = None, **more: Any) -> Bench:
+    """Return a bench with a route to each of `destinations`; ids of messages are the same in each bench.
+
+    `more` are further keys of each route.
+    """
     where: dict[str, Any] = {"connection": "main", **(source or {"subject": "in.*"})}
-    routes = [{"name": f"r{number}", "from": where, "to": to} for number, to in enumerate(destinations)]
+    routes = [{"name": f"r{number}", "from": where, "to": to, **more} for number, to in enumerate(destinations)]
     made = Bench(0, routes=routes)
     made.connection._message_ids, made.connection.inbox = b"id", b"_INBOX.bench"
     made.connection.max_payload = MAX_PAYLOAD

@@ -98,6 +98,38 @@ def test_waiting_messages_are_forwarded_together_as_they_would_be_one_by_one(mes
     both(lambda: bench(STORED, source=STREAM), way(together=True), way(together=False))
 
 
+BY_KEY = {"key": "tokens[1]"}
+
+
+@given(messages=SENT)
+def test_messages_by_key_are_forwarded_together_as_they_would_be_one_by_one(messages: list[RawMessage]) -> None:
+    def way(together: bool) -> Callable[[Bench], Awaitable[None]]:
+        async def run(made: Bench) -> None:
+            source = made.stream_source()
+            keeper, hand, route = source.keeper, source.keeper.hand, cast(Any, source.keeper.route)
+            assert keeper.forwards_together
+            keeper._together = together
+            source.received(messages)
+            stored: set[int] = set()
+            for _ in range(len(messages) + 1):
+                assert route._begin_some() is None
+                made.events.append(cast(Any, [hand.active, hand.apart, [*hand.open], made.written()]))
+                sent = {
+                    order: one for order, one in made.outbox._queue.in_flight.unacked.items() if order not in stored
+                }
+                stored |= sent.keys()
+                for order, operation in sent.items():
+                    assert operation.owner is not None
+                    operation.owner.settle(operation, 1, Fate("acked", None, "OUT", order), 0.0)
+                made.connection.listener.read_done()  # the next message of each key has its turn
+            assert not hand.open
+            assert len(stored) == len(messages)
+
+        return run
+
+    both(lambda: bench(STORED, source=STREAM, **BY_KEY), way(together=True), way(together=False))
+
+
 FATES = st.sampled_from([
     Fate("acked", None, "OUT", 7),
     Fate("acked", None, "OUT", 8),
