@@ -27,6 +27,7 @@ QUICK = ("router_trio", "nats_py", "nats_go", "raw")
 CORE = "core"
 HANDLED = "handler"
 STREAM = "stream"
+BUCKET = "bucket"
 WINDOW = 16_384
 BRIDGED = 50_000
 """Operations that may wait for the other of two servers: as many as fit into the buffer of nats.go, 8 MB."""
@@ -93,6 +94,11 @@ def route_of(kind: str, to: str = "main", *, name: str = "") -> str:
 
     `name` is the source, one of several.
     """
+    if kind == BUCKET:
+        return (
+            f'[[routes]]\nname = "bench"\nfrom = {{ connection = "main", bucket = "in", durable = "bench" }}\n'
+            f'to = [ {{ connection = "{to}", bucket = "out" }} ]\n'
+        )
     subject, stream = (f"{name}.", f"IN-{name}") if name else ("", "IN")
     head = f'[[routes]]\nname = "bench{name}"\n'
     head += f'to = [ {{ connection = "{to}", subject = "out.{subject}{{{{wildcard(1)}}}}"'

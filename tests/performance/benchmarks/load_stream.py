@@ -7,6 +7,7 @@ double the server's cost per message, and prove less: that something was publish
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from contextlib import closing, suppress
 from typing import Any
 
@@ -19,7 +20,8 @@ LED_WITHIN = 20.0
 FILL_WINDOW = 4096
 WHOLE_WITHIN = 60.0
 CONSUMER = "bench"
-
+BUCKETS = ("in", "out")
+LONGEST_HISTORY = 64
 
 SOURCED = [{"name": "IN", "subject_transforms": [{"src": "in.*", "dest": "out.{{wildcard(1)}}"}]}]
 """The configuration with which the server itself copies IN."""
@@ -90,33 +92,49 @@ def _delete(wire: Wire, name: str) -> None:
         wire.request(f"$JS.API.STREAM.DELETE.{name}")
 
 
-def fill_sources(url: str, count: int, payload: int, tokens: int, sources: int = 0) -> None:
+def fill_sources(url: str, count: int, payload: int, tokens: int, sources: int = 0, prefix: str = "in.") -> None:
     """Publish `count` messages into the source streams, one after the other, each with its PubAck."""
-    block = Block("in.", tokens, payload_of(payload), routes=sources, reply="_INBOX.fill")
+    block = Block(prefix, tokens, payload_of(payload), routes=sources, reply="_INBOX.fill")
     loop = ClosedLoop(url, block, "_INBOX.fill", FILL_WINDOW, mark=b"{")
     loop.run(time.perf_counter() + 60, most=count)
     if loop.received < count:
         raise WireError(f"only {loop.received} of {count} messages were stored in 60 s")
 
 
+def create_buckets(wire: Wire) -> None:
+    """Recreate the buckets `in` and `out`, on file, with the longest history that a bucket may have."""
+    for name in wire.request("$JS.API.STREAM.NAMES")["streams"] or ():
+        _delete(wire, name)
+    config = {"discard": "new", "allow_rollup_hdrs": True, "deny_delete": True, "allow_direct": True}
+    for name in BUCKETS:
+        _create(wire, f"KV_{name}", subjects=[f"$KV.{name}.>"], max_msgs_per_subject=LONGEST_HISTORY, **config)
+
+
 def stream(spec: dict[str, Any]) -> dict[str, Any]:
     """Fill IN, or the `sources`, with `messages`, then time how OUT fills: at most for `seconds`, after a tenth as
     warm-up; or from the first message to the last one, if the spec asks for the `whole`.
 
-    `sourced`: no contestant fills it, but the server, as OUT has IN for its source.
+    `sourced`: no contestant fills it, but the server, as OUT has IN for its source. `buckets`: KV_in and KV_out take
+    the places of IN and OUT.
     """
     wire = Wire(spec["url"])
     sources = spec.get("sources", 0)
-    create_streams(wire, sources, spec.get("replicas", 1))
+    names: Collection[str] = source_streams(sources)
+    copy, prefix = "OUT", "in."
+    if spec.get("buckets", False):
+        create_buckets(wire)
+        names, copy, prefix = ["KV_in"], "KV_out", "$KV.in."
+    else:
+        create_streams(wire, sources, spec.get("replicas", 1))
     sourced = spec.get("sourced", False)
     total = spec["messages"]
-    fill_sources(spec["url"], total, spec["payload"], spec["tokens"], sources)
+    fill_sources(spec["url"], total, spec["payload"], spec["tokens"], sources, prefix)
     pid = say_ready()
     if sourced:
         create_destination(wire, sources=SOURCED, subjects=[])
 
     def reading() -> Reading:
-        state = wire.request("$JS.API.STREAM.INFO.OUT")["state"]
+        state = wire.request(f"$JS.API.STREAM.INFO.{copy}")["state"]
         return Reading.take(state["messages"], pid, spec["server_pids"])
 
     deadline = time.perf_counter() + ROUTED_WITHIN
@@ -139,7 +157,7 @@ def stream(spec: dict[str, Any]) -> dict[str, Any]:
     if sourced:
         result["lost"] = abs(end.received - total) if result["complete"] else 0
     else:
-        result["lost"] = _left(wire, sources, total) if result["complete"] else _acked_too_soon(wire, sources)
+        result["lost"] = _left(wire, names, copy, total) if result["complete"] else _acked_too_soon(wire, names, copy)
     return result
 
 
@@ -151,30 +169,30 @@ def begins(reading: Reading, first_at: float, spec: dict[str, Any]) -> bool:
     return bool(reading.received >= total // 20 and reading.at - first_at >= spec["warm_up"])
 
 
-def _acked_too_soon(wire: Wire, sources: int) -> int:
-    """Return how many of the sources' messages are acked and not in the destination, in the middle of a run."""
+def _acked_too_soon(wire: Wire, names: Collection[str], copy: str) -> int:
+    """Return how many of the sources' messages are acked and not in the copy, in the middle of a run."""
     acked = 0
-    for name in source_streams(sources):
-        acked += max(consumer["ack_floor"]["stream_seq"] for consumer in _consumers(wire, name))
-    stored: int = wire.request("$JS.API.STREAM.INFO.OUT")["state"]["messages"]
+    for name in names:
+        acked += max((consumer["ack_floor"]["stream_seq"] for consumer in _consumers(wire, name)), default=0)
+    stored: int = wire.request(f"$JS.API.STREAM.INFO.{copy}")["state"]["messages"]
     return max(0, acked - stored)
 
 
-def _left(wire: Wire, sources: int, total: int) -> int:
+def _left(wire: Wire, names: Collection[str], copy: str, total: int) -> int:
     """Return how many of the sources' messages are not acked a while after the last one was stored, plus duplicates."""
     deadline = time.monotonic() + ACKED_WITHIN
     while True:
         left = 0
-        for name in source_streams(sources):
-            left += min(one["num_pending"] + one["num_ack_pending"] for one in _consumers(wire, name))
+        for name in names:
+            left += min((one["num_pending"] + one["num_ack_pending"] for one in _consumers(wire, name)), default=0)
         if not left or time.monotonic() > deadline:
             break
         time.sleep(LOOK_EVERY)
-    stored: int = wire.request("$JS.API.STREAM.INFO.OUT")["state"]["messages"]
+    stored: int = wire.request(f"$JS.API.STREAM.INFO.{copy}")["state"]["messages"]
     return left + abs(stored - total)
 
 
 def _consumers(wire: Wire, source: str) -> list[dict[str, Any]]:
-    """Return the consumers of a source: ours, and that of a contestant that insists on its own."""
+    """Return the consumers of a source that ack: ours, and that of a contestant that insists on its own."""
     found: list[dict[str, Any]] = wire.request(f"$JS.API.CONSUMER.LIST.{source}", {})["consumers"]
-    return found
+    return [one for one in found if one["config"]["ack_policy"] != "none"]

@@ -49,6 +49,12 @@ HOW_IT_IS_MEASURED = """## How it is measured
   and programs are killed.
 """
 
+BUCKETS_TEXT = """From one bucket to another, 10,000 keys with 40 values each, beside the same values from stream to
+stream. Of a key one value is under way at a time. nats-py copies a bucket by `kv.watch` and `kv.put`, one value after
+the other.
+
+"""
+
 WEBSOCKET_TEXT = "A router by `ws://`, without masking, beside one by `nats://` on the same server.\n\n"
 
 IN_FLIGHT_TEXT = "Stream to stream, by `max_in_flight`, which is 4,096 by default.\n\n"
@@ -193,6 +199,21 @@ TABLES = (
             ),
         ),
         ratios=("x one", "x nats.go"),
+    ),
+    Table(
+        "KV buckets",
+        BUCKETS_TEXT,
+        (
+            Row("buckets", "bucket to bucket", against=("router_trio, streams", "nats_py")),
+            Row(
+                "buckets",
+                "the same, compiled",
+                "router_trio_compiled",
+                ("router_trio_compiled, streams", "nats_py"),
+            ),
+            Row("buckets", "stream to stream", "router_trio, streams", ("router_trio, streams", "nats_py, streams")),
+        ),
+        ratios=("x streams", "x nats-py"),
     ),
     Table(
         "By WebSocket",

@@ -1,6 +1,6 @@
 """nats-py on asyncio, used as its documentation shows: a callback that publishes, or fetch, publish_async and ack.
 
-`nats_py.py URL core|handler|waiting|stream|JOB [--uvloop] [--routes N] [--connections N] [--fetch N]`
+`nats_py.py URL core|handler|waiting|stream|bucket|JOB [--uvloop] [--routes N] [--connections N] [--fetch N]`
 
 JOB is one of `by_content.py`.
 """
@@ -96,6 +96,17 @@ async def stream(url: str, batch: int) -> None:
             await message.ack()
 
 
+async def bucket(url: str) -> None:
+    """Copy bucket `in` to bucket `out`, each value as it is watched."""
+    client = await nats.connect(url)
+    context = client.jetstream()
+    copy = await context.key_value("out")
+    watcher = await (await context.key_value("in")).watchall(include_history=True)
+    async for entry in watcher:
+        if entry is not None:  # which ends the values that were there at first
+            await copy.put(entry.key, entry.value or b"")
+
+
 def main() -> None:
     """Run the job that the arguments name."""
     parser = argparse.ArgumentParser()
@@ -108,6 +119,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.kind == "stream":
         job = stream(given.url, given.fetch)
+    elif given.kind == "bucket":
+        job = bucket(given.url)
     elif given.kind == "waiting":
         job = waiting(given.url)
     elif given.kind in DECIDE:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from tests.performance.benchmarks.section import Section
 from tests.performance.benchmarks.setting import Setting
 from tests.performance.benchmarks.workloads.asyncio_handlers import asyncio_handlers
+from tests.performance.benchmarks.workloads.buckets import buckets
 from tests.performance.benchmarks.workloads.cluster import cluster
 from tests.performance.benchmarks.workloads.concurrency import concurrency
 from tests.performance.benchmarks.workloads.content import content
@@ -31,6 +32,7 @@ WORKLOADS: dict[str, Workload] = {
     "routes": routes,
     "streams": streams,
     "keys": keys,
+    "buckets": buckets,
     "concurrency": concurrency,
     "asyncio": asyncio_handlers,
     "content": content,
