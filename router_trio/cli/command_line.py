@@ -308,6 +308,13 @@ def number(least: int | None = None, most: int | None = None) -> Callable[[str],
     return read
 
 
+def directory(text: str) -> Path:
+    """Return the path of a directory, which may not exist. Raises ArgumentTypeError for `""`, an unset variable."""
+    if not text:
+        raise ArgumentTypeError("it is empty; give a directory, or '.' for the working directory")
+    return Path(text)
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """Return a function that accepts only these words."""
 

@@ -78,6 +78,7 @@ def test_version(tmp_path: Path) -> None:
         (["serve"], "unknown command 'serve'"),
         (["check", "router.toml", "--fast"], "unknown option --fast"),
         (["run", "--embedded-nats=perhaps"], "--embedded-nats"),
+        (["run", "--embedded-nats", "--data", ""], "it is empty; give a directory, or '.' for the working directory"),
         (["run", "--data", "site"], "--data is the directory of the embedded nats-server; add --embedded-nats"),
         (["explain"], "explain needs CONFIG; router-trio explain --help shows an example"),
         (["explain", "router.toml"], "explain needs SUBJECT; router-trio explain --help shows an example"),

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router_trio.cli.command_line import Parser, UsageError, number
+from router_trio.cli.command_line import Parser, UsageError, directory, number
 from router_trio.cli.configuration import STDIN, load_with_handlers
 from router_trio.errors import ConfigurationError, Problem
 
@@ -28,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--data",
-        type=Path,
+        type=directory,
         metavar="DIR",
         help="keep streams, port and password of the embedded nats-server in DIR",
     )
