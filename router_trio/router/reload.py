@@ -100,7 +100,7 @@ class Reload:
         here = self._connections() | {name: generation.connection for name, generation in self._new_connections.items()}
         route = run.build(self._plans[change.name], here, before.route)
         before.route.hand_over(route)
-        run.leaving[before] = None
+        run.leaving[before] = self._deadline
         self._handed_over[change.name] = self._put(RouteGeneration(route))
 
     async def _change_route(self, name: str) -> None:
@@ -132,16 +132,12 @@ class Reload:
 
     async def _end_route(self, name: str, generation: RouteGeneration) -> None:
         run = self._run
-        run.leaving[generation] = None
+        run.leaving[generation] = self._deadline
         if run.routes.get(name) is generation:
             del run.routes[name]
         if name not in self._plans:
             run.registry.remove_route(name)
-        await generation.end_route(self._deadline, self._count_unsettled)
-        run.emit_left_behind(generation)
-        run.leaving.pop(generation, None)
-        for connection in run.connections.values():
-            connection.connection.destinations.forget_route(generation.route.state)
+        await run.end_leaving(generation, self._count_unsettled)
         self._route_ended[name].set()
 
     # --- connections ---

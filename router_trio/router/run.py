@@ -166,8 +166,8 @@ class Run:
         }
         self.routes: dict[str, RouteGeneration] = {}
         """The current generation of each route of the settings, by name."""
-        self.leaving: dict[RouteGeneration, None] = {}
-        """Generations that are ending, or that were replaced by one with other settings."""
+        self.leaving: dict[RouteGeneration, float] = {}
+        """Generations that are ending, or that were replaced by one with other settings, and their deadlines."""
         here = {name: generation.connection for name, generation in self.connections.items()}
         self.registry: Registry = Registry()
         self.live: Live = Live(settings.router.name, self.registry, self._ask, self.config)
@@ -455,7 +455,18 @@ class Run:
                 if connection.connected:
                     await connection.destinations.first_look_over.wait()
 
-    def emit_left_behind(self, generation: RouteGeneration) -> None:
+    async def end_leaving(self, generation: RouteGeneration, unsettled: Callable[[int], None]) -> None:
+        """End a generation within the time that it has to leave, and forget it.
+
+        `unsettled` gets the number of messages that were received and never routed.
+        """
+        await generation.end_route(self.leaving[generation], unsettled)
+        self._emit_left_behind(generation)
+        del self.leaving[generation]
+        for connection in self.connections.values():
+            connection.connection.destinations.forget_route(generation.route.state)
+
+    def _emit_left_behind(self, generation: RouteGeneration) -> None:
         """Emit an event if calls of a route's handler hang now that the route was ended."""
         if generation.left_behind:
             self.emit(
@@ -495,18 +506,20 @@ class Run:
         if self._changes is not None:
             await self._changes.cut_short()
         timeout = self.settings.router.shutdown_timeout
-        self._begin_or_abandon()
+        replaced = self._begin_or_abandon()
         connections = [generation.connection for generation in self.connections.values()]
-        routes = [generation.route for generation in self._all_routes]
         pending = sum(connection.outbox.ledger.unsettled for connection in connections)
         self._returned_before = self._returned
         self.emit(RouterDraining(at=trio.current_time(), pending_count=pending, timeout_seconds=timeout))
-        for route in routes:
-            route.close_intake()
+        for generation in self._all_routes:
+            generation.route.close_intake()
         self._draining.deadline = trio.current_time() + timeout
         with self._draining:
-            for route in routes:
-                await route.idle()
+            async with trio.open_nursery() as nursery:
+                for before, successor in replaced:
+                    nursery.start_soon(self._end_and_begin, before, successor)
+            for generation in self._all_routes:
+                await generation.route.idle()
             for connection in connections:
                 await connection.idle()
         reported = {generation: generation.calls_left_behind for generation in self._all_routes}
@@ -519,17 +532,32 @@ class Run:
                     nursery.start_soon(generation.ended)
         for generation in self._all_routes:
             if generation.route.state.handling or generation.calls_left_behind > reported.get(generation, 0):
-                self.emit_left_behind(generation)
+                self._emit_left_behind(generation)
 
-    def _begin_or_abandon(self) -> None:
-        """Start the routes of a reload that was cut short. Abandon those waiting for a connection not yet made."""
-        for generation in self._all_routes:
-            if not generation.begun:
-                if all(one is self._connection(one.name) for one in generation.route.routing.connections):
-                    generation.begin_routing()
-                else:
-                    self.live.unsettled += generation.route.abandon()
+    def _begin_or_abandon(self) -> list[tuple[RouteGeneration, RouteGeneration]]:
+        """Start the routes of a reload that was cut short. Abandon those waiting for a connection not yet made.
+
+        Return those whose predecessor has not ended, each behind its predecessor. They must not start earlier: both
+        would call the handler, even for messages of one key.
+        """
+        leaving = {generation.route.state.name: generation for generation in self.leaving}
+        replaced = []
+        for name, generation in self.routes.items():
+            if generation.begun:
+                continue
+            if not all(one is self._connection(one.name) for one in generation.route.routing.connections):
+                self._count_unsettled(generation.route.abandon())
+            elif name in leaving:
+                replaced.append((leaving[name], generation))
+            else:
+                generation.begin_routing()
         self.registry.release_publishers()
+        return replaced
+
+    async def _end_and_begin(self, before: RouteGeneration, successor: RouteGeneration) -> None:
+        """End a replaced route and start its successor, as the reload would have if it had not been cut short."""
+        await self.end_leaving(before, self._count_unsettled)
+        successor.begin_routing()
 
     def _connection(self, name: str) -> Connection | None:
         generation = self.connections.get(name)
@@ -541,7 +569,10 @@ class Run:
 
     def _abandon(self) -> None:
         for generation in self._all_routes:
-            self.live.unsettled += generation.route.abandon()
+            self._count_unsettled(generation.route.abandon())
+
+    def _count_unsettled(self, count: int) -> None:
+        self.live.unsettled += count
 
     @property
     def _returned(self) -> int:

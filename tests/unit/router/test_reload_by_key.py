@@ -9,8 +9,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio.message import Message
+from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import core, fill, handled, numbers, one_broker, stream, world
+from tests.support.world import World, core, fill, handled, numbers, one_broker, stream, to, world
 from tests.unit.router.traffic import by_name, never, received
 
 BY_KEY = {"key": "subject", "concurrency": 4}
@@ -63,6 +64,62 @@ async def test_a_key_is_never_in_two_handlers_at_once_across_a_change(autojump_c
         await w.live.reload(w.configuration(core("in.*", "out.$1", retry={"attempts": 2}) | {"concurrency": 2}))
         await eventually(lambda: w.route_ledger() == (6, 0, {"routed": 6}))
         assert received(w, "out.a") == numbers(6)
+
+
+async def test_at_a_shutdown_during_a_reload_no_more_handlers_are_active_than_the_concurrency(
+    autojump_clock: MockClock,
+) -> None:
+    active: list[bytes] = []
+    most = 0
+
+    async def counted(message: Message) -> Message:
+        nonlocal most
+        active.append(message.payload)
+        most = max(most, len(active))
+        await trio.sleep(1)
+        active.remove(message.payload)
+        return message
+
+    by_key = {"key": "subject", "concurrency": 2}
+    made = handled(counted, subject="in.*", to="out.$1", **by_key)
+    async with world(handlers=[made]) as w, trio.open_nursery() as nursery:
+        for number in numbers(6):
+            w.broker.publish(f"in.{number.decode()}", number)
+        await eventually(lambda: len(active) == 2)
+        nursery.start_soon(w.live.reload, w.configuration(core("in.*", "new.$1") | by_key))
+        await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+    assert most == 2
+    assert w.route_ledger() == (6, 0, {"routed": 6})
+
+
+async def test_at_a_shutdown_during_a_reload_a_key_waits_until_the_publish_of_the_old_route_is_confirmed(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = {"main": FakeBroker(), "edge": FakeBroker()}
+    by_key = {"retry": {"attempts": 2}, "key": "subject"}
+    old = core("in.*", to("old.$1", "edge"), connection="main") | by_key
+    new = core("in.*", to("new.$1"), connection="main") | by_key
+    sent_meanwhile: list[bytes] = []
+
+    async def look_later(w: World) -> None:
+        await trio.sleep(1)
+        sent_meanwhile.extend(received(w, "new.a"))
+
+    async with trio.open_nursery() as outside:
+        async with world([old], brokers=brokers) as w, trio.open_nursery() as nursery:
+            w.brokers["edge"].stall(3)
+            w.broker.publish("in.a", b"0")
+            await eventually(lambda: by_name(w)["route"].in_hand == 1)
+            nursery.start_soon(w.live.reload, w.configuration(new))
+            await wait_all_tasks_blocked()
+            w.broker.publish("in.a", b"1")
+            await trio.sleep(0.5)
+            outside.start_soon(look_later, w)
+            nursery.cancel_scope.cancel()
+        assert w.route_ledger() == (2, 0, {"routed": 2})
+    assert sent_meanwhile == []
+    assert (received(w, "old.a", connection="edge"), received(w, "new.a")) == ([b"0"], [b"1"])
 
 
 async def test_messages_waiting_for_another_attempt_are_tried_by_the_new_route_after_its_shorter_delay(

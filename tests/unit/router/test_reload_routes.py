@@ -37,11 +37,29 @@ def at_once(message: Message) -> Message:
     return message
 
 
+async def slow_noting_its_end(message: Message) -> Message:
+    CALLS.append(b"begins %b" % message.payload)
+    await trio.sleep(1)
+    CALLS.append(b"ends %b" % message.payload)
+    return message
+
+
 async def fails_or_stays(message: Message) -> Message:
     if message.payload == b"fails":
         raise RuntimeError
     with trio.CancelScope(shield=True):
         await trio.sleep(20)
+    return message
+
+
+async def stuck_until_cancelled_and_longer(message: Message) -> Message:
+    CALLS.append(b"begins %b" % message.payload)
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.8)
+        CALLS.append(b"ends %b" % message.payload)
     return message
 
 
@@ -441,6 +459,60 @@ async def test_a_message_that_fails_in_the_old_route_at_a_shutdown_is_lost(autoj
         await trio.sleep(0.5)
         nursery.cancel_scope.cancel()
     assert w.route_ledger()[1:] == (0, {"lost": 1})
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_at_a_shutdown_during_a_reload_the_new_route_begins_once_the_old_one_has_ended(
+    way: str, autojump_clock: MockClock
+) -> None:
+    CALLS.clear()
+    by_turns = called(slow_noting_its_end) | WAYS[way]
+    async with world([core("in.*", "old.$1") | by_turns]) as w, trio.open_nursery() as nursery:
+        for payload in numbers(3):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: len(CALLS) == 1)
+        nursery.start_soon(w.live.reload, w.configuration(core("in.*", "new.$1") | by_turns))
+        await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+    assert CALLS == [b"begins 0", b"ends 0", b"begins 1", b"ends 1", b"begins 2", b"ends 2"]
+    assert (received(w, "old.1"), received(w, "new.1")) == (numbers(1), numbers(2, first=1))
+    assert w.route_ledger() == (3, 0, {"routed": 3})
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_at_a_shutdown_during_a_reload_a_handler_that_never_returns_costs_only_its_own_message(
+    way: str, autojump_clock: MockClock
+) -> None:
+    CALLS.clear()
+    old, new = core("in.*", "old.$1") | called(stuck) | WAYS[way], core("in.*", "new.$1") | called(at_once)
+    async with world([old], shutdown_timeout=2.0) as w, trio.open_nursery() as nursery:
+        for payload in numbers(5):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: len(CALLS) == 1)
+        nursery.start_soon(w.live.reload, w.configuration(new))
+        await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+    assert received(w, "new.1") == numbers(4, first=1)
+    assert w.route_ledger() == (5, 0, {"lost": 1, "routed": 4})
+    assert w.watch.of("ROUTER_STOPPED")[-1].unsettled == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_at_a_shutdown_during_a_reload_the_new_route_waits_for_a_cancelled_call_of_the_old_one(
+    way: str, autojump_clock: MockClock
+) -> None:
+    CALLS.clear()
+    old = core("in.*", "old.$1") | called(stuck_until_cancelled_and_longer) | WAYS[way]
+    new = core("in.*", "new.$1") | called(slow_noting_its_end) | WAYS[way]
+    async with world([old], shutdown_timeout=2.0) as w, trio.open_nursery() as nursery:
+        for payload in numbers(2):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: len(CALLS) == 1)
+        nursery.start_soon(w.live.reload, w.configuration(new))
+        await trio.sleep(2.5)
+        nursery.cancel_scope.cancel()
+    assert CALLS == [b"begins 0", b"ends 0", b"begins 1", b"ends 1"]
+    assert w.route_ledger() == (2, 0, {"lost": 1, "routed": 1})
 
 
 async def test_a_message_taken_over_by_the_new_route_no_longer_counts_as_retrying_in_the_old_one(
