@@ -10,6 +10,7 @@ from typing import Any
 from router_trio.testing.streams import EPOCH
 from tests.simulation.advisories import advised
 from tests.simulation.content import decided
+from tests.simulation.cut_short import cut_short
 from tests.simulation.deleted import deleted
 from tests.simulation.failing import SHARE, failing, trouble
 from tests.simulation.faults import FAULTS, NOT_YET, OF_ADVISORIES, OF_DURABLES, OF_FORGERS, OF_PERMISSIONS
@@ -85,7 +86,8 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     forgers = {one.what["broker"] for one in forgeries}
     denials = taken_away(names, routes, Random(f"permissions {seed}"), lambda dice: _when(dice, load), forgers)
     advisories = advised(names, routes, HORIZON, Random(f"advisories {seed}"))
-    steps = [*load, *more, *denials, *advisories]
+    cuts = cut_short(routes, load, Random(f"cut short {seed}"))
+    steps = [*load, *more, *denials, *advisories, *cuts]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
@@ -98,7 +100,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
         connections={name: _connection(random) for name in connections},
         shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
         routes=routes,
-        faults=(*faults, *dict.fromkeys(one.kind for one in (*ends, *forgeries, *denials, *advisories))),
+        faults=(*faults, *dict.fromkeys(one.kind for one in (*ends, *forgeries, *denials, *advisories, *cuts[1:]))),
         also=also,
         max_payload={
             name: random.choice((200, 1024 * 1024)) if "small max_payload" in faults else 1024 * 1024

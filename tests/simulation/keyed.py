@@ -1,4 +1,4 @@
-"""Drawn routes by key, and the check of them: one handler call per key at a time, in order.
+"""Drawn routes by key, and the check of handlers: no more calls at a time than the route allows, and one per key.
 
 Some keys correspond to a subject; others are shared by several subjects. On such a route a failed message holds back
 its key, so a message that fails forever is given up.
@@ -66,7 +66,7 @@ class Calls:
 
     async def _wait(self, answer: Awaitable[Any], message: Message) -> Any:
         plan, key = self._plan, self._plan.group_of(message.subject.rpartition(".")[2])
-        if key in self._at_work:
+        if plan.one_of_a_key and key in self._at_work:
             self._broken("one of a key", f"{plan.name} handles {message.subject} while another one of {key} is at work")
         self._at_work.append(key)
         if len(self._at_work) > plan.concurrency:

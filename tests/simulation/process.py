@@ -87,7 +87,7 @@ class Process:
                 failing |= {"key": plan.key, "concurrency": plan.concurrency, "loop": plan.loop}
                 add = router.route(subject, to=to, name=plan.name, connection=plan.broker, **failing, **source)
                 handler = (MAKE | FAIL | SLOW)[plan.handler](self._simulation.handled, plan.name, SLEEP[plan.loop])
-                add(Calls(plan, self._broken).watched(handler) if plan.one_of_a_key else handler)
+                add(Calls(plan, self._broken).watched(handler))
 
     def _broken(self, promise: str, detail: str) -> None:
         if not self.dead:
