@@ -20,6 +20,9 @@ from tests.support.recorder import INBOX, Recorder, operation
 from tests.support.servers import NatsServer
 
 DIAL_WITHIN = 10.0
+CONNECT_TIMEOUT = "8s"
+"""Unless a test is about the timeout: on a busy machine a server may take longer than the default."""
+
 LONGEST_ERROR = 600
 SECRET = "s3cr3t-of-the-test"
 USERS = f'authorization {{ users: [ {{ user: router, password: "{SECRET}" }} ] }}\n'
@@ -30,7 +33,7 @@ async def link_to(
     url: str, listener: Recorder | None = None, *, before_write: BeforeWrite | None = None, **options: Any
 ) -> AsyncIterator[NatsLink]:
     """Yield a link, as a connection with these settings opens it."""
-    config = ConnectionSettings(servers=[url], **options)
+    config = ConnectionSettings(servers=[url], **{"connect_timeout": CONNECT_TIMEOUT} | options)
     server = str(config.servers[0])
     with trio.CancelScope(deadline=trio.current_time() + DIAL_WITHIN) as dialling:
         async with Dialer(config, "main", before_write)(server, INBOX, listener or Recorder()) as link:
