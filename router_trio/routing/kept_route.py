@@ -128,6 +128,7 @@ class KeptRoute(Route, Generic[D]):
         keeper, newest, now = self._keeper, self.routing.newest, trio.current_time()
         for _ in range(BATCH // BETWEEN_TWO_LOOKS):
             deliveries: list[D] = []
+            delivery: D | None = None
             one_by_one: D | None = None
             while len(deliveries) < BETWEEN_TWO_LOOKS and (delivery := keeper.next(now)) is not None:
                 if self._lacks_key(delivery) or (newest is not None and newest.needs(delivery)):
