@@ -18,6 +18,7 @@ from router_trio.embedded import HOST
 from router_trio.router.garbage_collection import YOUNG_OBJECTS
 from tests.integration.running import ROUTE, Write, writing
 from tests.support.command import running
+from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawNatsError, connect
 from tests.support.servers import NatsServer
@@ -133,6 +134,7 @@ async def test_an_embedded_server_that_is_killed_is_restarted(write: Write) -> N
         await run.has_logged("ROUTER_SERVER_LOST", level="ERROR", reason="was killed by SIGKILL")
         await run.has_logged("ROUTER_SERVER_RESTARTED")
         await run.has_logged("NATS_CONNECTION_RESTORED")
+        await eventually(lambda: len(run.logged("ROUTE_READY")) == 2)
         async with connect(url) as client:
             arrived = await client.subscribe("eu.*")
             await client.ping()
