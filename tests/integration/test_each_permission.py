@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from router_trio import Message
+from router_trio import Message, Retry
 from router_trio.nats.jetstream import members
 from router_trio.protocol.permissions import MEMBERS, PERMISSIONS, PUBLISH, SUBSCRIBE, Permission
 from router_trio.routing.handlers.calls import Handler
@@ -153,6 +153,14 @@ async def fails_once(message: Message) -> Message:
     return message
 
 
+async def retries_once(message: Message) -> Message:
+    """Fail with a delay that is always scheduled. A drawn one may be below `after`."""
+    await trio.lowlevel.checkpoint()
+    if message.deliveries == 1:
+        raise Retry(after=0.1)
+    return message
+
+
 async def fails_for_what_was_sent(message: Message) -> Message:
     await trio.lowlevel.checkpoint()
     if message.payload == b"sent":
@@ -239,7 +247,7 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{kv}.{bucket}.{key}"): {"": CHECKPOINTS},
     (PUBLISH, "_INBOX.>"): {"": Case(CORE, _ask_for_services)},
     (PUBLISH, "{counted}"): {"": RETRIES},
-    (PUBLISH, "{api}.STREAM.PURGE.{retries}"): {"": replace(RETRIES, provoke=_send, handler=fails_once)},
+    (PUBLISH, "{api}.STREAM.PURGE.{retries}"): {"": replace(RETRIES, provoke=_send, handler=retries_once)},
     (SUBSCRIBE, "{source}"): {"": Case(CORE)},
     (SUBSCRIBE, "{inbox_prefix}.>"): {"PubAcks": Case(STORED), "of a stream": Case(STREAM)},
     (SUBSCRIBE, "$JS.ACK.{stream}.{durable}.>"): {
