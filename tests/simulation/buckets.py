@@ -17,11 +17,9 @@ import trio.testing
 from router_trio import Live, Router, Settings
 from router_trio.connection.platform import Platform
 from router_trio.errors import RouterError
-from router_trio.link import Connect, Link, LinkListener
-from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
-from router_trio.testing.machine import Machine
 from router_trio.testing.streams import EPOCH
+from tests.simulation.machines import Machines
 from tests.support.scheduling import deterministic
 
 KEYS = ("a", "b.c", "b.d")
@@ -47,7 +45,6 @@ class History:
         self._names = {"here": "settings", "there": self.random.choice(["settings", "other"])}
         skew = self.random.choice([0.0, 0.0, -4.0, 3.0])
         self.brokers = {"here": FakeBroker(), "there": FakeBroker(epoch=EPOCH + skew)}
-        self._machines: list[Machine] = []
         self.live: Live | None = None
         self.conflicts = 0
 
@@ -77,26 +74,11 @@ class History:
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         """Run a router; kill it at the end, so that nothing that it does then has an effect."""
-        dead = False
-        self._machines = [broker.machine() for broker in self.brokers.values()]
-        machines = dict(zip(self.brokers, self._machines, strict=True))
-        sends_on = self.random.random() < 0.5
-        for machine in self._machines:
-            machine.sends_on = sends_on
-
-        def connect(name: str, _: ConnectionSettings) -> Connect:
-            @asynccontextmanager
-            async def connecting(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[Link]:
-                if dead:
-                    await trio.sleep_forever()
-                async with machines[name].connect(server, inbox, listener) as link:
-                    yield link
-
-            return connecting
+        machines = Machines(self.brokers, sends_on=self.random.random() < 0.5)
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
             platform = Platform(random=Random(self.random.random()), watch_loop=False)
-            router = Router(self._settings(), connect=connect, platform=platform, log=False)
+            router = Router(self._settings(), connect=machines.connect, platform=platform, log=False)
             async with router.open() as self.live:
                 task_status.started()
                 await trio.sleep_forever()
@@ -105,9 +87,7 @@ class History:
             with trio.move_on_after(5):
                 await nursery.start(run)
             yield
-            for machine in self._machines:
-                machine.kill()
-            dead = True
+            machines.kill()
             if self.live is not None:
                 self.conflicts += sum(route.conflicts for route in self.live.routes)
             nursery.cancel_scope.cancel()

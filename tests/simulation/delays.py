@@ -24,13 +24,11 @@ from router_trio.connection.platform import Platform
 from router_trio.connection.waiting_schedules import COUNT_EVERY
 from router_trio.errors import RouterError
 from router_trio.events import Event, RouteScheduleLost
-from router_trio.link import Connect, Link, LinkListener
 from router_trio.protocol.stream_config import StreamConfig
-from router_trio.settings import ConnectionSettings
 from router_trio.testing import FakeBroker
-from router_trio.testing.machine import Machine
 from router_trio.testing.streams import EPOCH, Stream
 from tests.simulation import sums
+from tests.simulation.machines import Machines
 from tests.support.scheduling import deterministic
 
 if TYPE_CHECKING:
@@ -100,7 +98,6 @@ class History:
         here = FakeBroker()
         there = here if self.random.random() < 0.5 else FakeBroker()
         self.brokers = {"here": here, "there": there}
-        self._machines: dict[str, Machine] = {}
         self._processes = 0
         self.lost: list[Event] = []
         self.live: Live | None = None
@@ -198,24 +195,11 @@ class History:
     async def _running(self) -> AsyncIterator[None]:
         """Run a router. In the end, leave it, or kill it, so that nothing that it does then has an effect."""
         self._processes += 1
-        process, ending, dead, self.live = self._processes, trio.Event(), False, None
-        machines = self._machines = {name: broker.machine() for name, broker in self.brokers.items()}
-        sends_on = self.random.random() < 0.5
-        for machine in machines.values():
-            machine.sends_on = sends_on
-
-        def connect(name: str, _: ConnectionSettings) -> Connect:
-            @asynccontextmanager
-            async def connecting(server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[Link]:
-                if dead:
-                    await trio.sleep_forever()
-                async with machines[name].connect(server, inbox, listener) as link:
-                    yield link
-
-            return connecting
+        process, ending, self.live = self._processes, trio.Event(), None
+        machines = Machines(self.brokers, sends_on=self.random.random() < 0.5)
 
         async def run() -> None:
-            async with self._router(process, connect).open() as self.live:
+            async with self._router(process, machines.connect).open() as self.live:
                 await ending.wait()
 
         async with trio.open_nursery() as nursery:
@@ -227,9 +211,7 @@ class History:
                 ending.set()
                 return
             self._note("kill")
-            for machine in machines.values():
-                machine.kill()
-            dead = True
+            machines.kill()
             self._count()
             nursery.cancel_scope.cancel()
 
