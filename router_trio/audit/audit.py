@@ -15,10 +15,11 @@ from router_trio.audit.comparison import Comparison, Repeated
 from router_trio.audit.expectations import Expectations, ExpectedCopy, Identified, is_letter_of, size_limits
 from router_trio.audit.removals import NEVER, Removals, ahead_by
 from router_trio.audit.report import MAX_FINDINGS, Finding, Report
+from router_trio.audit.start import Start, start_of
 from router_trio.audit.waiting import RetryStream
 from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink
-from router_trio.nats.jetstream.api import ConsumerInfo, StoredMessage, StreamInfo, nanoseconds
+from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.range_reader import MOST_PULLED, StreamRange
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, message_ids
@@ -26,9 +27,6 @@ from router_trio.settings import RouteSettings, Settings
 
 CLOCKS_DIFFER_BY = 600
 """Seconds by which the clocks of the servers of source and destination may differ."""
-
-STARTS_WITHIN = 1
-"""Seconds after its creation in which a durable that delivers new messages may not deliver any yet."""
 
 TOGETHER = 64
 """Messages that are requested at a time to judge their copies."""
@@ -38,6 +36,9 @@ OWNER = "audit"
 
 MAX_SPAN = 2**30
 """Sequences of one audit, which needs a byte for each of them and each destination."""
+
+EARLIER = "it was not to deliver earlier ones, so a copy that they lack is unknown, and no repair publishes it"
+"""The note on a range that begins before the start of the route."""
 
 _NAMES = {
     comparison.THERE: "there",
@@ -215,6 +216,8 @@ class Audit:
         limits = size_limits(links)
         self.expectations: Expectations = Expectations(settings, route, limits)
         self.overtaken: int = 0
+        self.deliveries: int = 0
+        """Deliveries that the durable of the route has ever made: no more messages were routed by it."""
         self.compared_to: int = 0
         """The last message of the source that was read."""
         self._route = route
@@ -231,7 +234,7 @@ class Audit:
         self._retries: Mapping[int, int] = {}
         """Messages that wait for their next attempt, and when the source stored them."""
         self._all_compared = False
-        self._certain_from = 0
+        self._start = Start(0)
         self._removals: dict[int, Removals] = {}
         self._gone_since: set[int] = set()
 
@@ -250,11 +253,12 @@ class Audit:
         # Copies of everything up to the ack floor are in the streams that are looked up from here on.
         floor, info = durable.ack_floor.sequence, await reader.info()
         report = Report(name, *await limits_of(reader, wanted, info))
-        began = await self._began(durable, info)
-        if began > report.first:
-            report.notes.append(f"durable {self._durable} starts at message {began:,}: it never got earlier ones")
+        self.deliveries = durable.delivered.delivery
+        self._start = start = await start_of(durable, self._route.source.deliver, reader, info)
+        if start.sequence > report.first:
+            report.notes.append(f"durable {self._durable} starts at message {start.sequence:,}: {EARLIER}")
             if wanted.first is None and wanted.since is None:
-                report.first = began
+                report.first = start.sequence
         first = max(report.first, info.first_sequence, 1)
         if report.last - first >= MAX_SPAN:
             detail = f"{report.last - first + 1:,} sequences are too many for one audit; give a range of {MAX_SPAN:,}"
@@ -268,6 +272,7 @@ class Audit:
             dead = await self._dead_letters(report, first)
             for sequence in self._given_up:
                 waits = "pending" if sequence in self._retries else "given_up"
+                waits = "unknown" if sequence < start.sequence else waits
                 report.counts["dead_lettered" if sequence in dead else waits] += 1
             self._judged = self._groups()
             for group in self._judged:
@@ -298,6 +303,10 @@ class Audit:
                     else:
                         yield expected
 
+    def lacking(self) -> int:
+        """Return how many messages the last `run` has found to lack the copy of one destination, the most of any."""
+        return max((group[0].compared.count(comparison.MISSING) for group in self._judged), default=0)
+
     def how_far(self) -> str:
         """Describe how far `run` has come, and where to continue, for an audit that was ended early."""
         if not self.compared_to:
@@ -314,16 +323,6 @@ class Audit:
         return text
 
     # --- the range ---
-
-    async def _began(self, durable: ConsumerInfo, info: StreamInfo) -> int:
-        """Return the sequence that was the first one for the durable when it was created, as far as that is known."""
-        policy = durable.config.deliver_policy
-        if policy not in ("new", "by_start_time"):
-            return 0
-        time = nanoseconds(durable.created if policy == "new" else durable.config.start_time)
-        if policy == "new":
-            self._certain_from = time + STARTS_WITHIN * 10**9
-        return await self._messages.first_at(time, info)
 
     async def _gone(self, report: Report, info: StreamInfo) -> int:
         """Return how many sequences of the range the stream no longer has."""
@@ -528,7 +527,8 @@ class Audit:
         before = max(one.before for one in removals)
         border = await self._messages.first_at(before, await self._messages.info()) if before else 0
         for sequence in compared.sequences(comparison.AWAITED):
-            if sequence < border and sequence not in dead and not self.expectations.handled:
+            is_judged = sequence >= self._start.sequence and sequence not in dead
+            if sequence < border and is_judged and not self.expectations.handled:
                 compared.explain(sequence, comparison.EXPIRED)
         # The newest first: a copy may have been replaced by others that are lost as well.
         awaited = compared.sequences(comparison.AWAITED, newest_first=True)
@@ -538,7 +538,7 @@ class Audit:
                     compared.explain(sequence, comparison.GONE)
                 elif sequence in dead:
                     compared.explain(sequence, comparison.DEAD_LETTERED)
-                elif self.expectations.handled or message.time_ns < self._certain_from:
+                elif self.expectations.handled or self._start.is_before(sequence, message.time_ns):
                     compared.explain(sequence, comparison.UNKNOWN)
                 elif any(
                     [await one.removed(message, copies.get(to.index)) for one, to in zip(removals, group, strict=True)]

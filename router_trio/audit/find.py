@@ -28,10 +28,11 @@ from router_trio.audit.outcomes import (
     outcome_of,
 )
 from router_trio.audit.removals import Removals, ahead_by
+from router_trio.audit.start import Start, start_of
 from router_trio.audit.waiting import RetryStream
 from router_trio.errors import MappingError, SourceError, reasons
 from router_trio.nats.command_link import CommandLink
-from router_trio.nats.jetstream.api import StoredMessage, StreamInfo, nanoseconds
+from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import buckets, framing, headers, message_ids, schedules
 from router_trio.routing.dead_letters import PREFIX
@@ -256,22 +257,23 @@ class Finder:
 
     async def _progress(self, source: _Source, route: RouteSettings) -> Progress | str:
         """Return how far the durable of a route has come, or why that is not known."""
-        consumer = route.source.kind.consumer(route.source)
+        consumer, start = route.source.kind.consumer(route.source), Start(0)
         try:
             durable = None if consumer is None else await source.stored.consumer(consumer[1])
+            if durable is not None:
+                info = await source.stored.info()
+                start = await start_of(durable, route.source.deliver, source.stored, info)
         except SourceError as error:
             return f"it is not known what is settled: {self.report(source.connection, error)}"
         if durable is None:
             why = "the durable of the route does not exist, so nothing is known to be settled"
             return f"{why}; a router that runs creates it"
-        starts = {"new": durable.created, "by_start_time": durable.config.start_time}
-        start = starts.get(durable.config.deliver_policy, "")
         return Progress(
             durable.name,
             durable.ack_floor.sequence,
             durable.delivered.sequence,
             durable.paused,
-            nanoseconds(start) if start else 0,
+            start.sequence,
         )
 
     async def _message(self, stored: StoredMessages, subject: str, sequence: int | None) -> StoredMessage | None:

@@ -130,7 +130,7 @@ class Progress:
     delivered: int
     paused: bool = False
     starts_at: int = 0
-    """The time in nanoseconds before which messages are not delivered by it."""
+    """The first message that it was to deliver; 0 for all."""
 
 
 @dataclass(slots=True)
@@ -270,8 +270,8 @@ def _decided(
         return "unknown", "the message is gone, so what the route makes of it is not known"
     if isinstance(facts.progress, str):
         return "unknown", facts.progress
-    if facts.time_ns < facts.progress.starts_at:
-        return "not_delivered", f"durable {facts.progress.durable} starts with messages stored later"
+    if facts.sequence < facts.progress.starts_at:
+        return "not_delivered", f"durable {facts.progress.durable} starts at message {facts.progress.starts_at:,}"
     if facts.sequence > facts.progress.floor:
         return "waiting", _why_waiting(facts, facts.progress)
     if facts.made_today == "filtered":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 from router_trio.audit.audit import Audit, Pace, Progress, Range
@@ -24,6 +24,31 @@ MAX_REFUSALS = 20
 """Refused copies whose reasons are kept."""
 
 
+class RepairError(ValueError):
+    """A repair would publish copies of more messages than the route has ever got."""
+
+
+async def refuse(why: str) -> None:
+    """Raise `RepairError`."""
+    raise RepairError(why)
+
+
+async def accept(why: str) -> None:
+    """Return, so that everything is published."""
+
+
+def excess(found: Audit) -> str | None:
+    """Return why a repair would publish more than the route has ever routed; None if it would not."""
+    lacking = found.lacking()
+    if lacking <= found.deliveries:
+        return None
+    return (
+        f"copies of {lacking:,} messages are missing, and the durable of the route has made {found.deliveries:,} "
+        "deliveries, so some of them were never routed: the durable, its filter, the destinations or the name of the "
+        "route may have changed"
+    )
+
+
 async def repaired(
     settings: Settings,
     route: RouteSettings,
@@ -33,11 +58,13 @@ async def repaired(
     rate: float = 0,
     progress: Progress = lambda done, total: None,
     begun: Callable[[Audit], None] = lambda audit: None,
+    confirm: Callable[[str], Awaitable[None]] = refuse,
 ) -> tuple[Report, Repair]:
     """Audit a route and publish what is missing. Return the report after that, and what was published.
 
-    Takes as long as two audits if something is missing; `begun` is called with each of them. Raises `SourceError` and
-    `LinkError`; can be cancelled.
+    Takes as long as two audits if something is missing; `begun` is called with each of them. `confirm` is called with
+    the reason if more messages lack copies than the route has ever got, and raises unless they are to be published.
+    Raises `SourceError`, `LinkError`, and by default `RepairError`; can be cancelled.
     """
     limit = 0.0 if route.limit is None else route.limit.rate.messages / route.limit.rate.seconds
     repair = Repair(links, Pace(min((one for one in (rate, limit) if one), default=0.0)))
@@ -47,6 +74,8 @@ async def repaired(
         report = await found.run(wanted)
         if repair.was_used or not report.counts["missing"]:
             return report, repair
+        if (why := excess(found)) is not None:
+            await confirm(why)
         await repair.publish(found.missing())
         repair.overtaken = found.overtaken
 

@@ -32,6 +32,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--rate", type=number(1), metavar="N", help="read at most N messages a second")
     parser.add_argument("--repair", action="store_true", help="publish what is missing, and audit again")
     parser.add_argument("--dry-run", action="store_true", help="with --repair, print what would be published")
+    parser.add_argument("--yes", action="store_true", help="with --repair, publish without confirmation")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -45,6 +46,7 @@ def audit(
     rate: int | None,
     repair: bool,
     dry_run: bool,
+    yes: bool,
     json: bool,
 ) -> int:
     """Compare the source of a route with its destinations, message by message.
@@ -58,7 +60,8 @@ def audit(
 
     Nothing is changed. With --repair, missing copies are published with
     the ids that they would have had, at the rate of the route's limit,
-    and everything is audited again. They are stored behind newer ones.
+    and everything is audited again. They are stored behind newer ones. A
+    repair of more messages than the route ever got asks first.
 
     The exit code is 1 if a copy is missing, twice or different, or if a
     server can't be reached or refuses a request. Interrupted by Ctrl-C, the
@@ -72,8 +75,8 @@ def audit(
     """
     import trio
 
-    if dry_run and not repair:
-        raise UsageError("--dry-run can only be used with --repair")
+    if (dry_run or yes) and not repair:
+        raise UsageError(f"{'--dry-run' if dry_run else '--yes'} can only be used with --repair")
     settings = load(config)
     settings.require_servers()
     found = stored_route(settings, route, "so there are no messages to compare; it needs a stream")
@@ -82,7 +85,7 @@ def audit(
     from router_trio.audit.audit import connections_of
     from router_trio.cli.over_links import over_links
 
-    job = partial(_job, settings, found, range_of(start, end), rate or 0, repair, dry_run, json)
+    job = partial(_job, settings, found, range_of(start, end), rate or 0, repair, dry_run, yes, json)
     return trio.run(over_links, settings, "audit", connections_of(found), job, lambda number: True)
 
 
@@ -93,13 +96,21 @@ async def _job(
     rate: float,
     repair: bool,
     dry_run: bool,
+    yes: bool,
     json: bool,
     links: Mapping[str, CommandLink],
 ) -> int:
     import trio
 
     from router_trio.audit.audit import Audit, RangeError
-    from router_trio.audit.repair import repaired
+    from router_trio.audit.repair import excess, repaired
+    from router_trio.cli.confirmation import confirm
+
+    async def ask(why: str) -> None:
+        if not yes:
+            question = f"{why[0].upper()}{why[1:]}. Publish all of them?"
+            without = f"{why}; add --yes to publish all of them, or try --dry-run first"
+            await confirm(question, without_terminal=without, otherwise="nothing was published")
 
     audits: list[Audit] = []
     published: Repair | None = None
@@ -108,7 +119,7 @@ async def _job(
             if repair and not dry_run:
                 begun = audits.append
                 report, published = await repaired(
-                    settings, route, links, wanted, rate=rate, progress=progress, begun=begun
+                    settings, route, links, wanted, rate=rate, progress=progress, begun=begun, confirm=ask
                 )
             else:
                 audits.append(Audit(settings, route, links, rate=rate, progress=progress))
@@ -119,6 +130,8 @@ async def _job(
                 copy = f"would publish {expected.copy.subject} to connection {expected.copy.connection}"
                 print(copy, file=sys.stderr if json else sys.stdout)
             _print_overtaken(audits[0].overtaken)
+            if (why := excess(audits[0])) is not None:
+                print(f"router-trio: {why}; --repair asks first", file=sys.stderr)
     except RangeError as error:
         raise UsageError(f"{error} (--from, --to)") from None
     except (trio.Cancelled, RouterError):

@@ -101,18 +101,27 @@ class Live:
         """
         await self._reload(settings)
 
-    async def audit(self, route: str, wanted: Range | None = None, *, rate: float = 0, repair: bool = False) -> Report:
+    async def audit(
+        self,
+        route: str,
+        wanted: Range | None = None,
+        *,
+        rate: float = 0,
+        repair: bool = False,
+        more_than_routed: bool = False,
+    ) -> Report:
         """Compare the source of a route with its destinations, message by message, as `router-trio audit` does.
 
         Opens links of its own. `wanted` selects messages, all by default. `rate` limits the messages that are read in a
-        second. With `repair`, missing copies are published, and the report is that of the audit after it. Blocks for as
-        long as it takes to read both; can be cancelled.
+        second. With `repair`, missing copies are published, and the report is that of the audit after it; copies of
+        more messages than the route has ever got only with `more_than_routed`. Blocks for as long as it takes to read
+        both; can be cancelled.
 
-        Raises `ValueError` for a route that does not exist or reads no stream, and for a range that is too long;
-        `SourceError` and `LinkError`.
+        Raises `ValueError` for a route that does not exist or reads no stream, for a range that is too long and for a
+        repair that is not allowed; `SourceError` and `LinkError`.
         """
         from router_trio.audit.audit import EVERYTHING, Audit, connections_of
-        from router_trio.audit.repair import repaired
+        from router_trio.audit.repair import accept, refuse, repaired
         from router_trio.nats.command_link import open_links
 
         settings, wanted = self.config.settings, wanted or EVERYTHING
@@ -121,7 +130,8 @@ class Live:
             raise ValueError(f"no route {route!r} reads a stream")
         async with open_links(settings, "audit", connections_of(found)) as links:
             if repair:
-                return (await repaired(settings, found, links, wanted, rate=rate))[0]
+                confirm = accept if more_than_routed else refuse
+                return (await repaired(settings, found, links, wanted, rate=rate, confirm=confirm))[0]
             return await Audit(settings, found, links, rate=rate).run(wanted)
 
     async def find(

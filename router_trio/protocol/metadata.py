@@ -15,6 +15,9 @@ VERSION = "router-trio.version"
 CONFIG = "router-trio.config"
 """Keys of the route, the version of the router, and the hash of its configuration, all at the time of creation."""
 
+CONTINUES = "router-trio.continues"
+"""Key in a durable that continues where a deleted one was: its start is not where the route started."""
+
 MONITOR = "io.nats.monitor."
 """The prefix of the keys that `nats server check` and `nats audit` read; the rest of each is the name of a flag."""
 

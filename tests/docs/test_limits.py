@@ -54,7 +54,7 @@ NO_BOUNDS = {
     "EXPIRES_WITHIN audit/removals.py": "of `router-trio audit`, no router has it",
     "MAX_PER_SUBJECT audit/removals.py": "of `router-trio audit`, no router has it",
     "MAX_SUBJECTS audit/removals.py": "of `router-trio audit`, no router has it",
-    "STARTS_WITHIN audit/audit.py": "of `router-trio audit`, no router has it",
+    "STARTS_WITHIN audit/start.py": "of `router-trio audit`, no router has it",
     "MAX_ENDINGS audit/expectations.py": "of `router-trio audit`, no router has it",
     "MAX_SPAN audit/audit.py": "of `router-trio audit`, no router has it",
     "MAX_LATER audit/comparison.py": "of `router-trio audit`, no router has it",

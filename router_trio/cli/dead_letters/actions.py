@@ -14,6 +14,7 @@ import trio
 from router_trio.audit.expectations import size_limits
 from router_trio.cli.command_line import DONE, FAILED, INTERRUPTED, UsageError
 from router_trio.cli.configuration import handlers_of
+from router_trio.cli.confirmation import confirm
 from router_trio.cli.dead_letters import output
 from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.redrive import Purge, Redrive
@@ -236,17 +237,15 @@ class _Job:
         return count
 
     async def _confirm(self, stream: str) -> None:
-        """Ask for confirmation. Raises `UsageError` if it is not given, or if standard input is not a terminal."""
+        """Ask for confirmation. Raises `UsageError` as `confirm` does."""
         options = self._options
         some = options.sequences or options.where or options.limit
         which = "the selected" if some else "all"
-        if not sys.stdin.isatty():
-            raise UsageError("purge deletes dead letters permanently; add --yes, or try --dry-run first")
-        question = f"Delete {which} dead letters of route {excerpt(self._route.name)} in stream {stream}? [y/N] "
-        print(question, end="", file=sys.stderr, flush=True)
-        answer = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
-        if answer.strip().lower() not in ("y", "yes"):
-            raise UsageError("nothing was deleted")
+        await confirm(
+            f"Delete {which} dead letters of route {excerpt(self._route.name)} in stream {stream}?",
+            without_terminal="purge deletes dead letters permanently; add --yes, or try --dry-run first",
+            otherwise="nothing was deleted",
+        )
 
     # --- reports ---
 

@@ -21,7 +21,7 @@ from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.protocol import framing, permissions
 from router_trio.protocol.bounded_json import AnswerError, Object, read
 from router_trio.protocol.framing import LAST_SEQUENCE
-from router_trio.protocol.metadata import ROUTE
+from router_trio.protocol.metadata import CONTINUES, ROUTE
 from router_trio.protocol.stream_config import StreamSubjects
 
 if TYPE_CHECKING:
@@ -375,6 +375,7 @@ class ConsumerConfig:
 
     durable: str
     deliver_policy: str
+    start_sequence: int
     start_time: str
     deliver_subject: str
     deliver_group: str
@@ -398,6 +399,8 @@ class ConsumerConfig:
     priority_groups: tuple[str, ...]
     route: str
     """The route that created the consumer, as it is in the metadata; empty if another client did."""
+    continues: bool
+    """True if the route created it to continue where a deleted one was, as it is in the metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -593,6 +596,7 @@ def _consumer_config(config: Object) -> ConsumerConfig:
     return ConsumerConfig(
         durable=config.text("durable_name", ""),
         deliver_policy=config.text("deliver_policy", "all"),
+        start_sequence=_count(config, "opt_start_seq"),
         start_time=config.time("opt_start_time", ""),
         deliver_subject=config.optional_subject("deliver_subject"),
         deliver_group=config.text("deliver_group", ""),
@@ -614,13 +618,15 @@ def _consumer_config(config: Object) -> ConsumerConfig:
         paused_by=_paused_by(config),
         priority_policy=config.text("priority_policy", ""),
         priority_groups=config.subjects("priority_groups", most=MAX_PRIORITY_GROUPS),
-        route=_route(config.object("metadata")),
+        route=_metadata(config, ROUTE),
+        continues=bool(_metadata(config, CONTINUES)),
     )
 
 
-def _route(metadata: Object | None) -> str:
-    name = None if metadata is None else metadata.fields.get(ROUTE)
-    return name if type(name) is str else ""
+def _metadata(config: Object, key: str) -> str:
+    metadata = config.object("metadata")
+    value = None if metadata is None else metadata.fields.get(key)
+    return value if type(value) is str else ""
 
 
 def _paused_by(config: Object) -> str:

@@ -9,7 +9,7 @@ from router_trio.errors import SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState
 from router_trio.nats.jetstream.api import ConsumerConfig, ConsumerInfo, nanoseconds
-from router_trio.protocol.metadata import monitored_consumer
+from router_trio.protocol.metadata import CONTINUES, monitored_consumer
 
 ACK_POLICY = "explicit"
 """Each message is acked by itself. With any other policy one ack would include messages that are not settled."""
@@ -27,6 +27,8 @@ WRONG_PIN = 423
 
 def config_of(spec: ConsumerSpec, *, resumes: bool, max_ack_pending: int) -> dict[str, object]:
     """Return the configuration of the durable to create. `resumes`: it starts where the previous one was."""
+    start = _start(spec, resumes=resumes)
+    continues = {CONTINUES: "true"} if resumes and "opt_start_seq" in start else {}
     config: dict[str, object] = {
         "durable_name": spec.durable,
         "ack_policy": ACK_POLICY,
@@ -37,8 +39,9 @@ def config_of(spec: ConsumerSpec, *, resumes: bool, max_ack_pending: int) -> dic
         "metadata": {
             **monitored_consumer(max_ack_pending, spec.least_ack_pending),
             **spec.metadata(),
+            **continues,
         },
-        **_start(spec, resumes=resumes),
+        **start,
     }
     if len(spec.filters) == 1:
         config["filter_subject"] = spec.filters[0]  # older servers support only one
