@@ -14,7 +14,6 @@ from router_trio.protocol import framing, headers, schedules
 from router_trio.routing.stream.retries.origin import Place, place_of
 from router_trio.settings import RouteSettings
 from router_trio.settings.retry import RetryNames
-from router_trio.subjects.patterns import matches
 
 MOST_PASSES = 8
 """Readings of a stream of retries in a row that find no further message, while others are stored in it."""
@@ -28,11 +27,12 @@ class RetryStream:
     before this, then this from the first message on, and then the streams of the destinations.
     """
 
-    def __init__(self, link: CommandLink, stream: str, names: RetryNames, source: str, floor: int) -> None:
+    def __init__(self, link: CommandLink, route: str, stream: str, names: RetryNames, source: str, floor: int) -> None:
         """Messages that are due are settled up to `floor`. `source` is the stream that they came from."""
         self.stream: str = stream
         self.patterns: tuple[str, str] = (f"{names.schedules}.*", names.target)
         self._link = link
+        self._route = route
         self._names = names
         self._source = framing.wire(source)
         self._floor = floor
@@ -50,16 +50,13 @@ class RetryStream:
             if error.reason == reasons.STREAM_NOT_FOUND:
                 return None
             raise
-        return cls(link, stream, names, source, 0 if durable is None else durable.ack_floor.sequence)
+        return cls(link, route.name, stream, names, source, 0 if durable is None else durable.ack_floor.sequence)
 
     def waits(self, stored: StoredMessage) -> Place | None:
         """Return which message of the source a stored one is, if it waits or is not known to be settled."""
-        if stored.subject == self._names.target:
-            if stored.sequence <= self._floor:
-                return None
-        elif not matches(self.patterns[0], stored.subject):
+        if stored.subject == self._names.target and stored.sequence <= self._floor:
             return None
-        place = place_of(stored.headers)
+        place = place_of(stored.headers, stored.subject, self._names, self._route)
         return place if place is not None and place.stream == self._source else None
 
     def describe(self, stored: StoredMessage) -> str:

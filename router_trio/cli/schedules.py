@@ -18,13 +18,22 @@ if TYPE_CHECKING:
     from router_trio.nats.jetstream.api import StoredMessage
     from router_trio.nats.stored import StoredMessages
     from router_trio.routing.route_plans import Destination
-    from router_trio.settings import RouteSettings, Settings
+    from router_trio.settings import Settings
+    from router_trio.settings.retry import RetryNames
 
 Action = Literal["list", "cancel", "fire"]
 ACTIONS = get_args(Action)
 
 PURGES_SINCE = (2, 14)
 """The version of nats-server since which a message can be published and its schedule deleted in one step."""
+
+CANCELLED = "cancelled"
+PUBLISHED = "published"
+DONE_RESULTS = ("waits", CANCELLED, PUBLISHED)
+
+GONE = "not there any more"
+NOT_COVERED = "left to its stream: a handler chose its subject, which no destination covers"
+NOT_OF_ROUTE = "they are no schedules, or not of this route as it is configured"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -59,13 +68,17 @@ def schedules(
     wait for an attempt in the stream of [routes.retry] schedule. list
     prints one line for each: its sequence, when it is due, its stream, and
     the subject under which it will be published or, for a retry, routed.
+    What others have stored there, and what the route stored with another
+    template, is counted and left alone.
 
     cancel deletes schedules: they are never published. A retry that is
     cancelled is lost, because its source was acked. fire publishes them
     now, in one step with the deletion of the schedule, so that none is
     published twice; it needs nats-server 2.14, and so does cancel for a
-    retry. Both need SEQUENCE or --all. The exit code is 1 if a schedule
-    was not found, for example because it is published by now.
+    retry. A copy for which a handler has chosen a subject that the
+    destination does not cover is left to its stream. Both need SEQUENCE
+    or --all. The exit code is 1 if a schedule was not found, for example
+    because it is published by now.
 
     For example:
 
@@ -87,7 +100,7 @@ def schedules(
         raise UsageError(f"route {route} {what if stream is None else f'uses no stream {stream!r} for schedules'}")
     from router_trio.cli.over_links import over_links
 
-    job = partial(_job, places, _of_others(settings, route), action, frozenset(sequence), limit, stream, json)
+    job = partial(_job, places, route, action, frozenset(sequence), limit, stream, json)
     return trio.run(over_links, settings, "schedules", [one.connection for one in places], job, lambda number: True)
 
 
@@ -95,47 +108,52 @@ def schedules(
 class _Place:
     """Where schedules of a route are: in the stream that takes `prefix.*`, if its name is not configured.
 
-    `cancelled` is the subject that records cancellations of retries; None for delayed copies.
+    They are copies for `destinations`, or retries with these `names` if the route reads the stream `source`.
     """
 
     connection: str
     stream: str | None
     prefix: str
-    cancelled: str | None = None
+    destinations: tuple[Destination, ...] = ()
+    names: RetryNames | None = None
+    source: str | None = None
+
+    def has(self, route: str, message: StoredMessage) -> bool:
+        """Return True if the route has stored a message, as what is stored proves. Others may publish there."""
+        if self.names is None:
+            return any(one.has_scheduled(message.subject, message.headers) for one in self.destinations)
+        from router_trio.protocol.framing import wire
+        from router_trio.routing.stream.retries.origin import place_of
+
+        place = place_of(message.headers, message.subject, self.names, route)
+        return place is not None and message.subject != self.names.target and place.stream == wire(self.source or "")
+
+    def covers(self, target: str) -> bool:
+        """Return True if the route itself sends to this subject, and not a handler's choice."""
+        return self.names is not None or any(one.covers(target) for one in self.destinations)
 
 
 def _places(settings: Settings, name: str) -> list[_Place]:
-    for route in settings.routes:
-        if route.name == name:
-            return list(dict.fromkeys(_places_of(route)))
-    raise UsageError(f"there is no route {name!r}{did_you_mean(name, [route.name for route in settings.routes])}")
-
-
-def _places_of(route: RouteSettings) -> list[_Place]:
-    found = [
-        _Place(to.connection, to.kind_for(route.source.kind).stream(to), to.schedule_prefix)
-        for to in route.to
-        if to.delay is not None and to.schedule_prefix is not None
-    ]
-    if route.retry is not None and (schedule := route.retry.schedule) is not None:
-        names = schedule.names(route.name)
-        cancelled = names.cancelled
-        found.append(_Place(route.source.connection, schedule.stream, names.schedules, cancelled))
-    return found
-
-
-def _of_others(settings: Settings, name: str) -> Sequence[Destination]:
-    """Return the destinations with a delay of all routes but this one: they may have its `schedule_prefix`."""
     from router_trio.routing.route_plans import compile_routes
 
-    others = [one for one in settings.routes if one.name != name and any(to.delay is not None for to in one.to)]
-    plans = compile_routes(settings.model_copy(update={"routes": others}))
-    return [to for plan in plans for to in plan.destinations if to.schedule_prefix is not None]
+    for route in settings.routes:
+        if route.name == name:
+            (plan,) = compile_routes(settings.model_copy(update={"routes": [route]}))
+            found: dict[tuple[str, str | None, str], list[Destination]] = {}
+            for to in plan.destinations:
+                if to.schedule_prefix is not None:
+                    found.setdefault((to.connection, to.stream, to.schedule_prefix), []).append(to)
+            places = [_Place(*where, tuple(destinations)) for where, destinations in found.items()]
+            if (retries := plan.retry_schedule) is not None:
+                names = retries.names
+                places.append(_Place(plan.connection, retries.stream, names.schedules, (), names, plan.stream))
+            return places
+    raise UsageError(f"there is no route {name!r}{did_you_mean(name, [route.name for route in settings.routes])}")
 
 
 async def _job(
     places: Sequence[_Place],
-    others: Sequence[Destination],
+    route: str,
     action: Action,
     wanted: frozenset[int],
     limit: int | None,
@@ -143,7 +161,7 @@ async def _job(
     json: bool,
     links: Mapping[str, CommandLink],
 ) -> int:
-    left, seen, failed = limit, set[int](), 0
+    left, seen, failed, others = limit, set[int](), 0, dict[str, int]()
     for place in places:
         link = links[place.connection]
         names = [place.stream] if place.stream is not None else await link.link.find_streams(f"{place.prefix}.*")
@@ -151,78 +169,69 @@ async def _job(
             if stream not in (None, name):
                 continue
             stored = link.stored(name)
-            async for message in _schedules(stored, place, others):
+            async for message in _below(stored, place):
+                if not place.has(route, message):
+                    others[name] = others.get(name, 0) + 1
+                    continue
                 if (wanted and message.sequence not in wanted) or left == 0:
                     continue
                 left = None if left is None else left - 1
                 seen.add(message.sequence)
-                done = action == "list" or await _change(link, stored, place, action, message)
-                failed += not done
-                print(_line(name, message, action, json, done=done))
+                result = "waits" if action == "list" else await _change(link, stored, place, action, message)
+                failed += result not in DONE_RESULTS
+                print(_line(name, message, action, json, result))
     for missing in sorted(wanted - seen):
         failed += 1
-        print(f"router-trio: {missing}: there is no schedule with this sequence", file=sys.stderr)
+        print(f"router-trio: {missing}: route {route} has no schedule with this sequence", file=sys.stderr)
+    for name, count in others.items():
+        print(f"router-trio: {count:,} messages in {name} are left alone: {NOT_OF_ROUTE}", file=sys.stderr)
     return FAILED if failed else DONE
 
 
-async def _schedules(
-    stored: StoredMessages, place: _Place, others: Sequence[Destination]
-) -> AsyncIterator[StoredMessage]:
-    """Yield the schedules that are there when the command starts, in the order in which they were stored.
-
-    Those of `others` are left out, as far as their ids show it: a handler may have chosen another id.
-    """
-    from router_trio.protocol import headers
-    from router_trio.protocol.schedules import SCHEDULE
+async def _below(stored: StoredMessages, place: _Place) -> AsyncIterator[StoredMessage]:
+    """Yield the messages that are there when the command starts, in the order in which they were stored."""
     from router_trio.subjects.patterns import matches
 
     info, pattern = await stored.info(), f"{place.prefix}.*"
     async with aclosing(stored.batches(max(info.first_sequence, 1), info.last_sequence, pattern)) as batches:
         async for batch in batches:
             for message in batch:
-                is_schedule = headers.find(message.headers, SCHEDULE) is not None
-                if matches(pattern, message.subject) and is_schedule and not _is_of(others, message.headers):
+                if matches(pattern, message.subject):
                     yield message
-
-
-def _is_of(destinations: Sequence[Destination], block: bytes) -> bool:
-    """Return True if a schedule with this header block is that of a copy for one of these destinations."""
-    from router_trio.protocol import headers, schedules
-
-    copy_id = headers.find(block, schedules.COPY_ID) or b""
-    target = headers.find(block, schedules.TARGET) or b""
-    return any(copy_id.endswith(one.copy_id(target)) for one in destinations)
 
 
 async def _change(
     link: CommandLink, stored: StoredMessages, place: _Place, action: Action, message: StoredMessage
-) -> bool:
-    """Cancel or publish a schedule. Return False if it is not there any more."""
+) -> str:
+    """Cancel or publish a schedule of the route. Return what became of it: one of `DONE_RESULTS`, or why nothing."""
     from router_trio.errors import SourceError, reasons
     from router_trio.nats.jetstream.pubacks import Refused, read_puback
-    from router_trio.protocol import framing, headers, schedules
+    from router_trio.protocol import framing, schedules
 
-    if action == "cancel" and place.cancelled is None:
-        return await stored.deleted(stored.delete(message.sequence))
+    if action == "cancel" and place.names is None:
+        return CANCELLED if await stored.deleted(stored.delete(message.sequence)) else GONE
     version = link.link.info.major_minor
     if version is not None and version < PURGES_SINCE:
         raise SourceError(f"{action} needs nats-server 2.14 here", reason=reasons.SERVER_TOO_OLD)
     if action == "fire":
-        target = headers.find(message.headers, schedules.TARGET) or b""
-        subject, block, payload = target, schedules.fired(message.headers), message.payload
+        subject, _ = schedules.wanted(message.headers)
+        if not place.covers(framing.text(subject)):
+            return NOT_COVERED
+        block, payload = schedules.fired(message.headers, stored.stream), message.payload
     else:
-        subject, block, payload = framing.wire(place.cancelled or ""), b"", b""
+        assert place.names is not None, "a retry is cancelled by a record"
+        subject, block, payload = framing.wire(place.names.cancelled), b"", b""
     block = schedules.purging(block, message.subject, message.sequence)
     try:
         read_puback(await link.requests.send(subject, payload, block).answered())
     except Refused as error:
         if error.reason == reasons.WRONG_EXPECTATION:
-            return False
+            return GONE
         raise SourceError(f"{message.sequence} was refused: {error}", reason=error.reason) from error
-    return True
+    return PUBLISHED if action == "fire" else CANCELLED
 
 
-def _line(stream: str, message: StoredMessage, action: Action, json: bool, *, done: bool) -> str:
+def _line(stream: str, message: StoredMessage, action: Action, json: bool, result: str) -> str:
     from json import dumps
 
     from router_trio.audit.outcomes import shown_time
@@ -241,8 +250,7 @@ def _line(stream: str, message: StoredMessage, action: Action, json: bool, *, do
         "attempts": attempts,
         "bytes": len(message.payload),
     }
-    results = {"list": "waits", "cancel": "cancelled", "fire": "published"}
-    fields["result"] = results[action] if done else "not there any more"
+    fields["result"] = result
     if json:
         return dumps(fields)
     shown = [str(fields[name]) for name in ("sequence", "due", "stream", "subject")]

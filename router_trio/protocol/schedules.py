@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 
 from router_trio.protocol import headers, message_ids
+from router_trio.protocol.control_headers import ControlHeaders
 
 SCHEDULE = b"Nats-Schedule"
 """The time: `@at` and an RFC 3339 timestamp. Servers also know repeated times, which are not used here."""
@@ -74,6 +75,21 @@ def due_ns(value: bytes) -> int | None:
     return seconds * _SECOND + int((found[2] or b"0").ljust(9, b"0"))
 
 
+def wanted(block: bytes) -> tuple[bytes, bytes]:
+    """Return the target of a schedule and the id of its copy, each `b""` if the block is not that of a schedule.
+
+    A server takes a time that is not valid, such as an empty one, for no schedule, and looks at no target then.
+    """
+    if due_ns(headers.find(block, SCHEDULE) or b"") is None:
+        return b"", b""
+    return headers.find(block, TARGET) or b"", headers.find(block, COPY_ID) or b""
+
+
+def is_stored_as(subject: str, prefix: str, copy_id: bytes) -> bool:
+    """Return True if the schedule of a copy with this id is stored under `subject`, below `prefix`."""
+    return copy_id != b"" and subject == f"{prefix}.{token(copy_id)}"
+
+
 def published(block: bytes) -> bytes:
     """Return the header block of a schedule of a copy without its time, its target and the id of the copy."""
     return block if _UNWANTED.search(block) is None else headers.removed(block, _UNWANTED)
@@ -94,18 +110,22 @@ def scheduled(block: bytes, at_ns: int, target: bytes) -> bytes:
     return block
 
 
-_NOT_PUBLISHED = re.compile(
-    rb"\n(?:Nats-Schedule|Nats-Expected-|(?:Nats-Msg-Id|Nats-TTL|Nats-Rollup):)[^\n]*(?:\n[ \t][^\n]*)*"
-)
+_ALL_CONTROL = ControlHeaders()
+_ROLLS_UP = b"sub"
+"""The only value of `ROLLUP` that a server takes."""
 
 
-def fired(block: bytes) -> bytes:
-    """Return the header block of the message that a server would publish for a schedule."""
-    kept = headers.removed(block, _NOT_PUBLISHED)
-    for name, of_published in _OF_PUBLISHED:
-        if (value := headers.find(block, of_published)) is not None:
-            kept = headers.replace(kept, name, value)
-    return kept
+def fired(block: bytes, stream: str) -> bytes:
+    """Return the header block of the message that a server would publish for a schedule, for this stream alone.
+
+    None of its control headers takes effect: a server would publish it within the stream, a client from outside.
+    """
+    kept = _ALL_CONTROL.removed(message_ids.remove(block))
+    if (ttl := headers.find(block, TTL)) is not None:
+        kept = headers.replace(kept, b"Nats-TTL", ttl)
+    if headers.find(block, ROLLUP) == _ROLLS_UP:
+        kept = headers.replace(kept, b"Nats-Rollup", _ROLLS_UP)
+    return headers.replace(kept, b"Nats-Expected-Stream", stream.encode("utf-8", "surrogateescape"))
 
 
 def purging(block: bytes, subject: str, sequence: int) -> bytes:

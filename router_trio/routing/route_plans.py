@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from router_trio.errors import MappingError, reasons
 from router_trio.errors.quotes import quoted
+from router_trio.protocol import schedules
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.settings import BreakerSettings, DeadLetterSettings, DestinationSettings, RouteSettings, Settings
 from router_trio.settings.checks.partitions import declared_copy
 from router_trio.settings.expressions import DELAY, HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
-from router_trio.settings.retry import RetryScheduleSettings
+from router_trio.settings.retry import RetryNames, RetryScheduleSettings
 from router_trio.settings.routes.destination import destination_of, retries_of
 from router_trio.settings.routes.destinations.delayed import constant_delay
 from router_trio.settings.routes.destinations.kind import DestinationKind
@@ -24,7 +25,7 @@ from router_trio.settings.routes.sources.partitioned import partitioning_of
 from router_trio.states import DestinationState, RouteState
 from router_trio.subjects.inboxes import never_replied_to
 from router_trio.subjects.mapping import Mapping
-from router_trio.subjects.patterns import matches, reserved_namespace
+from router_trio.subjects.patterns import is_valid_subject, matches, reserved_namespace
 
 if TYPE_CHECKING:
     # For type checkers alone: routes without expressions need nothing of it, and start without it.
@@ -40,6 +41,12 @@ Handler = Callable[..., Any]
 
 _DIGEST_BYTES = 12
 """Enough that no two copies of one message get the same id, by accident or on purpose."""
+
+
+def copy_id(route: str, template: str, target: bytes) -> bytes:
+    """Return the end of the `Nats-Msg-Id` of a copy: see `Destination.copy_id`."""
+    digest = blake2b(b"\0".join([route.encode(), template.encode(), target]), digest_size=_DIGEST_BYTES).digest()
+    return b":" + urlsafe_b64encode(digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,7 @@ class Destination:
         Its beginning was chosen by the sender. Servers would answer it, or take it for an answer, with the router's
         permissions.
         """
-        namespace = reserved_namespace(target, self.mapping.literal_start, *self.reserved)
+        namespace = self._reserves(target)
         if namespace is not None:
             raise MappingError(
                 f"the message would go to {quoted(target)}, below {namespace}, reserved for NATS itself; begin "
@@ -175,24 +182,37 @@ class Destination:
         It is made from route, template and subject, so that the same copy has the same id, whichever process sends it
         over whichever connection, before and after a restart. A subject drawn at random is not included.
         """
-        which = [self.route.encode(), self.template.encode(), target if self.mapping.deterministic else b""]
-        digest = blake2b(b"\0".join(which), digest_size=_DIGEST_BYTES).digest()
-        return b":" + urlsafe_b64encode(digest)
+        return copy_id(self.route, self.template, target if self.mapping.deterministic else b"")
+
+    def has_scheduled(self, subject: str, block: bytes) -> bool:
+        """Return True if a stored message is the schedule of one of its copies, as its subject and headers prove.
+
+        Others may publish below `schedule_prefix`, and have schedules of their own there.
+        """
+        target, own_id = schedules.wanted(block)
+        if self.schedule_prefix is None or not own_id.endswith(self.copy_id(target)):
+            return False
+        return schedules.is_stored_as(subject, self.schedule_prefix, own_id)
+
+    def covers(self, target: str) -> bool:
+        """Return True if a message could be mapped to this subject. A handler can choose another one."""
+        return is_valid_subject(target) and matches(self.mapping.pattern, target) and not self._reserves(target)
+
+    def _reserves(self, target: str) -> str | None:
+        return reserved_namespace(target, self.mapping.literal_start, *self.reserved)
 
 
 @dataclass(frozen=True, slots=True)
 class RetrySchedule:
     """Where failed messages wait as schedules if their next attempt is more than `after` seconds away.
 
-    `destination` is that of the schedules, in `stream`, below `prefix`. Those that are due have the subject `target`
-    there, and are read by `durable`.
+    `destination` is that of the schedules, in `stream`, below `prefix`, under the `names` of the route.
     """
 
     destination: Destination
     stream: str
     prefix: str
-    durable: str
-    target: str
+    names: RetryNames
     after: float
 
 
@@ -441,7 +461,7 @@ def _retry_schedule(
     names, to = schedule.names(route.name), retries_of(schedule, route.name, route.source.connection)
     destination = _destination(settings, route, to, random, never_replied)
     destination = replace(destination, carries_reply=False, counts_hops=False)
-    return RetrySchedule(destination, schedule.stream, schedule.prefix, names.durable, names.target, schedule.after)
+    return RetrySchedule(destination, schedule.stream, schedule.prefix, names, schedule.after)
 
 
 def _compiled(text: str | None, purpose: str, route: RouteSettings) -> Expression | None:

@@ -15,8 +15,9 @@ from router_trio import Message, Retry, Router, Settings
 from router_trio.link import Link, SchedulesCount, SchedulesSpec
 from router_trio.nats.link import Dialer
 from router_trio.protocol import schedules as protocol_schedules
-from router_trio.protocol.headers import Headers, decode, encode
+from router_trio.protocol.headers import Headers, decode, encode, replace
 from router_trio.router.options import RetryOptions, RetryScheduleOptions
+from router_trio.routing.route_plans import compile_routes
 from router_trio.settings import ConnectionSettings
 from tests.support.command import over_its_links
 from tests.support.eventually import eventually
@@ -170,26 +171,43 @@ async def test_a_router_that_ends_leaves_its_retries_to_the_next_one(server: Nat
 
 
 CONFIGURATION = """
-[telemetry]
-listen = ""
-[connections.main]
-servers = ["{url}"]
+telemetry = {{ listen = "" }}
+connections.main.servers = ["{url}"]
+streams = [
+    {{ name = "IN", subjects = ["in.*"] }},
+    {{ name = "OUT", subjects = ["out.*", "later.*", "other.*"], allow_message_schedules = true }},
+    {{ name = "RETRY", subjects = ["retry.>"], allow_message_schedules = true }},
+]
 [[routes]]
 name = "later"
 from = {{ stream = "IN", durable = "router", filter = "in.*" }}
-retry = {{ schedule = {{ stream = "RETRY", prefix = "retry" }} }}
+[routes.retry]
+initial = "2h"
+max = "2h"
+schedule = {{ stream = "RETRY", prefix = "retry", after = "10ms" }}
 [[routes.to]]
 subject = "out.{{{{wildcard(1)}}}}"
-jetstream = true
 delay = "1h"
 schedule_prefix = "later"
+payload = "body.ok"
 """
+
+
+async def store_schedules(file: Path, jetstream: JetStream) -> None:
+    """Have a router store three delayed copies, and three messages that wait for their next attempt."""
+    async with Router(Settings.load(file), log=False).open() as live:
+        for name in "abc":
+            await jetstream.publish(f"in.{name}", f'{{"ok": "{name}"}}'.encode(), [("X-Kept", "1")])
+        await eventually(lambda: live.routes[0].settled["routed"] == 3)
+        for name in "abc":
+            await jetstream.publish(f"in.{name}", b"{}")
+        await eventually(lambda: live.routes[0].settled["scheduled"] == 3)
 
 
 @needs_server(2, 14, lacks="Nats-Schedule-Next")
 async def test_schedules_are_listed_cancelled_and_published_by_hand(server: NatsServer, tmp_path: Path) -> None:
-    (tmp_path / "router.toml").write_text(CONFIGURATION.format(url=server.url))
-    due = int((time.time() + 3600) * 1e9)
+    file = tmp_path / "router.toml"
+    file.write_text(CONFIGURATION.format(url=server.url))
 
     async def schedules(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
         done = await over_its_links("schedules", "router.toml", "later", *arguments, "--json", cwd=tmp_path)
@@ -197,37 +215,83 @@ async def test_schedules_are_listed_cancelled_and_published_by_hand(server: Nats
 
     async with connect(server.url) as client, link_to(server) as link:
         jetstream = JetStream(client)
-        await jetstream.create_stream("OUT", ["out.*", "later.*"], allow_msg_schedules=True)
-        await jetstream.create_stream("RETRY", ["retry.>"], allow_msg_schedules=True)
-        spec = SchedulesSpec("RETRY", "retry", "retry.d.later", "retry-later")
-        await link.count_schedules(spec)
-        for name in "abc":
-            origin = encode(Headers({"Nats-Msg-Id": name, "Router-Origin-Subject": f"in.{name}", "X-Kept": "1"}))
-            for subject, target in ((f"later.{name}", b"out.x"), (f"retry.s.later.{name}", b"retry.d.later")):
-                block = decode(protocol_schedules.scheduled(origin, due, target))
-                await jetstream.publish(subject, name.encode(), [*block.pairs()])
+        await store_schedules(file, jetstream)
         code, found = await schedules("list")
         assert code == 0
         shown = [(one["stream"], one["subject"], one["sequence"], one["result"]) for one in found]
-        assert shown == [("OUT", "in.a", 1, "waits"), ("OUT", "in.b", 2, "waits"), ("OUT", "in.c", 3, "waits")] + [
+        assert shown == [("OUT", f"out.{name}", sequence, "waits") for sequence, name in enumerate("abc", 1)] + [
             ("RETRY", f"in.{name}", sequence, "waits") for sequence, name in enumerate("abc", 2)
         ]
-        assert {one["due"] for one in found} == {found[0]["due"]}
         assert (await schedules("fire", "2", "--stream", "OUT"))[1][0]["result"] == "published"
         assert (await schedules("cancel", "1", "--stream", "OUT"))[1][0]["result"] == "cancelled"
         assert (await schedules("cancel", "99"))[0] == 1
         out = await jetstream.stream_messages("OUT")
-        assert [(one.subject, one.payload, one.header("X-Kept")) for one in out] == [
-            ("later.c", b"c", "1"),
-            ("out.x", b"b", "1"),
+        assert [(one.subject.partition(".")[0], one.payload, one.header("X-Kept")) for one in out] == [
+            ("later", b"c", "1"),
+            ("out", b"b", "1"),
         ]
         assert out[1].header("Nats-Msg-Id") is None
         code, found = await schedules("fire", "2", "--stream", "RETRY")
         assert (code, [one["result"] for one in found]) == (0, ["published"])
         code, found = await schedules("cancel", "--all", "--stream", "RETRY", "--limit", "1")
         assert (code, [one["result"] for one in found]) == (0, ["cancelled"])
+        spec = SchedulesSpec("RETRY", "retry", "retry.d.later", "retry-later")
         assert await link.count_schedules(spec) == SchedulesCount(3, 1, 1, 1), "none is lost"
         assert [one.subject for one in await published(jetstream, "RETRY", "retry.d")] == ["retry.d.later"]
+
+
+LATER = "@at 2999-01-01T00:00:00Z"
+
+
+@needs_server(2, 14, lacks="Nats-Schedule-Next")
+async def test_only_what_the_route_has_scheduled_is_published_or_cancelled_by_hand(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """Others may publish where the schedules are. An empty time makes no schedule, so no server looks at its target."""
+    file = tmp_path / "router.toml"
+    file.write_text(CONFIGURATION.format(url=server.url))
+    async with connect(server.url) as client:
+        jetstream = JetStream(client)
+        await store_schedules(file, jetstream)
+        copy, retry = [
+            next(one for one in await jetstream.stream_messages(stream) if one.subject.startswith(below))
+            for stream, below in (("OUT", "later."), ("RETRY", "retry.s."))
+        ]
+        for stored, subject, value, target in (
+            (copy, "later.1", "", "secret.order"),
+            (copy, "later.2", "", "$JS.API.STREAM.DELETE.IN"),
+            (copy, "later.3", "", "out.a"),
+            (copy, "later.4", LATER, "other.x"),
+            (copy, "later.5", LATER, "out.z"),
+            (retry, "retry.s.later.1", "", "secret.order"),
+            (retry, "retry.s.later.2", "", "retry.d.later"),
+            (retry, "retry.s.later.3", LATER, "retry.d.other"),
+            (retry, "retry.s.later.4", LATER, "retry.d.later"),
+        ):
+            kept = [(name, text) for name, text in stored.headers if not name.startswith("Nats-")]
+            steering = [("Nats-Schedule", value), ("Nats-Schedule-Target", target)]
+            await jetstream.publish(subject, b"forged", [*kept, *steering])
+        await jetstream.publish("later.6", b"no schedule")
+        (plan,) = compile_routes(Settings.load(file))
+        its_id = b"IN:1:1" + plan.destinations[0].copy_id(b"other.x")
+        block = protocol_schedules.scheduled(encode(Headers({"Nats-Msg-Id": "x"})), 2**62, b"other.x")
+        steering = [*decode(replace(block, b"Router-Message-Id", its_id)).pairs()]
+        await jetstream.publish(f"later.{protocol_schedules.token(its_id)}", b"forged", steering)
+        secrets, deletes = [await client.subscribe(one) for one in ("secret.>", "$JS.API.STREAM.DELETE.>")]
+        lines = []
+        for arguments in (["list"], ["fire", "--all"], ["cancel", "--all"]):
+            done = await over_its_links("schedules", "router.toml", "later", *arguments, "--json", cwd=tmp_path)
+            lines.append([json.loads(line)["result"].partition(":")[0] for line in done.stdout.splitlines()])
+            assert "6 messages in OUT are left alone" in done.stderr
+            assert "4 messages in RETRY are left alone" in done.stderr
+        fired = ["published"] * 3
+        assert lines == [["waits"] * 7, [*fired, "left to its stream", *fired], ["cancelled"]]
+        subjects = [one.subject for stream in ("OUT", "RETRY") for one in await jetstream.stream_messages(stream)]
+        found = [one for one in subjects if not one.startswith(("later.", "retry.s.", "retry.n"))]
+        assert found == ["out.a", "out.b", "out.c", *["retry.d.later"] * 3]
+        assert len([one for one in subjects if one.startswith(("later.", "retry.s."))]) == 10, "the forged ones"
+        await client.ping()
+        assert (secrets.waiting(), deletes.waiting()) == ([], [])
 
 
 SHARED_PREFIX = """

@@ -12,8 +12,7 @@ import pytest
 
 from router_trio import Router, Settings
 from router_trio.nats import partitions_change, requests
-from router_trio.protocol import schedules
-from router_trio.protocol.headers import Headers, decode, encode
+from router_trio.protocol.headers import decode
 from router_trio.protocol.permissions import OF_COMMANDS, CommandPermission
 from router_trio.subjects.partitions import Partitioning
 from tests.integration.readiness import refused
@@ -23,6 +22,7 @@ from tests.support.command import over_its_links
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
+from tests.support.retries import waiting
 from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer, nats_server
 from tests.support.watch import until_stored
@@ -140,8 +140,8 @@ async def prepare(command: str, server: NatsServer, streams: JetStream, folder: 
     if command.startswith("schedules"):
         await streams.create_stream("RETRY", ["retry.>"], allow_msg_schedules=True)
         for number in range(2):
-            block = schedules.scheduled(encode(Headers({"Nats-Msg-Id": "7"})), 2**62, b"retry.d.orders")
-            await streams.publish(f"retry.s.orders.{number}", b"waits", [*decode(block).pairs()])
+            subject, block = waiting("orders", "orders.1", "ORDERS", number + 1, due_ns=2**62)
+            await streams.publish(subject, b"waits", [*decode(block).pairs()])
     if command.startswith("partitions"):
         await shared_by(streams, Partitioning(2, (), ("orders.*",)), {"5f" * 8: (0, 1)})
     if command.startswith("partitions --change"):

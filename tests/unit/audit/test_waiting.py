@@ -12,7 +12,8 @@ from router_trio.audit.outcomes import Outcome
 from router_trio.audit.report import Report
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.range_reader import StreamRange
-from router_trio.protocol.schedules import schedule_value
+from router_trio.protocol import headers
+from tests.support.retries import waiting
 from tests.unit.audit import test_audit as audits
 from tests.unit.audit import test_find as searches
 from tests.unit.audit.fake_streams import SECOND, FakeAudit, FakeStream, block
@@ -31,21 +32,25 @@ class Retries(FakeStream):
         """Retries that are stored again, under these subjects, while the stream is read."""
 
     def wait(self, message: StoredMessage, *, subject: str = "", stream: str = "SOURCE", later: int = 0) -> int:
-        """Have a message wait for its next attempt."""
-        time = message.time_ns + later
-        place = {"Subject": message.subject, "Stream": stream, "Sequence": str(message.sequence), "Time": str(time)}
-        origin = [(f"Router-Origin-{name}", value) for name, value in place.items()]
-        subject = subject or f"retry.s.{self.route}.{message.sequence}"
-        scheduled = [("Nats-Schedule", schedule_value(DUE).decode())] if subject.startswith("retry.s.") else []
-        return self.add(subject, b"", audits.BEGIN, block(*scheduled, *origin))
+        """Have a message wait for its next attempt, as its route stores it; or under `subject`."""
+        own_subject, block_ = waiting(
+            self.route, message.subject, stream, message.sequence, due_ns=DUE, time_ns=message.time_ns + later
+        )
+        if subject.startswith("retry.d."):
+            block_ = headers.without(block_, b"Nats-Schedule")
+        return self.add(subject or own_subject, b"", audits.BEGIN, block_)
 
     async def read(self, info: StreamInfo, wanted: StreamRange) -> AsyncGenerator[Sequence[StoredMessage], None]:
         moves, self.moves = self.moves, []
         for message, subject in moves:
-            self.messages = {n: one for n, one in self.messages.items() if f".{message.sequence}" not in one.subject}
+            self.messages = {n: one for n, one in self.messages.items() if not _is_of(message, one)}
             self.wait(message, subject=subject)
         async for batch in super().read(info, wanted):
             yield batch
+
+
+def _is_of(message: StoredMessage, waiting: StoredMessage) -> bool:
+    return headers.find_number(waiting.headers, b"Router-Origin-Sequence") == message.sequence
 
 
 async def audit(w: audits.World, retries: Retries) -> Report:
@@ -75,6 +80,10 @@ async def test_a_message_that_waits_is_pending(autojump_clock: MockClock) -> Non
     retries.wait(of_other, subject="retry.s.other.7")
     retries.wait(elsewhere, stream="OTHER")
     retries.add("retry.s.copy.x", b"", audits.BEGIN, block(("Router-Origin-Sequence", "x")))
+    _, forged = waiting("copy", lost.subject, "SOURCE", lost.sequence, due_ns=DUE, time_ns=lost.time_ns)
+    retries.add("retry.s.copy.forged", b"", audits.BEGIN, forged)
+    subject, forged = waiting("copy", done.subject, "SOURCE", done.sequence, due_ns=DUE, time_ns=done.time_ns)
+    retries.add(subject, b"", audits.BEGIN, forged.replace(b"Nats-Schedule: @at", b"Nats-Schedule: never"))
     report = await audit(w, retries)
     assert counts(report) == {"missing": 5, "pending": 2}
     missing = [one.sequence for one in (lost, done, before, of_other, elsewhere)]
@@ -90,7 +99,7 @@ async def test_a_copy_that_is_there_is_not_pending(autojump_clock: MockClock) ->
     assert counts(await audit(w, retries)) == {"there": 1, "pending": 1}
 
 
-@pytest.mark.parametrize("subject", ["retry.d.copy", "retry.s.copy.1"])
+@pytest.mark.parametrize("subject", ["retry.d.copy", ""])
 async def test_a_message_that_moves_on_while_the_stream_is_read_is_pending(
     subject: str, autojump_clock: MockClock
 ) -> None:

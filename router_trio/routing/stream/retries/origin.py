@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from router_trio.protocol import headers, message_ids, schedules
 from router_trio.protocol.framing import LAST_SEQUENCE, text, wire
 from router_trio.routing.policy.failed_messages import Failed, Numbering
+from router_trio.routing.route_plans import copy_id
+from router_trio.settings.retry import RetryNames
 
 PREFIX = "Router-Origin-"
 """The prefix of the headers that are added."""
@@ -68,15 +70,31 @@ class Place(NamedTuple):
     time_ns: int
 
 
-def place_of(block: bytes) -> Place | None:
-    """Return where a message that waits came from; None if the headers are not valid."""
-    names = ("Subject", "Stream", "Sequence", "Time")
-    subject, stream, sequence, time = (headers.find(block, f"{PREFIX}{name}".encode()) or b"" for name in names)
+def place_of(block: bytes, subject: str, names: RetryNames, route: str) -> Place | None:
+    """Return where a message that waits for its next attempt, or is due, came from; None if `route` did not store it.
+
+    Its subject is that of its schedule, whose token is made of its origin and its attempts, or that of due messages.
+    """
+    values = (headers.find(block, f"{PREFIX}{name}".encode()) or b"" for name in FIELDS)
+    from_subject, stream, sequence, time, _, attempts, _ = values
     try:
-        place = Place(subject, stream, int(sequence[:20]), int(time[:20]))
+        place = Place(from_subject, stream, int(sequence[:20]), int(time[:20]))
     except ValueError:
         return None
-    return place if 0 < place.sequence <= LAST_SEQUENCE and 0 <= place.time_ns <= LAST_SEQUENCE else None
+    if not (0 < place.sequence <= LAST_SEQUENCE and 0 <= place.time_ns <= LAST_SEQUENCE):
+        return None
+    target = wire(names.target)
+    first = message_ids.of_position(place.stream, place.sequence, place.time_ns)
+    retry_id = retry_id_of(first, attempts) + copy_id(route, names.target, target)
+    if subject == names.target:
+        return place if headers.find(block, schedules.COPY_ID) == retry_id else None
+    waits = schedules.is_stored_as(subject, names.schedules, retry_id)
+    return place if waits and schedules.wanted(block) == (target, retry_id) else None
+
+
+def retry_id_of(first: bytes, attempts: bytes) -> bytes:
+    """Return the first part of the id of a scheduled retry, given that of the copies of its message."""
+    return b"%b:retry%b" % (first, attempts)
 
 
 def with_origin(block: bytes, origin: Origin, numbering: Numbering) -> bytes:

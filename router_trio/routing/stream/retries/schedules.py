@@ -17,7 +17,7 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.failed_messages import Failed, Numbering
 from router_trio.routing.route_plans import RetrySchedule
 from router_trio.routing.stream.delivery import StreamDelivery
-from router_trio.routing.stream.retries.origin import Origin, with_origin
+from router_trio.routing.stream.retries.origin import Origin, retry_id_of, with_origin
 from router_trio.states import RouteState
 
 if TYPE_CHECKING:
@@ -84,6 +84,6 @@ class RetrySchedules:
         # A schedule that is sent again must not replace itself: it would be counted twice, and published once.
         block = headers.replace(block, _NONE_THERE, b"0")
         owner = ScheduledRetry(delivery, (self._destination.route, self._destination.template), report)
-        message_id = b"%b:retry%d" % (origin.message_id, known.attempts)
+        message_id = retry_id_of(origin.message_id, b"%d" % known.attempts)
         due_ns = int((self._connection.platform.wall_clock() + delay) * 1e9)
         self._outlet.forward_with(delivery.raw, owner, message_id, block, due_ns)

@@ -58,8 +58,8 @@ class _DueRetries(StreamSource):
         spec = replace(
             consumer_spec(source),
             stream=schedule.stream,
-            durable=schedule.durable,
-            filters=(schedule.target,),
+            durable=schedule.names.durable,
+            filters=(schedule.names.target,),
             deliver="all",
         )
         self.status: PartStatus = PartStatus(routing.state, RETRIES, self._show)
@@ -125,7 +125,7 @@ class RetryingSource(KeptSource[PartsKeeper]):
     async def _count(self, link: Link) -> None:
         """Count the schedules now and every minute, and report lost ones, until cancelled."""
         schedule = self._schedule
-        spec = SchedulesSpec(schedule.stream, schedule.prefix, schedule.target, schedule.durable)
+        spec = SchedulesSpec(schedule.stream, schedule.prefix, schedule.names.target, schedule.names.durable)
         while True:
             pause = COUNT_EVERY
             scheduled = self.state.settled["scheduled"]
@@ -198,7 +198,7 @@ class RetryingSource(KeptSource[PartsKeeper]):
     ) -> RetryingSource | None:
         """Return a source that continues if it has the same consumers, even on a new connection; otherwise None."""
         source, schedule = routing.plan.settings.source, routing.plan.retry_schedule
-        same = schedule is not None and schedule.durable == self._schedule.durable
+        same = schedule is not None and schedule.names == self._schedule.names
         same = same and schedule is not None and schedule.stream == self._schedule.stream
         if not same or source.kind.consumer(source) != self._stream.consumer:
             return None
