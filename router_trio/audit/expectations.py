@@ -85,9 +85,8 @@ class Expectations:
         """True if a handler decides which copies there are, and what they contain."""
         self.by_sequence: bool = route.source.own_ids
         """True if the id of a copy contains the sequence of its message."""
-        changes = {"strategy": "all"} if self.one_of else {}
-        alone = route.model_copy(update={**changes, "handler": None})
-        self._rehearsal = Rehearsal(settings, alone, {}, limits)
+        alone = route.model_copy(update={"handler": None})
+        self._rehearsal = Rehearsal(settings, alone, {}, limits, to_each=self.one_of)
         self._patterns = route.source.patterns
         self._has_other_writers = any(one.last_writer for one in self._rehearsal.destinations)
         stream = route.source.kind.stream(route.source)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -91,13 +91,25 @@ class Rehearsal:
     """A route whose connections have no links."""
 
     def __init__(
-        self, settings: Settings, route: RouteSettings, handlers: dict[str, Handler], limits: Mapping[str, Limits]
+        self,
+        settings: Settings,
+        route: RouteSettings,
+        handlers: dict[str, Handler],
+        limits: Mapping[str, Limits],
+        *,
+        to_each: bool = False,
     ) -> None:
-        """`limits` are the limits of every connection that the route sends to, by name."""
+        """`limits` are the limits of every connection that the route sends to, by name.
+
+        With `to_each` a message has the copies of all destinations that the strategy could choose.
+        """
         bare = [to.model_copy(update={"breaker": None}) for to in route.to]
         changes = {"limit": None, "retry": None, "dead_letter": None, "respond": False, "to": bare}
         one = settings.model_copy(update={"routes": [route.model_copy(update=changes)]})
-        (self._plan,) = compile_routes(one, handlers)
+        (plan,) = compile_routes(one, handlers)
+        if to_each:  # after its strategy has decided about the ids
+            plan = replace(plan, settings=plan.settings.model_copy(update={"strategy": "all"}))
+        self._plan: RoutePlan = plan
         self._connections = {name: _connection(name, settings, limits[name]) for name in sorted(self._plan.connections)}
         self._routing = _routing(self._plan, self._connections)
         self._keeper = _NoKeeper(self._routing)

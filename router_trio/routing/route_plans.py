@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -43,9 +44,10 @@ _DIGEST_BYTES = 12
 """Enough that no two copies of one message get the same id, by accident or on purpose."""
 
 
-def copy_id(route: str, template: str, target: bytes) -> bytes:
+def copy_id(route: str, template: str, target: bytes, number: int = 0) -> bytes:
     """Return the end of the `Nats-Msg-Id` of a copy: see `Destination.copy_id`."""
-    digest = blake2b(b"\0".join([route.encode(), template.encode(), target]), digest_size=_DIGEST_BYTES).digest()
+    which = [route.encode(), template.encode(), target, *([b"%d" % number] if number else [])]
+    digest = blake2b(b"\0".join(which), digest_size=_DIGEST_BYTES).digest()
     return b":" + urlsafe_b64encode(digest)
 
 
@@ -67,6 +69,7 @@ class Destination:
       0 for none. `counts_hops`: see `policy.hops`.
     - `subject_prefix` is put in front of a subject that a handler gives. `from_bucket`: messages are operations of a KV
       bucket. `last_writer`: the bucket has other writers.
+    - `number`: how many destinations before it have its connection and template, and get copies of the same messages.
     """
 
     route: str
@@ -97,6 +100,7 @@ class Destination:
     schedule_prefix: str | None = None
     delay: float = 0.0
     due: Expression | None = None
+    number: int = 0
 
     @property
     def other_templates(self) -> tuple[str, ...]:
@@ -180,9 +184,10 @@ class Destination:
         """Return the end of the `Nats-Msg-Id` of a copy, which distinguishes it from other copies of its message.
 
         It is made from route, template and subject, so that the same copy has the same id, whichever process sends it
-        over whichever connection, before and after a restart. A subject drawn at random is not included.
+        over whichever connection, before and after a restart. A subject drawn at random is not included. A `number` is
+        added to tell the copies of one message for the same subject apart.
         """
-        return copy_id(self.route, self.template, target if self.mapping.deterministic else b"")
+        return copy_id(self.route, self.template, target if self.mapping.deterministic else b"", self.number)
 
     def has_scheduled(self, subject: str, block: bytes) -> bool:
         """Return True if a stored message is the schedule of one of its copies, as its subject and headers prove.
@@ -370,7 +375,9 @@ def compile_routes(
     never_replied = never_replied_to(one.inbox_prefix for one in settings.connections.values())
     for route in settings.routes:
         source = route.source
-        destinations = tuple(_destination(settings, route, to, random, never_replied) for to in route.to)
+        destinations = _numbered(
+            [_destination(settings, route, to, random, never_replied) for to in route.to], route.strategy
+        )
         handler = (handlers or {}).get(route.name)
         when = _compiled(route.when, WHEN, route)
         key = _compiled(route.key, KEY, route)
@@ -437,6 +444,25 @@ def _destination(
         schedule_prefix=None if to.delay is None else to.schedule_prefix,
         delay=constant or 0.0,
         due=None if to.delay is None or constant is not None else _compile(to.delay, DELAY, route),
+    )
+
+
+def _numbered(destinations: Sequence[Destination], strategy: str) -> tuple[Destination, ...]:
+    """Return the destinations with their numbers. Of those that a strategy chooses from, a message has one copy.
+
+    Mirrors come last, so that they change no id of the others.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    numbers: dict[int, int] = {}
+    for index, one in sorted(enumerate(destinations), key=lambda each: each[1].mirror is not None):
+        name = one.connection, one.template
+        if one.mirror is not None or strategy == "all":
+            numbers[index] = counts[name]
+            counts[name] += 1
+        else:
+            counts[name] = 1
+    return tuple(
+        replace(one, number=number) if (number := numbers.get(i)) else one for i, one in enumerate(destinations)
     )
 
 

@@ -108,6 +108,21 @@ def found(report: Report) -> dict[int, str]:
     return {one.sequence: one.stored_class for one in report.findings}
 
 
+@pytest.mark.parametrize("strategy", ["all", "weighted"])
+async def test_copies_for_one_subject_are_told_apart(strategy: str) -> None:
+    to = 'to = [ { subject = "sink.1", payload = "\'a\'" }, { subject = "sink.1", payload = "\'b\'" } ]\n'
+    world = World(f"strategy = '{strategy}'\n" + to)
+    for number in range(1, 4):
+        world.message("source.1", b"", BEGIN + number)
+    assert (world.copy_id(1, 0, "sink.1") == world.copy_id(1, 1, "sink.1")) is (strategy == "weighted")
+    for sequence, index in ((1, 0), (1, 1), (2, 0)):
+        if strategy == "all" or index == 0:
+            world.store(BEGIN + 9, "sink.1", world.copy_id(sequence, index, "sink.1"), b"ab"[index : index + 1])
+    report = await world.audit()
+    counts = {name: count for name, count in report.counts.items() if count}
+    assert counts == ({"there": 3, "missing": 3} if strategy == "all" else {"there": 2, "missing": 1})
+
+
 LIMITS: tuple[dict[str, int], ...] = (
     {},
     {},

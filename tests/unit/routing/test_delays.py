@@ -65,6 +65,29 @@ async def test_a_copy_is_published_after_its_delay_and_not_before(kind: str, aut
         assert not scheduled(w)
 
 
+@pytest.mark.parametrize("kind", ["core", "stream"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (delayed("2s"), delayed("6s")),
+        (delayed("2s"), {"connection": "main", "subject": "out.{{wildcard(1)}}", "jetstream": True}),
+        (delayed("2s", payload="'1'"), delayed("2s", payload="'2'")),
+        (delayed("2s"), delayed("2s", mirror=1.0)),
+        (delayed("2s", "out.{{random(9)}}"), delayed("2s", "out.{{random(9)}}")),
+    ],
+)
+async def test_two_destinations_of_one_subject_have_a_copy_each(
+    first: dict[str, Any], second: dict[str, Any], kind: str, autojump_clock: MockClock
+) -> None:
+    route = core("in.*", first, second) if kind == "core" else stream("IN", first, second, filter="in.*")
+    async with world([route], brokers=brokers()) as w:
+        w.broker.publish("in.a", b"body")
+        await eventually(lambda: w.route.settled["routed"] == 1)
+        await trio.sleep(10)
+        payloads = [b"1", b"2"] if "payload" in second else [b"body"] * 2
+        assert sorted(payload for _, payload in published(w)) == payloads
+
+
 async def test_the_delay_is_computed_for_each_message(autojump_clock: MockClock) -> None:
     to = delayed("has(body.at) ? timestamp(body.at) : time + duration(body.wait)", ttl="1h")
     async with world([stream("IN", to, filter="in.*")], brokers=brokers()) as w:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from router_trio.routing.route_plans import RoutePlan, compile_routes, routes_for
 from router_trio.settings import Settings
 from tests.support.world import core, stream
@@ -56,6 +58,30 @@ def test_the_id_of_a_copy_depends_only_on_route_and_subject() -> None:
     # The order, the neighbours and the source make no difference.
     alone = copies(core("c", to("a1"), name="second", connection="main"))
     assert alone["second", "main", "a1"] == ids["second", "edge", "a1"]
+
+
+@pytest.mark.parametrize("strategy", ["all", "first_match", "weighted", "sticky", "fallback"])
+def test_copies_of_one_message_for_one_subject_have_different_ids(strategy: str) -> None:
+    """A strategy that chooses one destination makes one copy, whose id does not depend on the choice."""
+    when = {"when": "size > 0"} if strategy == "first_match" else {}
+    real, mirror = to("a1") | when, to("a1") | {"mirror": 0.5}
+    key = {"key": "subject"} if strategy == "sticky" else {}
+
+    def ids(*destinations: dict[str, Any]) -> list[bytes]:
+        (plan,) = plans(
+            core("a", *destinations, name="one", connection="main") | {"strategy": strategy, **key},
+            connections=("main", "edge"),
+        )
+        return [one.copy_id(b"a1") for one in plan.destinations]
+
+    (plan,) = plans(core("a", to("a1"), name="one"))
+    alone = plan.destinations[0].copy_id(b"a1")
+    mirrored, first, second, other = ids(mirror, real, real, to("a1", "edge"))
+    assert first == alone == other, "what had no other copy of its subject has the id that it always had"
+    assert (second == first) is (strategy != "all")
+    assert mirrored not in (first, second)
+    (plan,) = plans(core("a", to("a1"), to("a2"), name="one"))
+    assert [one.number for one in plan.destinations] == [0, 0]
 
 
 def test_a_random_subject_does_not_make_another_copy() -> None:
