@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from router_trio.cli.command_line import FAILED, INTERRUPTED, INVALID_CONFIGURATION, WRONG_USAGE, UsageError, command
+from router_trio.cli.output import to_stderr
 from router_trio.errors import ConfigurationError, RouterError
 from router_trio.errors.quotes import redact
 
@@ -23,12 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except UsageError as error:
-        return _fail(str(error), WRONG_USAGE)
+        return _fail(WRONG_USAGE, *str(error).split("\n"))
     except ConfigurationError as error:
-        print(error, file=sys.stderr)
+        to_stderr(*str(error).split("\n"))
         return INVALID_CONFIGURATION
     except RouterError as error:
-        return _fail(str(error), FAILED)
+        return _fail(FAILED, str(error))
     except BrokenPipeError:
         _abandon_stdout()  # the reader, such as `head`, has closed the pipe
         return FAILED
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _abandon_stdout()
-        return _fail(f"can't write the output: {error.strerror}", FAILED)
+        return _fail(FAILED, f"can't write the output: {error.strerror}")
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
@@ -55,7 +56,7 @@ def _abandon_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str, code: int) -> int:
-    # The message quotes the argument that it refuses: it may be a URL with a password.
-    print(f"router-trio: error: {redact(message)}", file=sys.stderr)
+def _fail(code: int, *message: str) -> int:
+    # The lines quote the argument that is refused: it may be a URL with a password.
+    to_stderr(f"router-trio: error: {redact(message[0])}", *map(redact, message[1:]))
     return code

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as to_json
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, number
 from router_trio.cli.configuration import load
+from router_trio.cli.output import show, show_json, to_stderr
 from router_trio.cli.progress import progress_bar
 from router_trio.cli.stored_routes import Bound, add_range, add_route, range_of, stored_route
 from router_trio.errors import RouterError
@@ -118,48 +117,48 @@ async def _job(
         with progress_bar("comparing") as progress:
             if repair and not dry_run:
                 begun = audits.append
-                report, published = await repaired(
+                found, published = await repaired(
                     settings, route, links, wanted, rate=rate, progress=progress, begun=begun, confirm=ask
                 )
             else:
                 audits.append(Audit(settings, route, links, rate=rate, progress=progress))
-                report = await audits[0].run(wanted)
+                found = await audits[0].run(wanted)
         if dry_run:
             async for expected in audits[0].missing():
                 assert expected.copy is not None
                 copy = f"would publish {expected.copy.subject} to connection {expected.copy.connection}"
-                print(copy, file=sys.stderr if json else sys.stdout)
+                (to_stderr if json else show)(copy)
             _print_overtaken(audits[0].overtaken)
             if (why := excess(audits[0])) is not None:
-                print(f"router-trio: {why}; --repair asks first", file=sys.stderr)
+                to_stderr(f"router-trio: {why}; --repair asks first")
     except RangeError as error:
         raise UsageError(f"{error} (--from, --to)") from None
     except (trio.Cancelled, RouterError):
         if audits:
-            print(f"router-trio: {audits[-1].how_far()}", file=sys.stderr)
+            to_stderr(f"router-trio: {audits[-1].how_far()}")
         raise
     if published is not None and published.was_used:
         _print_repair(published)
     if json:
-        print(to_json.dumps(report.as_json()))
-        for note in report.notes:
-            print(f"router-trio: {note}", file=sys.stderr)
+        show_json(found.as_json())
+        for note in found.notes:
+            to_stderr(f"router-trio: {note}")
     else:
-        print("\n".join(report.lines()))
-    return DONE if report.clean else FAILED
+        show(*found.lines())
+    return DONE if found.clean else FAILED
 
 
 def _print_repair(published: Repair) -> None:
-    print(f"router-trio: copies published: {published.stored:,}, refused: {published.refused:,}", file=sys.stderr)
+    to_stderr(f"router-trio: copies published: {published.stored:,}, refused: {published.refused:,}")
     if published.duplicates:
         why = "their streams still remember the ids; repeat the repair after the duplicate window"
-        print(f"router-trio: copies not stored: {published.duplicates:,}: {why}", file=sys.stderr)
+        to_stderr(f"router-trio: copies not stored: {published.duplicates:,}: {why}")
     _print_overtaken(published.overtaken)
     for refusal in published.refusals:
-        print(f"router-trio: not stored: {refusal}", file=sys.stderr)
+        to_stderr(f"router-trio: not stored: {refusal}")
 
 
 def _print_overtaken(count: int) -> None:
     if count:
         why = "their streams keep the newest messages of a subject, and have newer ones"
-        print(f"router-trio: copies not published: {count:,}: {why}", file=sys.stderr)
+        to_stderr(f"router-trio: copies not published: {count:,}: {why}")

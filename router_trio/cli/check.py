@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from router_trio.cli.check_online import check_servers, print_problems
 from router_trio.cli.command_line import DONE, INVALID_CONFIGURATION, Parser, UsageError
 from router_trio.cli.configuration import load_with_handlers
+from router_trio.cli.output import show
 from router_trio.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def check(configs: Sequence[Path], *, online: bool = False, outage: float | None
         if json:
             print_problems(error)
         else:
-            print(error)
+            show(*str(error).split("\n"))
         return INVALID_CONFIGURATION
     if not json:
         _print_offline(settings, configs)
@@ -108,25 +109,25 @@ def _print_offline(settings: Settings, configs: Sequence[Path]) -> None:
         *warnings(settings.connections, settings.routes, settings.streams, settings.telemetry.route_metrics),
         *possible_circles(settings.connections, settings.routes, settings.streams),
     ):
-        print(line("warning", warning))
+        show(line("warning", warning))
     for note in newer_servers(settings.routes, settings.streams):
-        print(line("note", note))
+        show(line("note", note))
 
     from router_trio.settings.guarantee import guarantee
 
     for index, route in enumerate(settings.routes):
         if sentence := guarantee(route, settings.router.workers):
-            print(f"{place(f'routes[{index}]').partition(': ')[0]}: route {route.name}: {sentence}")
+            show(f"{place(f'routes[{index}]').partition(': ')[0]}: route {route.name}: {sentence}")
         if route.limit is not None:
-            print(f"{place(f'routes[{index}].limit')}: {route.limit.sentence}")
+            show(f"{place(f'routes[{index}].limit')}: {route.limit.sentence}")
         for number, to in enumerate(route.to):
             if to.breaker is not None:
-                print(f"{place(f'routes[{index}].to[{number}].breaker')}: {to.breaker.sentence}")
+                show(f"{place(f'routes[{index}].to[{number}].breaker')}: {to.breaker.sentence}")
     connections, routes = len(settings.connections), len(settings.routes)
     streams = f", {_counted(len(settings.streams), 'stream')}" if settings.streams else ""
     files = " ".join(map(str, configs))
     counted = f"{_counted(connections, 'connection')}, {_counted(routes, 'route')}{streams}"
-    print(f"{files}: ok ({counted}), config hash {settings.content_hash}")
+    show(f"{files}: ok ({counted}), config hash {settings.content_hash}")
 
 
 def _counted(number: int, noun: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as to_json
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -10,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from router_trio.cli.command_line import DONE, FAILED, INVALID_CONFIGURATION
+from router_trio.cli.output import show, show_json
 from router_trio.errors import ConfigurationError, LinkError, Problem
 
 if TYPE_CHECKING:
@@ -65,21 +65,21 @@ def _print(settings: Settings, report: Report, json: bool) -> None:
             {"name": one.name, "severity": one.severity} | _as_json(settings.source, problem) for problem, one in found
         ]
         left_out = [_as_json(settings.source, problem) | {"findings": list(one.names)} for problem, one in missing]
-        print(to_json.dumps({"findings": findings, "missing": left_out, "unseen": list(report.unseen)}, indent=2))
+        show_json({"findings": findings, "missing": left_out, "unseen": list(report.unseen)}, indent=2)
         return
     for problem, one in found:
-        print(f"{_place(settings, problem)}: {one.severity}: {problem.with_place}")
+        show(f"{_place(settings, problem)}: {one.severity}: {problem.with_place}")
     for problem, left in missing:
-        print(f"{_place(settings, problem)}: not asked: {problem.with_place}")
+        show(f"{_place(settings, problem)}: not asked: {problem.with_place}")
         if len(left.names) > MOST_NAMED:
-            print(f"  {len(left.names)} findings are missing for it; --json names them")
+            show(f"  {len(left.names)} findings are missing for it; --json names them")
         else:
-            print(f"  findings that are missing for it: {', '.join(left.names)}")
+            show(f"  findings that are missing for it: {', '.join(left.names)}")
     for text in report.unseen:
-        print(f"not seen: {text}")
+        show(f"not seen: {text}")
     counts = {severity: sum(one.severity == severity for _, one in found) for severity in ("error", "warning", "note")}
     counted = ", ".join(f"{number} {severity}{'s' * (number != 1)}" for severity, number in counts.items())
-    print(f"online: {counted}{', not everything was asked' * bool(missing)}")
+    show(f"online: {counted}{', not everything was asked' * bool(missing)}")
 
 
 def print_problems(error: ConfigurationError) -> None:
@@ -87,7 +87,7 @@ def print_problems(error: ConfigurationError) -> None:
     findings = [
         {"name": "configuration", "severity": "error"} | _as_json(error.source, problem) for problem in error.problems
     ]
-    print(to_json.dumps({"findings": findings, "missing": [], "unseen": []}, indent=2))
+    show_json({"findings": findings, "missing": [], "unseen": []}, indent=2)
 
 
 def _as_json(source: str, problem: Problem) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from router_trio.cli.configuration import CONFIG, STDIN
+from router_trio.cli.output import show
 
 DONE = 0
 FAILED = 1
@@ -102,7 +103,7 @@ def command(arguments: Sequence[str]) -> int:
     if name in ("-h", "--help"):
         _top_level_parser().print_help()
     elif name == "--version":
-        print(_version())
+        show(_version())
     else:
         hint = did_you_mean(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {name!r}{hint}\nRun router-trio --help for a list of commands.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from router_trio.cli.command_line import DONE, Parser, one_of
+from router_trio.cli.output import show
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -22,7 +23,7 @@ def completion(shell: str) -> int:
     """
     from argcomplete.shell_integration import shellcode
 
-    print(shellcode(["router-trio"], shell=shell))
+    show(*shellcode(["router-trio"], shell=shell).split("\n"))
     return DONE
 
 

@@ -7,6 +7,7 @@ import sys
 import trio
 
 from router_trio.cli.command_line import UsageError
+from router_trio.cli.output import ask
 
 
 async def confirm(question: str, *, without_terminal: str, otherwise: str) -> None:
@@ -17,7 +18,7 @@ async def confirm(question: str, *, without_terminal: str, otherwise: str) -> No
     """
     if not sys.stdin.isatty():
         raise UsageError(without_terminal)
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    ask(f"{question} [y/N]")
     answer = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
     if answer.strip().lower() not in ("y", "yes"):
         raise UsageError(otherwise)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json as encoder
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from router_trio.cli.command_line import DONE, Parser
+from router_trio.cli.output import show, show_json
 
 
 def add_arguments(parser: Parser) -> None:
@@ -24,9 +24,9 @@ def contract(*, json: bool) -> int:
     """
     found = collect()
     if json:
-        print(encoder.dumps(found, indent=2))
+        show_json(found, indent=2)
     else:
-        print("\n".join(_lines(found)))
+        show(*_lines(found))
     return DONE
 
 

@@ -6,6 +6,7 @@ import gc
 import sys
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
+from router_trio.cli.output import to_stderr
 
 
 def add_arguments(parser: Parser) -> None:
@@ -52,5 +53,5 @@ def demo(*, duration: str) -> int:
     gc.enable()  # see `__main__`
     passed = trio.run(run_with_signals, run_story, lambda _number: scope.cancel())
     if passed is None:
-        print("router-trio: the demo was interrupted before its end, so there is no verdict", file=sys.stderr)
+        to_stderr("router-trio: the demo was interrupted before its end, so there is no verdict")
     return DONE if passed else FAILED

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, Parser, UsageError, configuration, did_you_mean, number
 from router_trio.cli.configuration import STDIN, load, load_with_handlers
+from router_trio.cli.output import show
 
 if TYPE_CHECKING:
     from router_trio.nats.command_link import CommandLink
@@ -61,7 +62,7 @@ def diff(old: Path, new: Path, *, route: str | None = None, last: int | None = N
     from router_trio.settings.reload.difference import difference
 
     for line in lines(difference(before, after)):
-        print(line)
+        show(line)
     return DONE
 
 
@@ -96,7 +97,7 @@ async def _job(
     from router_trio.audit.trial import Trial
 
     changes = await Trial(old, new, links).run(last)
-    print("\n".join(changes.lines()))
+    show(*changes.lines())
     return DONE
 
 

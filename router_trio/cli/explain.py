@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as encoder
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load
+from router_trio.cli.output import show, show_json, to_stderr
 from router_trio.errors import PublishError, SubjectError
 
 if TYPE_CHECKING:
@@ -77,14 +76,14 @@ def explain(
     plans, workers = compile_routes(settings), settings.router.workers
     explanation = explain_message(plans, subject, message.block, message.payload, workers=workers)
     if json:
-        print(encoder.dumps(explanation.as_json(), indent=2))
+        show_json(explanation.as_json(), indent=2)
     else:
-        print(f"message {subject}: {len(message.payload)} bytes of payload, {len(message.block)} bytes of headers")
-        print("\n".join(explanation.lines()))
+        show(f"message {subject}: {len(message.payload)} bytes of payload, {len(message.block)} bytes of headers")
+        show(*explanation.lines())
     if expect:
         difference = explanation.difference([value for value in expect if value])
         if difference is not None:
-            print(f"router-trio: not as expected: {difference}", file=sys.stderr)
+            to_stderr(f"router-trio: not as expected: {difference}")
             return FAILED
     return DONE
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as to_json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, did_you_mean, number
 from router_trio.cli.configuration import load
+from router_trio.cli.output import show, show_json, to_stderr
 from router_trio.errors import SubjectError
 from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 
@@ -121,11 +120,11 @@ async def _job(
 
     found = await Finder(settings, links, unreachable, former_names).find(subject, sequence)
     if json:
-        print(to_json.dumps(found.as_json()))
+        show_json(found.as_json())
     elif found.messages:
-        print("\n".join(found.lines()))
+        show(*found.lines())
     for note in () if found.messages else found.notes:
-        print(f"router-trio: {excerpt(note, LONGEST_TEXT)}", file=sys.stderr)
+        to_stderr(f"router-trio: {excerpt(note, LONGEST_TEXT)}")
     for why in found.unread:
-        print(f"router-trio: not read: {excerpt(why, LONGEST_TEXT)}", file=sys.stderr)
+        to_stderr(f"router-trio: not read: {excerpt(why, LONGEST_TEXT)}")
     return DONE if found.messages and not found.unread else FAILED

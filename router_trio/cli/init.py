@@ -8,6 +8,7 @@ from pathlib import Path
 
 from router_trio.cli.command_line import DONE, Parser, UsageError
 from router_trio.cli.configuration import CONFIG
+from router_trio.cli.output import show
 
 _NEXT = """\
 Wrote {file}. It runs as it is:
@@ -63,5 +64,5 @@ def init(file: Path) -> int:
         raise UsageError(f"there is no folder {file.parent}; create it, or give another path") from None
     except PermissionError as error:
         raise UsageError(f"{file} can't be written ({error.strerror}); give another path") from None
-    print(_NEXT.format(file=file, schema=file.parent / "router.schema.json"))
+    show(*_NEXT.format(file=file, schema=file.parent / "router.schema.json").split("\n"))
     return DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as to_json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, number
 from router_trio.cli.configuration import load
+from router_trio.cli.output import show, show_json
 from router_trio.cli.stored_routes import add_route, consumer_of, stored_route
 
 if TYPE_CHECKING:
@@ -130,7 +130,10 @@ async def _job(
     there = RoutePartitions(links[route.source.connection], stream, durable, derived_stream(stream, durable))
     code = DONE if move is None else await _move(there, route, count, move, to)
     shown = await _look(there, route, count)
-    print(to_json.dumps(shown.as_json()) if json else "\n".join(shown.lines()))
+    if json:
+        show_json(shown.as_json())
+    else:
+        show(*shown.lines())
     return code
 
 

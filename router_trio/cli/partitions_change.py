@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE
+from router_trio.cli.output import show
 
 if TYPE_CHECKING:
     from router_trio.nats.command_link import CommandLink
@@ -21,15 +22,15 @@ async def change(link: CommandLink, route: RouteSettings, *, apply: bool) -> int
 
     there = PartitionsChange(link, route.source, consumer_spec(route.source))
     now = await there.standing()
-    print(f"route {route.name}, stream {now.stream}: {_described(now.found.partitioning)}")
+    show(f"route {route.name}, stream {now.stream}: {_described(now.found.partitioning)}")
     if now.is_done:
-        print("these are the partitions of the configuration: nothing to do")
+        show("these are the partitions of the configuration: nothing to do")
         return DONE
     if not apply:
-        print("\n".join(plan(now)))
+        show(*plan(now))
         return DONE
-    await there.apply(lambda text: print(text, flush=True))
-    print(f"done: {_described(now.wanted)}")
+    await there.apply(lambda text: show(text, flush=True))
+    show(f"done: {_described(now.wanted)}")
     return DONE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, Parser, UsageError
 from router_trio.cli.configuration import load
+from router_trio.cli.output import show, to_stderr
 from router_trio.cli.stored_routes import EXAMPLE, add_route, moment, stored_route
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ async def _job(route: RouteSettings, until: datetime | timedelta | None, links: 
     info, denied = paused_last
     if denied:
         why = "this user may not change the durable, so that routers can't report who has paused it"
-        print(f"router-trio: {why}: {denied}", file=sys.stderr)
-    print(f"route {route.name}: {named(durables)} of stream {stream!r} {paused(info)}")
+        to_stderr(f"router-trio: {why}: {denied}")
+    show(f"route {route.name}: {named(durables)} of stream {stream!r} {paused(info)}")
     return DONE
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, Parser, UsageError, did_you_mean, one_of
 from router_trio.cli.configuration import load
+from router_trio.cli.output import show
 
 if TYPE_CHECKING:
     from router_trio.settings import ConnectionSettings, Settings
@@ -60,7 +61,7 @@ def permissions(configs: Sequence[Path], *, connection: str | None, format: str)
         hint = did_you_mean(connection, known) or f"; the connections are {', '.join(known)}"
         raise UsageError(f"there is no connection {connection!r}{hint}")
     for number, name in enumerate(known if connection is None else (connection,)):
-        print("\n" * bool(number) + "\n".join(lines(settings, name, format)))
+        show(*([""] if number else []), *lines(settings, name, format))
     return DONE
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as to_json
-import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load
+from router_trio.cli.output import show, show_json, to_stderr
 from router_trio.cli.stored_routes import add_route, stored_route
 
 if TYPE_CHECKING:
@@ -98,7 +97,10 @@ async def _job(
         answer = await finder.find(standing, from_checkpoint=checkpoint is not None)
         if apply:
             await finder.apply(answer)
-    print(to_json.dumps(answer.as_json()) if json else "\n".join(answer.lines()))
+    if json:
+        show_json(answer.as_json())
+    else:
+        show(*answer.lines())
     return DONE if answer.clean else FAILED
 
 
@@ -122,7 +124,7 @@ async def _checkpoint(
                 why = str(wrong)
                 break
             if standing is not None:
-                print(f"router-trio: {error}; using the checkpoint of {standing.at}", file=sys.stderr)
+                to_stderr(f"router-trio: {error}; using the checkpoint of {standing.at}")
                 return standing
             why = f"bucket {one.bucket} has none of consumer {consumer}"
     kind = LinkError if isinstance(error, LinkError) else SourceError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load
+from router_trio.cli.output import show, to_stderr
 from router_trio.cli.progress import progress_bar
 from router_trio.cli.stored_routes import Bound, add_range, add_route, condition_of, range_of, stored_route
 from router_trio.errors import RouterError
@@ -113,7 +113,7 @@ async def _job(
         nonlocal failed
         failed += 1
         if failed <= MOST_REPORTED:
-            print(f"router-trio: message {sequence}: {excerpt(why, 500)}", file=sys.stderr)
+            to_stderr(f"router-trio: message {sequence}: {excerpt(why, 500)}")
 
     with progress_bar("replaying") as progress:
         one = Replay(
@@ -130,11 +130,11 @@ async def _job(
         try:
             await one.run(wanted)
         except (trio.Cancelled, RouterError):
-            print(f"router-trio: {one.how_far()}", file=sys.stderr)
+            to_stderr(f"router-trio: {one.how_far()}")
             raise
         finally:
             if failed > MOST_REPORTED:
-                print(f"router-trio: and {failed - MOST_REPORTED} more", file=sys.stderr)
+                to_stderr(f"router-trio: and {failed - MOST_REPORTED} more")
             if one.first:
-                print(f"route {route.name}{one.summary()}")
+                show(f"route {route.name}{one.summary()}")
     return FAILED if failed else DONE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, Parser
 from router_trio.cli.configuration import load
+from router_trio.cli.output import show
 from router_trio.cli.pause import CANT_PAUSE, named
 from router_trio.cli.stored_routes import add_route, stored_route
 
@@ -51,5 +52,5 @@ async def _job(route: RouteSettings, links: Mapping[str, CommandLink]) -> int:
     stream, durables = await durables_of(link, route.source)
     infos = [await PausedDurable(link, stream, durable).resume() for durable in durables]
     waiting = f"{sum(info.num_pending for info in infos):,} messages are not delivered yet"
-    print(f"route {route.name}: {named(durables)} of stream {stream!r} is not paused; {waiting}")
+    show(f"route {route.name}: {named(durables)} of stream {stream!r} is not paused; {waiting}")
     return DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, did_you_mean, number, one_of
+from router_trio.cli.output import show, to_stderr
 from router_trio.cli.stored_routes import add_route
 
 if TYPE_CHECKING:
@@ -179,12 +179,12 @@ async def _job(
                 seen.add(message.sequence)
                 result = "waits" if action == "list" else await _change(link, stored, place, action, message)
                 failed += result not in DONE_RESULTS
-                print(_line(name, message, action, json, result))
+                show(_line(name, message, action, json, result))
     for missing in sorted(wanted - seen):
         failed += 1
-        print(f"router-trio: {missing}: route {route} has no schedule with this sequence", file=sys.stderr)
+        to_stderr(f"router-trio: {missing}: route {route} has no schedule with this sequence")
     for name, count in others.items():
-        print(f"router-trio: {count:,} messages in {name} are left alone: {NOT_OF_ROUTE}", file=sys.stderr)
+        to_stderr(f"router-trio: {count:,} messages in {name} are left alone: {NOT_OF_ROUTE}")
     return FAILED if failed else DONE
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from router_trio.cli.command_line import DONE, Parser
+from router_trio.cli.output import show_json
 
 
 def add_arguments(parser: Parser) -> None:
@@ -20,5 +19,5 @@ def schema() -> int:
     """
     from router_trio.settings import json_schema
 
-    print(json.dumps(json_schema(), indent=2))
+    show_json(json_schema(), indent=2)
     return DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as encoder
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,9 +13,10 @@ from typing import Any
 from router_trio.cli.colours import Colours
 from router_trio.cli.command_line import DONE, Parser, number
 from router_trio.cli.interruptible import until_interrupted
+from router_trio.cli.output import plain, show_json, show_painted, to_stderr
 from router_trio.cli.router_pages import DEFAULT_URL, RouterPages
 from router_trio.errors import RouterError
-from router_trio.terminals import shows_colours
+from router_trio.terminals import printable, shows_colours
 
 _MARGIN = " " * 13
 _GOOD, _DOUBTFUL, _FAINT = ("routed",), ("returned", "duplicate"), ("filtered",)
@@ -69,7 +69,7 @@ def tap(
                 shown.show(pages.get(f"/tap/{name}"))
     finally:
         _close(pages, name)
-        print(f"router-trio: {shown.summary}", file=sys.stderr)
+        to_stderr(f"router-trio: {shown.summary}")
     return DONE
 
 
@@ -120,7 +120,7 @@ class _Shown:
 
     def show(self, answer: dict[str, Any]) -> None:
         """Print the messages of an answer of the router."""
-        before, self._left_out = self._left_out, answer["left_out"]
+        before, self._left_out = self._left_out, plain(answer["left_out"])
         self._error = answer["error"] or self._error
         self._numbers = answer
         for message in answer["messages"]:
@@ -128,10 +128,9 @@ class _Shown:
                 return
             self._count += 1
             if self._as_json:
-                print(encoder.dumps(message, ensure_ascii=False))
+                show_json(message)
             else:
-                for line in lines(message, self._colours):
-                    print(line)
+                show_painted(*lines(message, self._colours))
         self._show_others(before)
         sys.stdout.flush()
 
@@ -141,10 +140,10 @@ class _Shown:
         if not more:
             return
         if self._as_json:
-            print(encoder.dumps({"left_out": more}))
+            show_json({"left_out": more})
         else:
             text = f"{sum(more.values()):,} more were settled and not shown: {_by_fate(more)}"
-            print(_MARGIN + self._colours.faint(text))
+            show_painted(_MARGIN + self._colours.faint(text))
 
 
 def _by_fate(counts: dict[str, int]) -> str:
@@ -153,6 +152,9 @@ def _by_fate(counts: dict[str, int]) -> str:
 
 def lines(message: dict[str, Any], colours: Colours) -> Iterator[str]:
     """Yield the lines of a message: its fate, why it failed, its copies, its headers, its payload."""
+    message = plain({name: one for name, one in message.items() if name != "payload"}) | {
+        name: one for name, one in message.items() if name == "payload"
+    }
     fate = message["fate"]
     paint = colours.bad
     if fate in _GOOD:
@@ -189,12 +191,8 @@ def _what_became(copy: dict[str, Any], colours: Colours) -> str:
 def _payload(message: dict[str, Any], colours: Colours) -> Iterator[str]:
     text = message.get("payload")
     if text is not None:
-        yield from (_printable(line) for line in text.split("\n"))
+        yield from map(printable, text.split("\n"))
     elif "payload_base64" in message:
         yield f"{colours.faint('base64')} {message['payload_base64']}"
     if "cut" in message:
         yield colours.faint("(only the beginning)")
-
-
-def _printable(line: str) -> str:
-    return "".join(one if one.isprintable() or one == "\t" else one.encode("unicode_escape").decode() for one in line)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as to_json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load
 from router_trio.cli.explain import add_message, read_message
+from router_trio.cli.output import show, show_json, to_stderr
 from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 
 if TYPE_CHECKING:
@@ -91,7 +90,10 @@ async def _job(
     from router_trio.cli.message_path import find_path
 
     found = await find_path(settings, explanation, message, links, unreachable)
-    print(to_json.dumps(found.as_json(), indent=2) if json else "\n".join(found.lines()))
+    if json:
+        show_json(found.as_json(), indent=2)
+    else:
+        show(*found.lines())
     for problem in found.problems:
-        print(f"router-trio: {excerpt(problem, LONGEST_TEXT)}", file=sys.stderr)
+        to_stderr(f"router-trio: {excerpt(problem, LONGEST_TEXT)}")
     return FAILED if found.problems else DONE

@@ -21,6 +21,7 @@ from router_trio.cli.dead_letters.redrive import Purge, Redrive
 from router_trio.cli.dead_letters.selection import Selection, by_source_sequence, find_stream
 from router_trio.cli.dead_letters.storing import Kept, Streams
 from router_trio.cli.dead_letters.targets import Origin, Target, ThroughRoute, ToSource
+from router_trio.cli.output import show, to_stderr
 from router_trio.cli.over_links import over_links
 from router_trio.errors import Problem, SourceError, reasons
 from router_trio.errors.quotes import excerpt
@@ -147,7 +148,7 @@ class _Job:
             streams = Streams(links)
             target = self._target(links, streams, stream)
             if target.warning is not None:
-                print(f"router-trio: --to-source: {target.warning}", file=sys.stderr)
+                to_stderr(f"router-trio: --to-source: {target.warning}")
             return await self._change(stored, info, Redrive(stored, target, streams, self._report), "redriven")
         if not self._options.dry_run and not self._options.yes:
             await self._confirm(stored.stream)
@@ -171,19 +172,19 @@ class _Job:
             detail = f"stream {stored.stream!r} has no message {sequence}; {by_source_sequence(sequence)}"
             raise SourceError(detail, reason=reasons.NOT_FOUND)
         if self._options.json:
-            print(output.as_json(message))
+            show(*output.as_json(message).split("\n"))
         else:
-            print("\n".join(output.lines(message, as_hex=self._options.hex)))
+            show(*output.lines(message, as_hex=self._options.hex))
         return DONE
 
     async def _list(self, stored: StoredMessages, info: StreamInfo) -> int:
         selection = self._selection(stored, info)
         if not self._options.json:
-            print(output.HEADING)
+            show(output.HEADING)
         async with aclosing(selection.batches()) as batches:
             async for batch in batches:
                 for letter in batch:
-                    print(output.line(letter) if self._options.json else output.row(letter))
+                    show(output.line(letter) if self._options.json else output.row(letter))
         return self._end(selection.failed)
 
     def _selection(self, stored: StoredMessages, info: StreamInfo) -> Selection:
@@ -220,7 +221,7 @@ class _Job:
         if isinstance(work, Redrive):
             summary += f"; {work.already_stored} were already stored" if work.already_stored else ""
             summary += f"; {work.filtered} of the failed ones are filtered out by the route" if work.filtered else ""
-        print(summary)
+        show(summary)
         return INTERRUPTED if self._stop.is_set() else self._end(failed)
 
     async def _dry_run(self, batch: Sequence[Letter], work: Purge) -> int:
@@ -233,7 +234,7 @@ class _Job:
                 work.keep(letter, str(error))
             else:
                 count += 1
-                print(f"{letter.sequence} would {description}")
+                show(f"{letter.sequence} would {description}")
         return count
 
     async def _confirm(self, stream: str) -> None:
@@ -252,11 +253,11 @@ class _Job:
     def _report(self, sequence: int, why: str) -> None:
         self._reported["all"] += 1
         if self._reported["all"] <= MOST_REPORTED:
-            print(f"router-trio: dead letter {sequence}: {excerpt(why, 500)}", file=sys.stderr)
+            to_stderr(f"router-trio: dead letter {sequence}: {excerpt(why, 500)}")
 
     def _end(self, failed: int) -> int:
         if self._reported["all"] > MOST_REPORTED:
-            print(f"router-trio: and {self._reported['all'] - MOST_REPORTED} more", file=sys.stderr)
+            to_stderr(f"router-trio: and {self._reported['all'] - MOST_REPORTED} more")
         return FAILED if failed else DONE
 
 

@@ -1,4 +1,4 @@
-"""Print dead letters as a table, as JSON, or one of them in full. Control characters of senders are escaped."""
+"""Print dead letters as a table, as JSON, or one of them in full."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from router_trio.cli.dead_letters.letter import Letter, format_time
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.protocol import headers
+from router_trio.terminals import printable
 
 _ROW = "{:>10}  {:24}  {:20}  {:>8}  {:>9}  {}"
 _HEX_LINE = 16
@@ -35,16 +36,16 @@ def lines(message: StoredMessage, *, as_hex: bool) -> Iterator[str]:
     yield f"subject: {excerpt(message.subject)}"
     yield f"stored: {format_time(message.time_ns)}"
     for name, value in headers.decode(message.headers).pairs():
-        yield f"{_safe(name)}: {_safe(value)}"
+        yield printable(f"{name}: {value}")
     yield ""
     if as_hex:
         yield from _hexadecimal(message.payload)
         return
     kind, value = payload_of(message.payload)
     if kind == "json":
-        yield encoder.dumps(value, indent=2)
+        yield from encoder.dumps(value, indent=2).split("\n")
     elif kind == "text":
-        yield from (_safe(line) for line in value.split("\n"))
+        yield from map(printable, value.split("\n"))
     else:
         yield from _hexadecimal(message.payload)
 
@@ -73,15 +74,6 @@ def payload_of(payload: bytes) -> tuple[str, Any]:
     except (ValueError, RecursionError):
         is_printable = all(character.isprintable() or character in "\n\r\t" for character in text)
         return ("text", text) if is_printable else ("hex", None)
-
-
-def _safe(text: str) -> str:
-    return "".join(
-        character
-        if character.isprintable() or character == "\t"
-        else character.encode("unicode_escape", "surrogateescape").decode()
-        for character in text.rstrip("\r")
-    )
 
 
 def _hexadecimal(payload: bytes) -> Iterator[str]:

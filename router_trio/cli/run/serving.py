@@ -18,6 +18,7 @@ import trio
 from router_trio import Live
 from router_trio.cli.command_line import DONE, FAILED
 from router_trio.cli.last_resort import LastResort
+from router_trio.cli.output import show
 from router_trio.cli.run.reloading import ReloadRequest, Watch, reload_on_request
 from router_trio.cli.run.systemd import Systemd
 from router_trio.cli.signals import run_with_signals
@@ -151,7 +152,7 @@ async def with_server(
         return
     failure: Exception | None = None
     async with open_server() as server:
-        print(f"{server.url}\nnats-server: pid {server.pid}", flush=True)
+        show(server.url, f"nats-server: pid {server.pid}", flush=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.keep_running, emit)
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json as encoder
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError
 from router_trio.cli.configuration import load_with_handlers
+from router_trio.cli.output import show, show_json
+from router_trio.terminals import printable
 
 if TYPE_CHECKING:
     from router_trio.cli.test.example_run import Result
@@ -62,7 +63,7 @@ def run_tests(configs: Sequence[Path], *, only: str | None, json: bool) -> int:
             _print(_lines(result))
     failed = sum(not result.passed for result in results)
     if json:
-        print(encoder.dumps({"tests": [result.as_json() for result in results]}, indent=2))
+        show_json({"tests": [result.as_json() for result in results]}, indent=2)
     else:
         _print([f"{len(results) - failed} passed, {failed} failed"])
     return FAILED if failed else DONE
@@ -92,11 +93,11 @@ def _lines(result: Result) -> Iterable[str]:
 def _print(lines: Iterable[str]) -> None:
     if not sys.stdout.isatty():
         for line in lines:
-            print(line, flush=True)
+            show(line, flush=True)
         return
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
     for line in lines:
-        console.print(Text(line, style=_STYLES.get(line.split(maxsplit=1)[0] if line.strip() else "", "")))
+        console.print(Text(printable(line), style=_STYLES.get(line.split(maxsplit=1)[0] if line.strip() else "", "")))

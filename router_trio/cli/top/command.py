@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json as encoder
 import os
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -17,20 +16,18 @@ from typing import Any
 from router_trio.cli.colours import Colours
 from router_trio.cli.command_line import DONE, Parser
 from router_trio.cli.interruptible import until_interrupted
+from router_trio.cli.output import draw, plain, screen, show_json, show_painted
 from router_trio.cli.router_pages import DEFAULT_URL, RouterPages
 from router_trio.cli.top.rates import Overview, overview
 from router_trio.cli.top.table import lines
 from router_trio.errors import RouterError
-from router_trio.terminals import is_terminal, shows_colours
+from router_trio.terminals import is_terminal, printable, shows_colours
 
 INTERVAL = 2.0
 """Seconds between two readings."""
 
 FIRST_INTERVAL = 1.0
 """Seconds between the first two readings, from which the first rates are computed."""
-
-_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-_HOME, _TO_END_OF_LINE, _TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -61,15 +58,15 @@ def top(url: str, *, once: bool, json: bool) -> int:
     pages = RouterPages(url)
     in_place = is_terminal(sys.stdout) and not once and not json and os.environ.get("TERM") != "dumb"
     colours = Colours(enabled=shows_colours(sys.stdout) and not json)
-    with _screen() if in_place else nullcontext(), until_interrupted():
+    with screen() if in_place else nullcontext(), until_interrupted():
         if in_place:
             _follow(pages, colours)
-        for number, found in enumerate(_overviews(pages)):
+        for number, found in enumerate(_overviews(pages, (lambda found: found) if json else plain)):
             if json:
-                print(encoder.dumps(_as_json(found), ensure_ascii=False), flush=True)
+                show_json(_as_json(found), flush=True)
             else:
                 table = lines(found, shutil.get_terminal_size((80, 24)).columns, None, colours)
-                print("\n".join(["", *table] if number else table), flush=True)
+                show_painted(*([""] if number else []), *table, flush=True)
             if once:
                 break
     return DONE
@@ -80,12 +77,12 @@ def _follow(pages: RouterPages, colours: Colours) -> None:
     before, read_at, found, why = None, 0.0, None, ""
     while True:
         try:
-            status, before_that, now = pages.get("/status"), read_at, time.monotonic()
-            found, why = overview(status, before, now - before_that, datetime.now(UTC), pages.unready()), ""
+            status, before_that, now = plain(pages.get("/status")), read_at, time.monotonic()
+            found, why = overview(status, before, now - before_that, datetime.now(UTC), plain(pages.unready())), ""
             interval = INTERVAL if before is not None else FIRST_INTERVAL
             before, read_at = status, now
         except RouterError as error:
-            why, interval = str(error), INTERVAL
+            why, interval = printable(str(error)), INTERVAL
         _draw(found, why, colours)
         time.sleep(interval)
 
@@ -95,17 +92,19 @@ def _draw(found: Overview | None, why: str, colours: Colours) -> None:
     shown = [colours.bad(part) for part in textwrap.wrap(why, width)][:height]
     if found is not None:
         shown += lines(found, width, height - len(shown), colours)
-    sys.stdout.write(_HOME + "".join(f"{line}{_TO_END_OF_LINE}\r\n" for line in shown[: height - 1]) + _TO_END)
-    sys.stdout.flush()
+    draw(shown[: height - 1])
 
 
-def _overviews(pages: RouterPages) -> Iterator[Overview]:
-    """Yield one overview after another, the first one after `FIRST_INTERVAL`. Raises `RouterError`."""
-    before, read_at, interval = pages.get("/status"), time.monotonic(), FIRST_INTERVAL
+def _overviews(pages: RouterPages, read: Callable[[Any], Any]) -> Iterator[Overview]:
+    """Yield one overview after another, the first one after `FIRST_INTERVAL`. Raises `RouterError`.
+
+    `read` is applied to the contents of each page.
+    """
+    before, read_at, interval = read(pages.get("/status")), time.monotonic(), FIRST_INTERVAL
     while True:
         time.sleep(interval)
-        status, now = pages.get("/status"), time.monotonic()
-        yield overview(status, before, now - read_at, datetime.now(UTC), pages.unready())
+        status, now = read(pages.get("/status")), time.monotonic()
+        yield overview(status, before, now - read_at, datetime.now(UTC), read(pages.unready()))
         before, read_at, interval = status, now, INTERVAL
 
 
@@ -116,14 +115,3 @@ def _as_json(found: Overview) -> dict[str, Any]:
     for kind in ("connections", "routes"):
         shown[kind] = {one.pop("name"): one for one in shown[kind]}
     return shown
-
-
-@contextmanager
-def _screen() -> Iterator[None]:
-    """Use the alternate screen of the terminal, and restore the terminal at the end."""
-    sys.stdout.write(_ENTER)
-    try:
-        yield
-    finally:
-        sys.stdout.write(_LEAVE)
-        sys.stdout.flush()
