@@ -157,10 +157,11 @@ class RunningCommand:
         return code
 
     async def read(self, stream: trio.abc.ReceiveStream, name: str) -> None:
-        """Collect the output of a stream; for `running`."""
-        async for part in stream:
-            self._text[name] += part
-            self._tell()
+        """Collect the output of a stream, and close it; for `running`."""
+        async with stream:
+            async for part in stream:
+                self._text[name] += part
+                self._tell()
         self._reading -= 1
         self._tell()
 

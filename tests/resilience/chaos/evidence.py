@@ -15,7 +15,7 @@ from tests.resilience.chaos.variants import DURABLE, SINK, SOURCE
 from tests.support.raw_jetstream import JetStream
 
 if TYPE_CHECKING:
-    from tests.resilience.chaos.scene import Scene
+    from tests.resilience.chaos.scene import Scene, Surroundings
 
 ANSWERED_WITHIN = 5.0
 """Seconds for all answers of the server, which may be what hangs."""
@@ -79,7 +79,7 @@ def story(scene: Scene, *more: str) -> str:
     return "\n".join([*scene.spy.journal.lines(events), f"routers: {scene.reports()}", *more])
 
 
-async def state_of_server(scene: Scene) -> str:
+async def state_of_server(scene: Surroundings) -> str:
     """Return the state of the streams and of the durable as the server reports it, or the error of asking for it."""
     found: list[object] = []
     try:

@@ -6,19 +6,19 @@ does: a router that hangs must not hang its fault.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from tests.resilience.chaos import load
-from tests.resilience.chaos.scene import Scene
+from tests.resilience.chaos.scene import Surroundings
 from tests.resilience.chaos.schedule import Step
 from tests.resilience.chaos.variants import DURABLE, SINK, SOURCE
 from tests.support.proxy import TcpProxy
 from tests.support.raw_jetstream import JetStream, JetStreamError
 from tests.support.raw_nats import encode_publish
 
-Fault = Callable[[Scene, Step], Awaitable[None]]
+Fault = Callable[[Surroundings, Step], Awaitable[None]]
 
 SLOW = 20_000
 """Bytes per second."""
@@ -29,35 +29,36 @@ POISONED = 5
 """Messages of each kind."""
 
 
-async def run_track(scene: Scene, steps: tuple[Step, ...]) -> None:
-    """Run one fault after the other."""
+async def run_track(scene: Surroundings, steps: tuple[Step, ...], instead: Mapping[str, Fault] | None = None) -> None:
+    """Run one fault after the other; those that `instead` has in place of the ordinary ones."""
+    faults = FAULTS | dict(instead or {})
     for step in steps:
         await trio.sleep(step.after)
         scene.spy.journal.note(f"begins: {step.fault}")
-        await FAULTS[step.fault](scene, step)
+        await faults[step.fault](scene, step)
         scene.spy.journal.note(f"ends: {step.fault}")
 
 
 # --- the network ---
 
 
-def _proxy(scene: Scene, step: Step) -> TcpProxy:
+def _proxy(scene: Surroundings, step: Step) -> TcpProxy:
     # With four proxies, all are reached: `place` has two values.
     return scene.proxies[(step.place + 2 * (step.amount % 2)) % len(scene.proxies)]
 
 
-async def cut(scene: Scene, step: Step) -> None:
+async def cut(scene: Surroundings, step: Step) -> None:
     """Close every connection."""
     _proxy(scene, step).cut()
 
 
-async def reset(scene: Scene, step: Step) -> None:
+async def reset(scene: Surroundings, step: Step) -> None:
     """Reset every connection (RST)."""
     _proxy(scene, step).reset()
 
 
 def _on_proxy(do: Callable[[TcpProxy, Step], None]) -> Fault:
-    async def fault(scene: Scene, step: Step) -> None:
+    async def fault(scene: Surroundings, step: Step) -> None:
         proxy = _proxy(scene, step)
         async with scene.sink_is_read:
             do(proxy, step)
@@ -77,28 +78,28 @@ def _refuse(proxy: TcpProxy, step: Step) -> None:
 # --- the server ---
 
 
-async def kill(scene: Scene, step: Step) -> None:
+async def kill(scene: Surroundings, step: Step) -> None:
     """Send SIGKILL, and start a new process on the same store."""
     await scene.die()
     await trio.sleep(step.seconds)
     await scene.revive()
 
 
-async def terminate(scene: Scene, step: Step) -> None:
+async def terminate(scene: Surroundings, step: Step) -> None:
     """Send SIGTERM, and start a new process on the same store."""
     await scene.die(gently=True)
     await trio.sleep(step.seconds)
     await scene.revive()
 
 
-async def freeze(scene: Scene, step: Step) -> None:
+async def freeze(scene: Surroundings, step: Step) -> None:
     """Send SIGSTOP, then SIGCONT."""
     scene.server.stop()
     await trio.sleep(step.seconds)
     scene.server.cont()
 
 
-async def lame_duck(scene: Scene, step: Step) -> None:
+async def lame_duck(scene: Surroundings, step: Step) -> None:
     """Let the server announce its end, and then end it."""
     began = trio.current_time()
     scene.server.lame_duck()
@@ -108,7 +109,7 @@ async def lame_duck(scene: Scene, step: Step) -> None:
 
 
 def _with_config(**changes: object) -> Fault:
-    async def fault(scene: Scene, step: Step) -> None:
+    async def fault(scene: Surroundings, step: Step) -> None:
         await scene.change(**changes)
         await trio.sleep(step.seconds)
         await scene.change()
@@ -116,7 +117,7 @@ def _with_config(**changes: object) -> Fault:
     return fault
 
 
-async def less_payload(scene: Scene, step: Step) -> None:
+async def less_payload(scene: Surroundings, step: Step) -> None:
     """Reduce the maximum payload below the size of some messages; when it is raised again every client has to
     reconnect.
 
@@ -129,7 +130,7 @@ async def less_payload(scene: Scene, step: Step) -> None:
         proxy.cut()
 
 
-async def poison(scene: Scene, step: Step) -> None:
+async def poison(scene: Surroundings, step: Step) -> None:
     """Publish, as another client, data that the server relays and that breaks clients: to the source, and to all
     subscribers.
     """
@@ -148,7 +149,7 @@ async def poison(scene: Scene, step: Step) -> None:
 # --- streams and consumers ---
 
 
-async def consumer_deleted(scene: Scene, step: Step) -> None:
+async def consumer_deleted(scene: Surroundings, step: Step) -> None:
     """Delete the durable of the route under it."""
     async with load.client(scene.server.url) as client:
         try:
@@ -158,7 +159,7 @@ async def consumer_deleted(scene: Scene, step: Step) -> None:
                 raise
 
 
-async def sink_deleted(scene: Scene, step: Step) -> None:
+async def sink_deleted(scene: Surroundings, step: Step) -> None:
     """Delete the stream that the route fills, and recreate it later.
 
     Its contents are read before. Nothing may be stored between the two, so nothing reaches the server in the meantime.
@@ -187,7 +188,7 @@ async def _until_still(stream: JetStream) -> None:
         await trio.sleep(0.1)
 
 
-async def delivered_twice(scene: Scene, step: Step) -> None:
+async def delivered_twice(scene: Surroundings, step: Step) -> None:
     """Deliver every batch from the stream twice."""
     scene.spy.deliver_twice = True
     await trio.sleep(step.seconds)
@@ -197,7 +198,7 @@ async def delivered_twice(scene: Scene, step: Step) -> None:
 # --- the router ---
 
 
-async def restart_router(scene: Scene, step: Step) -> None:
+async def restart_router(scene: Surroundings, step: Step) -> None:
     """End a router while its server is away, and start a new one."""
     router = scene.routers[step.place % len(scene.routers)]
     for proxy in router.proxies:

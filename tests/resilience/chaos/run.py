@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,12 @@ import trio
 
 from tests.resilience.chaos import load
 from tests.resilience.chaos.evidence import ranges, router_tasks, state_of_server, story, waits
-from tests.resilience.chaos.faults import run_track
+from tests.resilience.chaos.faults import Fault, run_track
 from tests.resilience.chaos.load import numbers
-from tests.resilience.chaos.scene import Scene, scene
+from tests.resilience.chaos.scene import Scene, Surroundings, scene
 from tests.resilience.chaos.schedule import Kind, Variant, draw
 from tests.resilience.chaos.spy import Spy
-from tests.resilience.chaos.variants import DURABLE, SINK, SOURCE, dies_with_its_server, noise
+from tests.resilience.chaos.variants import DURABLE, SINK, SOURCE, noise
 from tests.resilience.chaos.verdict import Outcome, judge
 from tests.support.raw_jetstream import JetStream, JetStreamError, StoredMessage
 
@@ -46,7 +46,7 @@ class Hang(AssertionError):
 async def run_seed(seed: int, kind: Kind, messages: int, variant: Variant = "plain") -> Outcome:
     """Run the schedule of a seed. Raises `Hang`, or what a check of a router raises, with the evidence as a note."""
     schedule = draw(seed, kind, messages, variant)
-    descriptors, tasks = _descriptors(), len(router_tasks())
+    descriptors, tasks = open_descriptors(), len(router_tasks())
     on: Scene | None = None
     try:
         with (
@@ -65,17 +65,18 @@ async def run_seed(seed: int, kind: Kind, messages: int, variant: Variant = "pla
         if on is not None:
             error.add_note(story(on))
         raise
-    if _descriptors() > descriptors:
-        leaks.append(f"{_descriptors() - descriptors} descriptors left behind")
+    if open_descriptors() > descriptors:
+        leaks.append(f"{open_descriptors() - descriptors} descriptors left behind")
     outcome = judge(on, source, sink, leaks)
     if not outcome.broken:
         return outcome
     held = {SOURCE: source, SINK: sink}
-    contents = (f"{name} holds {ranges(_numbers_in(messages))}" for name, messages in held.items())
+    contents = (f"{name} holds {ranges(numbers_in(messages))}" for name, messages in held.items())
     return replace(outcome, evidence=story(on, server, *contents))
 
 
-def _numbers_in(stored: Iterable[StoredMessage]) -> Iterator[int]:
+def numbers_in(stored: Iterable[StoredMessage]) -> Iterator[int]:
+    """Yield the numbers of stored messages."""
     return (found for message in stored for found in numbers(message.payload))
 
 
@@ -89,11 +90,11 @@ async def _until_settled(on: Scene) -> tuple[list[StoredMessage], list[str]]:
     with trio.move_on_after(WHOLE_RUN_WITHIN) as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(on.spy.journal.note_lateness)
-            await _trouble(on)
+            await trouble(on)
             nursery.start_soon(end_if_it_waits, on.spy, scope)
             if on.schedule.kind == "stream":
                 source = await on.stored(SOURCE)
-                leaks += await _all_acked(on)
+                leaks += await all_acked(on, on.orphans)
             await on.close_routers()
             nursery.cancel_scope.cancel()
     if scope.cancelled_caught:
@@ -115,15 +116,15 @@ async def end_if_it_waits(spy: Spy, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _trouble(on: Scene) -> None:
-    """Run the load and both tracks of faults, until all of them are over."""
+async def trouble(on: Surroundings, instead: Mapping[str, Fault] | None = None) -> None:
+    """Run the load and both tracks of faults (see `run_track`), until all of them are over."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_load, on)
-        nursery.start_soon(run_track, on, on.schedule.network)
-        nursery.start_soon(run_track, on, on.schedule.server)
+        nursery.start_soon(run_track, on, on.schedule.network, instead)
+        nursery.start_soon(run_track, on, on.schedule.server, instead)
 
 
-async def _load(on: Scene) -> None:
+async def _load(on: Surroundings) -> None:
     url, schedule = on.server.url, on.schedule
     if schedule.kind == "stream":
         on.taken = await load.fill_stream(url, schedule.messages, schedule.seconds, noise(schedule.variant))
@@ -131,18 +132,18 @@ async def _load(on: Scene) -> None:
         await load.publish_core(url, schedule.messages, schedule.seconds)
 
 
-async def _all_acked(on: Scene) -> list[str]:
+async def all_acked(on: Surroundings, orphans: Callable[[], int] = lambda: 0) -> list[str]:
     """Wait until the durable has delivered everything and has an ack for all of it. Return what is wrong with it.
 
-    Messages in hand of a stream that no longer exists have no durable that waits for an ack: they are waited for too.
+    Messages in hand of a stream that no longer exists have no durable that waits for an ack: these `orphans` are waited
+    for too.
     """
     async with load.client(on.server.url) as client:
         stream = JetStream(client)
         while True:
             try:
                 info = await stream.consumer_info(SOURCE, DURABLE)
-                orphans = on.in_hand if dies_with_its_server(on.schedule.variant) else 0
-                if info["num_pending"] == info["num_ack_pending"] == orphans == 0:
+                if info["num_pending"] == info["num_ack_pending"] == orphans() == 0:
                     limit = info["config"]["max_deliver"]
                     return [] if limit == -1 else [f"the durable gives messages up after {limit} deliveries"]
             except JetStreamError as error:
@@ -151,5 +152,6 @@ async def _all_acked(on: Scene) -> list[str]:
             await trio.sleep(POLL)
 
 
-def _descriptors() -> int:
+def open_descriptors() -> int:
+    """Return how many descriptors this process has."""
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0

@@ -33,6 +33,7 @@ from tests.resilience.chaos.verdict import (
     unfinished_traces,
     were_in_flight,
 )
+from tests.resilience.chaos.workers.run import run_seed as run_with_workers
 from tests.support.otlp_receiver import ReceivedSpan
 from tests.support.watch import Watch
 
@@ -67,6 +68,20 @@ async def test_a_seed_by_websocket_breaks_no_promise(seed: int, kind: Kind) -> N
 async def test_a_seed_breaks_no_promise(seed: int, kind: Kind, messages: int) -> None:
     outcome = await run_seed(seed, kind, messages)
     print(f"{HEAD}\n{row(outcome)}")
+    assert not outcome.broken, outcome.report
+
+
+@pytest.mark.parametrize(("seed", "kind"), [(25, "stream"), (2, "core")])
+async def test_a_seed_with_workers_breaks_no_promise(seed: int, kind: Kind) -> None:
+    outcome = await run_with_workers(seed, kind, 500, "plain", workers=2)
+    assert not outcome.broken, outcome.report
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["stream", "core"])
+@pytest.mark.parametrize("seed", range(EVERY_NIGHT))
+async def test_a_hundred_seeds_with_workers_break_no_promise(seed: int, kind: Kind) -> None:
+    outcome = await run_with_workers(seed, kind, 2_000, "plain", workers=2)
     assert not outcome.broken, outcome.report
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.resilience.chaos import keyed, memory
 from tests.resilience.chaos.load import LARGE_EVERY, numbers
-from tests.resilience.chaos.scene import Scene
+from tests.resilience.chaos.scene import Scene, Surroundings
 from tests.resilience.chaos.schedule import Schedule
 from tests.resilience.chaos.spy import Spy
 from tests.resilience.chaos.variants import dies_with_its_server, keeps_order, key_of
@@ -42,6 +42,7 @@ class Outcome:
     broken: tuple[str, ...]
     evidence: str = field(default="", repr=False)
     """The `evidence.story` of the run, if a promise was broken."""
+    workers: int = 0
 
     @property
     def report(self) -> str:
@@ -51,15 +52,15 @@ class Outcome:
     @property
     def command(self) -> str:
         """Return the command that replays this seed."""
-        return command(self.schedule)
+        return command(self.schedule, self.workers)
 
 
-def command(schedule: Schedule) -> str:
+def command(schedule: Schedule, workers: int = 0) -> str:
     """Return the command that replays a schedule."""
     variant = f" --variant {schedule.variant}" if schedule.variant != "plain" else ""
     return (
         f"python -m tests.resilience.chaos --seed {schedule.seed} --kind {schedule.kind} "
-        f"--messages {schedule.messages}{variant}"
+        f"--messages {schedule.messages}{variant}" + (f" --workers {workers}" if workers else "")
     )
 
 
@@ -239,7 +240,7 @@ def unfinished_traces(spans: Sequence[ReceivedSpan]) -> list[str]:
     return broken
 
 
-def stored_twice(scene: Scene, sink: Sequence[StoredMessage]) -> list[str]:
+def stored_twice(scene: Surroundings, sink: Sequence[StoredMessage]) -> list[str]:
     """Return the ids that one incarnation of the sink holds more than once; of two routers on one durable, the messages
     as well.
 

@@ -82,7 +82,10 @@ class Look:
 
 @dataclass(slots=True)
 class History:
-    """A run. `window` is the duplicate window of the destination in seconds."""
+    """A run. `window` is the duplicate window of the destination in seconds.
+
+    `workers` of each process are members of their own.
+    """
 
     partitions: int
     window: float
@@ -92,3 +95,4 @@ class History:
     spells: list[Spell] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
+    workers: int = 1

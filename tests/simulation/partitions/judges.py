@@ -98,7 +98,7 @@ def led_in_time(history: History) -> Iterator[str]:
 
 
 def fair_shares(history: History) -> Iterator[str]:
-    """Check that processes lead as many partitions as others, or one less, and none twice, after the last change.
+    """Check that members lead as many partitions as others, or one less, and none twice, after the last change.
 
     Partitions that were moved by hand stay where they are.
     """
@@ -109,7 +109,7 @@ def fair_shares(history: History) -> Iterator[str]:
         twice = _led_twice(look.led)
         if twice:
             yield f"at {look.at:.3f} s several lead {_listed(twice)}, {since}"
-        elif not look.moved and max(shares.values()) - min(shares.values()) > 1:
+        elif not look.moved and max(shares.values()) - min(shares.values()) > history.workers:
             yield f"at {look.at:.3f} s the processes lead {shares}, {since}"
         elif sum(shares.values()) < history.partitions:
             yield f"at {look.at:.3f} s {sum(shares.values())} of {history.partitions} are led, {since}"

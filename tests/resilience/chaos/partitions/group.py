@@ -206,7 +206,7 @@ class Group:
             while True:
                 led = [await member.led() for member in self.living]
                 shares = [len(one or ()) for one in led]
-                if sum(shares) == self.trial.partitions and max(shares) - min(shares) <= 1:
+                if sum(shares) == self.trial.partitions and max(shares) - min(shares) <= max(self.trial.workers, 1):
                     return
                 await trio.sleep(0.2)
 

@@ -29,6 +29,7 @@ KILLED = -signal.SIGKILL
 CONFIG = """
 [router]
 name = "member"
+workers = {workers}
 shutdown_timeout = "10s"
 
 [connections.main]
@@ -67,7 +68,7 @@ async def work(message):
 
 def write_configuration(folder: Path, trial: Trial, urls: list[str]) -> None:
     """Write the file that every member runs, and its handler."""
-    text = CONFIG.format(urls=json.dumps(urls), partitions=trial.partitions)
+    text = CONFIG.format(urls=json.dumps(urls), partitions=trial.partitions, workers=max(trial.workers, 1))
     (folder / "router.toml").write_text(text)
     (folder / "work.py").write_text(HANDLER.format(seconds=trial.handler))
 
@@ -101,6 +102,7 @@ class Member:
                 env=environment({"CALLS": str(self._calls), "ROUTER_TRIO_TELEMETRY__LISTEN": f"{HOST}:{port}"}),
                 stderr=log,
                 stdout=log,
+                process_group=0,  # its workers are killed and suspended with it
             )
 
     @property
@@ -116,12 +118,12 @@ class Member:
     def suspend(self) -> None:
         """Send SIGSTOP; return when the process is stopped."""
         self.is_suspended = True
-        self._process.send_signal(signal.SIGSTOP)
+        os.killpg(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """Send SIGCONT."""
-        self._process.send_signal(signal.SIGCONT)
+        os.killpg(self.pid, signal.SIGCONT)
         self.is_suspended = False
 
     def terminate(self) -> None:
@@ -130,7 +132,7 @@ class Member:
 
     def kill(self) -> None:
         """Send SIGKILL; return when the process has ended."""
-        self._process.kill()
+        os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self.killed_at = time.time()
 

@@ -50,13 +50,15 @@ class Trial:
     rate: int = 300
     handler: float = 0.005
     own_token: bool = False
+    workers: int = 0
     steps: tuple[Step, ...] = field(default=(), repr=False)
 
     @property
     def command(self) -> str:
         """Return the command that repeats this trial."""
         nodes = f" --nodes {self.nodes}" if self.nodes > 1 else ""
-        return f"python -m tests.resilience.chaos --kind partitions --seed {self.seed}{nodes}"
+        workers = f" --workers {self.workers}" if self.workers else ""
+        return f"python -m tests.resilience.chaos --kind partitions --seed {self.seed}{nodes}{workers}"
 
 
 def draw(

@@ -101,7 +101,7 @@ def judge(
     places = {int(message.payload): place for place, message in reversed([*enumerate(source, 1)])}
     key_of = {number: made.subject(number).split(".")[1] for number in places}
     partition_of = {number: made.partitioning.partition_of(made.subject(number)) for number in places}
-    history = History(trial.partitions, WINDOW)
+    history = History(trial.partitions, WINDOW, workers=max(trial.workers, 1))
     stored_at = {place: message.time for place, message in enumerate(source, 1)}
     copied_at = {places[int(message.payload)]: message.time for message in reversed(copied)}
     history.published = sorted(
