@@ -183,6 +183,11 @@ class Tap:
         self._bytes = 0
 
     @property
+    def needs_payloads(self) -> bool:
+        """True if it shows payloads, or if its expression reads them."""
+        return self.request.payloads or (self._where is not None and bool(self._where.reads & _FROM_PAYLOAD))
+
+    @property
     def has_room(self) -> bool:
         return len(self._waiting) < MAX_WAITING and self._bytes < MAX_WAITING_BYTES
 
@@ -198,8 +203,9 @@ class Tap:
         for _ in range(min(MAX_LINES, len(self._waiting))):
             message = self._waiting.popleft()
             self._bytes -= len(message.raw[4])
-            if self._matches(message, reading):
-                reading.lines.append(self._line(message))
+            shown = _shown(message, from_stream=self._from_stream)
+            if self._matches(message, shown, reading):
+                reading.lines.append(self._line(message, shown))
             yield
         for fate in ROUTE_FATES if self.request.fate is None else (self.request.fate,):
             left_out = settled[fate] - self._before[fate] - self._taken[fate]
@@ -211,11 +217,11 @@ class Tap:
 
     # --- inside ---
 
-    def _matches(self, message: FollowedMessage, reading: Reading) -> bool:
+    def _matches(self, message: FollowedMessage, shown: Mapping[str, Any], reading: Reading) -> bool:
         if self._where is None:
             return True
         try:
-            matches = bool(self._where.evaluate(_facts(message, from_stream=self._from_stream)))
+            matches = bool(self._where.evaluate(_facts(message, shown, from_stream=self._from_stream)))
         except EvaluationError as error:
             reading.failed += 1
             reading.error = shown_text(str(error))
@@ -223,25 +229,29 @@ class Tap:
         reading.not_matching += not matches
         return matches
 
-    def _line(self, message: FollowedMessage) -> str:
-        shown = _shown(message, from_stream=self._from_stream)
+    def _line(self, message: FollowedMessage, shown: dict[str, Any]) -> str:
         if self.request.payloads:
-            shown |= _payload(framing.payload(message.raw))
+            shown = shown | _payload(framing.payload(message.raw))
         return json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
 
 
-def _facts(message: FollowedMessage, *, from_stream: bool) -> Facts:
-    """Return the variables of an expression for a message."""
+def _facts(message: FollowedMessage, shown: Mapping[str, Any], *, from_stream: bool) -> Facts:
+    """Return the variables of an expression for a message.
+
+    Subject and headers are those that are `shown`: an expression that reads a masked value could ask for it bit by bit.
+    """
     from router_trio.expressions.message import Facts
     from router_trio.expressions.values import Budget
 
     raw = message.raw
     stream, sequence, deliveries, time_ns = _place(raw) if from_stream else ("", 0, 0, 0)
+    lines = [headers.line(name, value) for name, value in shown["headers"]]
+    block = b"%b\r\n%b\r\n" % (headers.VERSION, b"".join(lines)) if lines else b""
     facts = Facts(
-        framing.text(raw[0]),
-        framing.header_block(raw),
+        shown["subject"],
+        block,
         framing.payload(raw),
-        stream=stream,
+        stream=shown["stream"] if from_stream else stream,
         sequence=sequence,
         deliveries=deliveries,
         time_ns=time_ns,

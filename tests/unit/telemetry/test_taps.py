@@ -267,6 +267,54 @@ async def test_messages_are_chosen_by_fate_and_by_expression(
 
 
 @pytest.mark.parametrize(
+    "where",
+    [
+        'headers["X-Api-Key"].startsWith("s3")',
+        'headers["X-Api-Key"].size() == 6',
+        'headers["Authorization"] > "Basic a" && headers["Authorization"] < "Basic z"',
+        'headers["Url"].contains("s3cret")',
+        'subject.contains("s3cret")',
+        "tokens.exists(one, one.contains('s3cret'))",
+        'headers.exists(name, headers[name].contains("3cre"))',
+        'int(headers["X-Api-Key"]) > 1',
+        'headers["Beyond"] == "s3cret"',
+    ],
+)
+async def test_no_expression_reads_what_is_masked_or_not_shown(
+    autojump_clock: MockClock, taps: Callable[[], Taps], where: str
+) -> None:
+    secret = {"Authorization": "Basic czNjcmV0", "X-Api-Key": "s3cret", "Url": "nats://bob:s3cret@x:4222"}
+    many = {f"H-{number}": "x" for number in range(MAX_HEADERS)} | {"Beyond": "s3cret"}
+    async with world([core("in.*", "to.$1")]) as w:
+        await taps().open("tap", TapRequest("route", where=where), w.live)
+        for headers in (secret, many):
+            w.broker.publish("in.password=s3cret", b"", headers=headers)
+        await eventually(lambda: w.route_ledger()[2] == {"routed": 2})
+        reading = await taps().read("tap", w.live, 0.0)
+    assert (reading.lines, reading.not_matching) == ([], 2)
+    assert "s3cret" not in (reading.error or "")
+
+
+async def test_an_expression_reads_what_is_shown(autojump_clock: MockClock, taps: Callable[[], Taps]) -> None:
+    where = 'headers["region"] == "eu" && headers["X-Api-Key"] == "[redacted]" && size == 3 && tokens[1] == "x"'
+    async with world([core("in.*", "to.$1")]) as w:
+        await taps().open("tap", TapRequest("route", where=where), w.live)
+        w.broker.publish("in.x", b"abc", headers={"region": "eu", "X-Api-Key": "s3cret"})
+        await eventually(lambda: w.route_ledger()[2] == {"routed": 1})
+        messages, _ = await read_all(taps(), w)
+    assert [one["subject"] for one in messages] == ["in.x"]
+
+
+async def test_a_reload_that_hides_payloads_closes_taps_that_read_them(taps: Callable[[], Taps]) -> None:
+    async with world([core("in.*", "to.$1")]) as w:
+        await taps().open("body", TapRequest("route", where="body.total > 1"), w.live)
+        await taps().open("subject", TapRequest("route", where="subject == 'in.x'"), w.live)
+        taps().change(HEADERS_ONLY)
+        assert not taps().is_open("body")
+        assert taps().is_open("subject")
+
+
+@pytest.mark.parametrize(
     ("request_", "settings", "code", "text"),
     [
         (TapRequest("route"), TelemetrySettings(), 403, "tap = true"),
