@@ -193,7 +193,8 @@ lock: $(TOOLS)/.installed  ## Write requirements/*.txt from pyproject.toml; UPGR
 	$(COMPILE) pyproject.toml --extra embedded --extra dev --group build --output-file requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra embedded --group build --constraints requirements/dev.txt \
 		--output-file requirements/demo.txt
-	$(COMPILE) pyproject.toml --constraints requirements/dev.txt --output-file requirements/runtime.txt
+	$(COMPILE) pyproject.toml --extra expressions --extra schemas --constraints requirements/dev.txt \
+		--output-file requirements/runtime.txt
 	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
 	$(COMPILE) pyproject.toml --group build --group compile --constraints requirements/dev.txt \
 		--output-file requirements/compile.txt

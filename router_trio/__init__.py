@@ -75,7 +75,12 @@ def __getattr__(name: str) -> "Any":
 
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        home = import_module(f"{__name__}.{_HOMES[name]}")
+    except AttributeError as error:
+        # For `from router_trio import ...` it would mean that there is no such name.
+        raise ImportError(f"{__name__}.{_HOMES[name]} can't be imported: {error}") from error
+    return getattr(home, name)
 
 
 def __dir__() -> "list[str]":

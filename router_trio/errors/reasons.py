@@ -74,7 +74,6 @@ STALE: Final = "stale"
 MAX_CONNECTIONS: Final = "max_connections"
 LIVENESS: Final = "liveness"
 LAME_DUCK: Final = "lame_duck"
-CONTROL_PLANE: Final = "control_plane"
 
 # --- a source failed, or a question to JetStream ---
 
@@ -464,7 +463,6 @@ TABLE: Final[Mapping[str, Reason]] = {
             "check the network, and for a handler that blocks the event loop: `router_event_loop_lag_seconds`",
         ),
         _link(LAME_DUCK, "the server asked its clients to leave (lame duck mode)", "no action needed"),
-        _link(CONTROL_PLANE, "the JetStream client of the connection failed", "see `detail`"),
         _source(
             STREAM_NOT_FOUND,
             "the stream does not exist",

@@ -1,1 +1,1 @@
-"""The real links: a handshake and a wire of our own, and nats-py for the JetStream API."""
+"""The real links: the handshake, the wire, and the requests on it."""

@@ -29,10 +29,10 @@ class CommandLink:
     requests: Requests
     is_open: bool = False
 
-    def attach(self, link: NatsLink, inbox: bytes) -> None:
+    def attach(self, link: NatsLink) -> None:
         """Start to use an open link."""
         self.link = link
-        self.requests = Requests(link.wire, inbox)
+        self.requests = link.requests
         self.is_open = True
 
     def stored(self, stream: str) -> StoredMessages:
@@ -111,7 +111,7 @@ async def _open_link(settings: Settings, command: str, name: str) -> AsyncIterat
             try:
                 async with dial(str(server), inbox, command_link) as link:
                     dialling.deadline = inf
-                    command_link.attach(link, inbox + b"-ask")
+                    command_link.attach(link)
                     yield command_link
                     return
             except LinkError as error:

@@ -1,8 +1,8 @@
 """Reads INFO, a server's description of itself: its JSON becomes a typed, bounded value here and nowhere else.
 
-No other code sees the JSON of a peer, not even nats-py: it gets an INFO of ours, made from the values read here
-(`for_client`). An absent field has its default. A field with a wrong value raises a `ProtocolError` that names it. Only
-announced servers are skipped one by one, so that one bad `client_advertise` in a cluster does no harm.
+No other code sees the JSON of a peer. An absent field has its default. A field with a wrong value raises a
+`ProtocolError` that names it. Only announced servers are skipped one by one, so that one bad `client_advertise` in a
+cluster does no harm.
 """
 
 from __future__ import annotations
@@ -73,11 +73,6 @@ class ServerInfo:
         are trusted only if the server sends them again over TLS.
         """
         return replace(self, connect_urls=(), lame_duck=False)
-
-    def for_client(self) -> bytes:
-        """Return an INFO line for nats-py with only what it needs. It does not ask for a login."""
-        shown = {"version": self.version, "proto": 1, "headers": self.headers, "max_payload": self.max_payload}
-        return b"INFO %b\r\n" % json.dumps(shown).encode()
 
 
 def parse_info(text: bytes, before: ServerInfo | None = None) -> ServerInfo:

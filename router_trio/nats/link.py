@@ -1,7 +1,4 @@
-"""Real links, and the `Dialer` that opens them: one socket, its wire, and nats-py for requests.
-
-If one of these fails, the entire link ends.
-"""
+"""Real links, and the `Dialer` that opens them: one socket, and its wire, which carries the requests too."""
 
 from __future__ import annotations
 
@@ -34,11 +31,11 @@ from router_trio.link import (
     SharedDelivery,
     StreamState,
 )
-from router_trio.nats.control_plane.plane import ControlPlane
 from router_trio.nats.handshake import Handshake
 from router_trio.nats.info import ServerInfo, parse_info
 from router_trio.nats.jetstream.api import API, Api, Denials
 from router_trio.nats.jetstream.pubacks import PubAcks, StreamName
+from router_trio.nats.requests import Requests
 from router_trio.nats.subscriptions import WireSubscription
 from router_trio.nats.transport import BeforeWrite, abandon, address, failed_attempt, open_stream, stream_for_wire
 from router_trio.nats.websocket import WebSocketStream
@@ -53,12 +50,6 @@ if TYPE_CHECKING:
     from router_trio.nats.jetstream.holds import Holds
     from router_trio.nats.jetstream.members import BucketMembers
     from router_trio.nats.jetstream.streams import Lookups
-
-_API_MODULES = [
-    f"router_trio.nats.jetstream.{name}"
-    for name in ("consumers", "members", "sourced_stream", "standby", "streams", "unacked")
-]
-"""Modules that send requests to the JetStream API."""
 
 _frame = attrgetter("frame")
 
@@ -76,8 +67,8 @@ MAX_ABSENT = 1024
 class NatsLink:
     """A `link.Link` to a server. It is used inside the context that `Dialer` opens.
 
-    Modules that send requests to the JetStream API are imported with the control plane when they are needed, so that no
-    core route waits for them.
+    Modules that send requests to the JetStream API are imported when they are needed, so that no core route waits for
+    them.
     """
 
     def __init__(
@@ -92,7 +83,6 @@ class NatsLink:
         self._listener = listener
         self._inbox_denied: str | None = None
         self._listen_at = 0.0
-        self._client_inbox_denied = False
         self._inboxes = 0
         self._inbox = inbox
         self._host = address(server).address
@@ -105,7 +95,6 @@ class NatsLink:
             stream.for_wire(before_write)
             if isinstance(stream, WebSocketStream)
             else stream_for_wire(stream, before_write),
-            pass_to_client=lambda data: self.api.control.pass_to_client(data),
             on_info=self._on_info,
             denied=self._was_denied,
             read_begins=listener.read_begins,
@@ -113,11 +102,9 @@ class NatsLink:
         )
         self.wire.unread = handshake.rest
         self._subscriptions = self.wire.subscriptions
-        asking = f"{framing.text(inbox)}-api"
-        ping = self.wire.ping
-        control = ControlPlane(self.info, asking, self.wire.send, self.wire.expect_foreign_pong, ping, _API_MODULES)
         self._denials = Denials()
-        self.api: Api = Api(control, self._denials, settings.api)
+        self.requests: Requests = Requests(self.wire, inbox + b"-api", self._too_large)
+        self.api: Api = Api(self.requests, self._denials, settings.api)
         self._unknown: deque[StreamName] = deque()
         self._domains: dict[str, str] = {}
         """The JetStream domains of streams that PubAcks have named, by name of the stream."""
@@ -221,8 +208,6 @@ class NatsLink:
             while self._unknown:
                 stream = self._unknown.popleft()
                 try:
-                    await self.api.control.ready_client()
-                    self._let_client_listen()
                     exists = self._listener.expects(stream[0]) or await self._may_exist(stream)
                     if exists and stream[1]:
                         self._domains[stream[0]] = stream[1]
@@ -264,19 +249,9 @@ class NatsLink:
         self._subscriptions.stop_listening(subjects)
 
     async def open_consumer(self, spec: ConsumerSpec, deliver: Deliver) -> WirePullConsumer:
-        await self.api.control.ready_client()
         from router_trio.nats.jetstream.consumers import WirePullConsumer, ensure_consumer
 
-        self._let_client_listen()
-        refused = self._subscriptions.too_many
-        try:
-            found = await ensure_consumer(self.api, spec, self.subscribe, self._own_answers)
-        except SourceError as error:
-            if error.reason != reasons.TIMEOUT or self._subscriptions.too_many == refused:
-                raise
-            # The inbox that nats-py subscribes to for its answers may be one of the refused subscriptions.
-            self._client_inbox_denied = True
-            raise self._subscriptions.no_room("the answers of the JetStream API") from error
+        found = await ensure_consumer(self.api, spec, self.subscribe, self._own_answers)
         found = replace(found, lifted=self._lifted.pop((spec.stream, spec.durable), found.lifted))
         self.wire.read_size = READ_SIZE_WITH_CONSUMERS
         self._inboxes += 1
@@ -286,13 +261,11 @@ class NatsLink:
         return WirePullConsumer(spec, found, inbox, self.api, self._lookups, send, subscription, limit, self._holds)
 
     async def take_the_lead(self, spec: ConsumerSpec, learn: Learn) -> str:
-        await self.api.control.ready_client()
         from router_trio.nats.jetstream.consumers import ensure_consumer
         from router_trio.nats.jetstream.oldest import OldestMessage
         from router_trio.nats.jetstream.standby import check_version, learning, wait_for_pin
 
         check_version(self.info)
-        self._let_client_listen()
         found = await ensure_consumer(self.api, spec, self.subscribe, self._own_answers)
         if found.lifted:
             self._lifted[spec.stream, spec.durable] = found.lifted
@@ -316,13 +289,9 @@ class NatsLink:
         raise AssertionError("unreachable: the block returns or raises")
 
     async def find_streams(self, subject: str) -> Sequence[str]:
-        await self.api.control.ready_client()
-        self._let_client_listen()
         return await self._lookups.find_streams(subject)
 
     async def stream_state(self, name: str) -> StreamState | None:
-        await self.api.control.ready_client()
-        self._let_client_listen()
         state = await self._lookups.stream_state(name, self._domains.get(name, ""))
         # A stream that another JetStream does not have may exist on this server's own.
         if state is not None or self.api.prefix == API:
@@ -330,46 +299,28 @@ class NatsLink:
         return state
 
     async def newest(self, stream: str, subject: str) -> Newest | None:
-        await self.api.control.ready_client()
-        self._let_client_listen()
         return await self._lookups.newest(stream, subject)
 
     async def ensure_stream(self, wanted: StreamConfig) -> tuple[StreamConfig, bool]:
-        await self.api.control.ready_client()
-        self._let_client_listen()
         return await self._lookups.ensure_stream(wanted)
 
     async def ensure_partitioned(self, wanted: PartitionedSpec) -> PartitionedStream:
-        await self.api.control.ready_client()
         from router_trio.nats.jetstream.sourced_stream import ensure_partitioned
 
-        self._let_client_listen()
         return await ensure_partitioned(self._lookups, wanted, self.info)
 
     async def members(self, group: Group) -> BucketMembers:
-        await self.api.control.ready_client()
         from router_trio.nats.jetstream.members import members_of
 
-        self._let_client_listen()
         return await members_of(self.api, self._lookups, group, self.info)
 
     async def count_subjects(self, stream: str, pattern: str) -> int:
-        await self.api.control.ready_client()
-        self._let_client_listen()
         return await self._lookups.count_subjects(stream, pattern)
 
     async def count_schedules(self, spec: SchedulesSpec) -> SchedulesCount:
-        await self.api.control.ready_client()
         from router_trio.nats.jetstream.schedules import Schedules
 
-        self._let_client_listen()
         return await Schedules(self.api, self._lookups, spec).count()
-
-    def _let_client_listen(self) -> None:
-        if self._client_inbox_denied:
-            self._client_inbox_denied = False
-            self.api.inbox_denied = None
-            self.api.control.forget_inbox()
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         if self.ended:
@@ -434,14 +385,13 @@ class NatsLink:
                 f"no PubAck can be received: {words}; allow this user to subscribe to {_prefix(self._inbox)}.>"
             )
             self._listen_at = trio.current_time() + LISTEN_AGAIN_AFTER
+        elif subject == self.requests.answers:
+            self.requests.deny_answers(f"{words}; allow this user to subscribe to {_prefix(self._inbox)}.>")
         elif self._subscriptions.was_denied(subject, queue, words):
             pass  # `subscribe` raises it
         elif self._subscriptions.subscribed(subject, queue, denied.sid):
             # Permissions were revoked. A link whose subscription ended silently would look alive for ever.
             raise LinkError(f"the server ended a subscription: {words}", reason=reasons.PERMISSION_DENIED)
-        elif framing.text(subject).startswith(_prefix(self._inbox) + "."):
-            self._client_inbox_denied = True
-            self.api.inbox_denied = f"{words}; allow this user to subscribe to {_prefix(self._inbox)}.>"
 
     def _on_info(self, text: bytes) -> None:
         self.info = parse_info(text, self.info)
@@ -476,6 +426,7 @@ class Dialer:
     async def __call__(self, server: str, inbox: bytes, listener: LinkListener) -> AsyncIterator[NatsLink]:
         """Open a link, as `link.Connect` does, and run its tasks for as long as it is used."""
         handshake: Handshake | None = None
+        link: NatsLink | None = None
         opened = False
         try:
             stream = await open_stream(server, self._settings.proxy)
@@ -485,7 +436,6 @@ class Dialer:
                 link = NatsLink(server, handshake, self._settings, inbox, listener, self._before_write)
                 nursery.start_soon(link.wire.read)
                 nursery.start_soon(link.wire.write)
-                nursery.start_soon(link.api.control.run)
                 nursery.start_soon(link.answer_pubacks)
                 await link.fence()
                 link.announce()
@@ -504,6 +454,8 @@ class Dialer:
                 raise
             raise bare from bare.__cause__
         finally:
+            if link is not None:
+                link.requests.end()
             if handshake is not None:
                 await abandon(handshake.stream)
 

@@ -119,8 +119,8 @@ class MessageTracer:
         test = self._link.requests.send(self._inbox + b".0")
         await self._link.link.fence()
         test.forget()
-        if test.denied is not None:
-            raise SourceError(test.denied, reason=reasons.PERMISSION_DENIED)
+        if test.refusal is not None:
+            raise test.refusal
 
     async def trace(self, subject: str, payload: bytes = b"", headers: Headers | None = None) -> MessageTrace:
         """Return the path of a message.

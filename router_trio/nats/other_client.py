@@ -1,23 +1,24 @@
 """Creates and reads streams with a client of its own, outside of any router: the demo checks a router with it.
 
-Each function opens a nats-py client, does its job, and closes the client. No router's messages pass through here.
+Each function opens a nats-py client in a thread of its own, does its job, and closes the client. No router's messages
+pass through here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import nats.errors
 import nats.js.errors
+import trio
 from nats.aio.client import Client
-from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import redact, text_of_error
-from router_trio.nats.control_plane.asyncio_loop import aio_as_trio, open_loop
 from router_trio.nats.jetstream.api import ApiError, StreamInfo, stream_info
 
 T = TypeVar("T")
@@ -41,9 +42,9 @@ async def add_streams(url: str, streams: Mapping[str, Sequence[str]]) -> None:
     trips; if it is cancelled, some streams may exist.
     """
 
-    async def add(context: JetStreamContext) -> None:
+    async def add(client: Client) -> None:
         for name, subjects in streams.items():
-            await _ask(context, f"STREAM.CREATE.{name}", {"name": name, "subjects": list(subjects)})
+            await _ask(client, f"STREAM.CREATE.{name}", {"name": name, "subjects": list(subjects)})
 
     await _with_client(url, add)
 
@@ -51,8 +52,8 @@ async def add_streams(url: str, streams: Mapping[str, Sequence[str]]) -> None:
 async def count_messages(url: str, stream: str) -> int:
     """Return how many messages the stream holds. Raises and blocks as `stream_messages` does."""
 
-    async def count(context: JetStreamContext) -> int:
-        return (await _ask(context, f"STREAM.INFO.{stream}")).messages
+    async def count(client: Client) -> int:
+        return (await _ask(client, f"STREAM.INFO.{stream}")).messages
 
     return await _with_client(url, count)
 
@@ -64,11 +65,11 @@ async def stream_messages(url: str, stream: str) -> list[StoredMessage]:
     Blocks until all are read; can be cancelled.
     """
 
-    async def read(context: JetStreamContext) -> list[StoredMessage]:
+    async def read(client: Client) -> list[StoredMessage]:
         found: list[StoredMessage] = []
-        expected = (await _ask(context, f"STREAM.INFO.{stream}")).messages
+        expected = (await _ask(client, f"STREAM.INFO.{stream}")).messages
         config = ConsumerConfig(ack_policy=AckPolicy.NONE)
-        subscription = await context.pull_subscribe("", stream=stream, config=config)
+        subscription = await client.jetstream(timeout=_ANSWER_WITHIN).pull_subscribe("", stream=stream, config=config)
         while len(found) < expected:
             for message in await subscription.fetch(min(_BATCH, expected - len(found)), timeout=_ANSWER_WITHIN):
                 found.append(StoredMessage(message.metadata.sequence.stream, message.subject, message.data))
@@ -77,12 +78,12 @@ async def stream_messages(url: str, stream: str) -> list[StoredMessage]:
     return await _with_client(url, read)
 
 
-async def _ask(context: JetStreamContext, request: str, body: Mapping[str, object] | None = None) -> StreamInfo:
+async def _ask(client: Client, request: str, body: Mapping[str, object] | None = None) -> StreamInfo:
     payload = json.dumps(body).encode() if body else b""
-    return stream_info((await context._nc.request(f"$JS.API.{request}", payload, _ANSWER_WITHIN)).data)
+    return stream_info((await client.request(f"$JS.API.{request}", payload, _ANSWER_WITHIN)).data)
 
 
-async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+async def _with_client(url: str, job: Callable[[Client], Awaitable[T]]) -> T:
     async def ignore(error: Exception) -> None:
         """Ignore errors that are raised as well; without this callback nats-py prints a traceback."""
 
@@ -92,25 +93,19 @@ async def _with_client(url: str, job: Callable[[JetStreamContext], Awaitable[T]]
             await client.connect(
                 url, error_cb=ignore, allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0
             )
-            return await job(client.jetstream(timeout=_ANSWER_WITHIN))
+            return await job(client)
         finally:
             await client.close()
 
-    failure: LinkError | SourceError
-    cause: Exception
-    async with open_loop():
-        # An error that leaves the loop would be wrapped in groups.
-        try:
-            result: T = await aio_as_trio(work)()
-            return result
-        except nats.js.errors.Error as error:
-            detail = f"JetStream at {redact(url)} refused: {text_of_error(error)}"
-            failure, cause = SourceError(detail, reason=reasons.JETSTREAM), error
-        except (ApiError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            # Except for the first, these are raised for a malformed answer: ValueError by us, the others by nats-py,
-            # which parses messages here.
-            detail = f"JetStream at {redact(url)} refused: {text_of_error(error)}"
-            failure, cause = SourceError(detail, reason=reasons.JETSTREAM), error
-        except (TimeoutError, nats.errors.Error, OSError) as error:
-            failure, cause = LinkError(f"can't talk to the server at {redact(url)}: {text_of_error(error)}"), error
-    raise failure from cause
+    try:
+        return await trio.to_thread.run_sync(asyncio.run, work(), limiter=trio.CapacityLimiter(1))
+    except nats.js.errors.Error as error:
+        detail = f"JetStream at {redact(url)} refused: {text_of_error(error)}"
+        raise SourceError(detail, reason=reasons.JETSTREAM) from error
+    except (ApiError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # Except for the first, these are raised for a malformed answer: ValueError by us, the others by nats-py,
+        # which parses messages here.
+        detail = f"JetStream at {redact(url)} refused: {text_of_error(error)}"
+        raise SourceError(detail, reason=reasons.JETSTREAM) from error
+    except (TimeoutError, nats.errors.Error, OSError) as error:
+        raise LinkError(f"can't talk to the server at {redact(url)}: {text_of_error(error)}") from error

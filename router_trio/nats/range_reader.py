@@ -178,15 +178,15 @@ class _Pull:
         watched = self._watched
         assert watched is not None, "something was requested"
         with trio.move_on_after(ANSWER_WITHIN) as scope:
-            while not self._is_complete and self._failure is None and watched.denied is None:
+            while not self._is_complete and self._failure is None and watched.refusal is None:
                 known = len(self._messages)
                 await watched.arrived.wait()
                 watched.arrived = trio.Event()
                 if len(self._messages) > known:
                     scope.deadline = trio.current_time() + ANSWER_WITHIN
         watched.forget()
-        if watched.denied is not None:
-            raise SourceError(watched.denied, reason=reasons.PERMISSION_DENIED)
+        if watched.refusal is not None:
+            raise watched.refusal
         if self._failure is not None:
             raise self._failure
         if not self._is_complete:

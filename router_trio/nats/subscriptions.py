@@ -16,9 +16,6 @@ from router_trio.errors.quotes import quoted
 from router_trio.link import Deliver, DeliverShared, SharedDelivery, SubscriptionBatch
 from router_trio.protocol import framing
 
-FIRST_SID = 1_000_000
-"""nats-py numbers its own subscriptions from 1 on."""
-
 
 class _Group(list[SubscriptionBatch]):
     """The subscriptions that received messages, out of those that are delivered together."""
@@ -52,7 +49,7 @@ class Subscriptions:
         self._groups: dict[DeliverShared, _Group] = {}
         self._subjects: dict[bytes, tuple[bytes, bytes]] = {}
         """Subject and queue of each subscription, by its id."""
-        self._next_sid = FIRST_SID
+        self._next_sid = 0
         self._asked: Counter[tuple[bytes, bytes]] = Counter()
         self._denied: dict[tuple[bytes, bytes], list[str]] = {}
         self._optional: dict[bytes, bytes] = {}

@@ -1,8 +1,7 @@
 """The wire: the only owner of a connected socket. One task reads, one writes; others append, and may write meanwhile.
 
-It parses frames in batches, delivers messages of its own subscriptions, answers PING, matches PONGs with its fences,
-and passes frames that belong to nats-py (those of its subscriptions) on untouched. It ends by raising `LinkError` from
-`read` or `write`, and is never used again.
+It parses frames in batches, delivers messages of its subscriptions, answers PING, and matches PONGs with its fences. It
+ends by raising `LinkError` from `read` or `write`, and is never used again.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import trio
 
 from router_trio.errors import LinkError, ProtocolError, reasons
 from router_trio.errors.quotes import text_of_error
-from router_trio.nats.control_plane.plane import is_for_nats_py
 from router_trio.nats.info import quote
 from router_trio.nats.subscriptions import Subscriptions
 from router_trio.nats.transport import NotedStream, TCPStream, unforeseen
@@ -51,16 +49,14 @@ class Wire:
         self,
         stream: trio.abc.Stream | TCPStream | NotedStream | WebSocketStream,
         *,
-        pass_to_client: Callable[[bytes], None],
         on_info: Callable[[bytes], None],
         denied: Callable[[Denied | None, str], None],
         read_begins: Callable[[], None] = lambda: None,
         read_done: Callable[[], None],
     ) -> None:
-        """`pass_to_client` gets bytes for nats-py, `on_info` the JSON of an INFO.
+        """`on_info` gets the JSON of an INFO, `denied` what the server denied (None if that can't be parsed), and why.
 
-        `denied` gets what the server denied (None if that can't be parsed), and the server's words. `read_begins` is
-        called before the messages of each read are delivered, `read_done` after it.
+        `read_begins` is called before the messages of each read are delivered, `read_done` after it.
         """
         self._stream = stream
         self._write_some = stream.write_some if isinstance(stream, TCPStream | WebSocketTCPStream) else None
@@ -71,7 +67,6 @@ class Wire:
         self.read_size = READ_SIZE
         self.unread: bytes | bytearray = b""
         """Bytes that were read from the stream behind the handshake."""
-        self._pass_to_client = pass_to_client
         self._on_info = on_info
         self._denied = denied
         self._read_begins = read_begins
@@ -86,7 +81,7 @@ class Wire:
         self._broken: LinkError | None = None
         self._work = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
-        self._pongs: deque[trio.Event | None] = deque()
+        self._pongs: deque[trio.Event] = deque()
         self._pongs_owed = 0
         self._fence = trio.Event()
         self._fence_ends = -1
@@ -191,10 +186,6 @@ class Wire:
         self._fence_ends = self._queued
         return framing.PING
 
-    def expect_foreign_pong(self) -> None:
-        """Record that nats-py has sent a PING: its PONG does not answer one of our fences."""
-        self._pongs.append(None)
-
     # --- the two tasks: writer and reader ---
 
     async def write(self) -> None:
@@ -265,11 +256,6 @@ class Wire:
                 group.clear()
             parser.touched.clear()
             self._read_done()
-        if parser.foreign:
-            frames = [frame for frame in parser.foreign if is_for_nats_py(frame)]
-            parser.foreign.clear()
-            if frames:
-                self._pass_to_client(b"".join(frames))
         if parser.control:
             lines = parser.control.copy()
             parser.control.clear()
@@ -285,13 +271,8 @@ class Wire:
     def _control(self, line: bytes) -> None:
         word = line[:4].upper()
         if word == b"PONG":
-            if not self._pongs:
-                return  # no PING was sent
-            answered = self._pongs.popleft()
-            if answered is not None:
-                answered.set()
-            else:
-                self._pass_to_client(framing.PONG)
+            if self._pongs:  # else no PING was sent
+                self._pongs.popleft().set()
         elif word == b"PING":
             self._pongs_owed += 1
             if self._pongs_owed > MAX_PONGS_OWED:

@@ -271,7 +271,7 @@ async def _test_publish(here: _Asked, tested: Sequence[tuple[Key, str]]) -> dict
     await here.link.link.fence()
     for key, request in sent:
         request.forget()
-        found[key] = request.denied
+        found[key] = None if request.refusal is None else str(request.refusal)
     return found
 
 
@@ -284,7 +284,7 @@ async def _trace_destination(here: _Asked) -> str | None:
     test = _trace(here, inbox, inbox)
     await here.link.link.fence()
     test.forget()
-    return inbox if test.denied is None else here.answered
+    return inbox if test.refusal is None else here.answered
 
 
 def _trace(here: _Asked, subject: str, destination: str) -> Request:

@@ -83,20 +83,19 @@ class MessageBuffer(Protocol):
 
 
 class FrameParser:
-    """Parses received bytes into messages of known subscriptions, foreign frames and control lines.
+    """Parses received bytes into messages of known subscriptions and control lines.
 
     After each `feed`, `buffers[sid]` has the messages received for a subscription registered there, its group lists the
-    buffers with messages, and `touched` lists the groups. The owner of the parser empties all three. `foreign` has
-    complete frames of other subscriptions as bytes, and `control` the other lines (PING, PONG, INFO, -ERR, +OK) without
-    CRLF, in order.
+    buffers with messages, and `touched` lists the groups. The owner of the parser empties all three. `control` has the
+    other lines (PING, PONG, INFO, -ERR, +OK) without CRLF, in order. Messages of other subscriptions are skipped: they
+    were on their way when those ended.
     """
 
-    __slots__ = ("_buffer", "_line", "_needed", "buffers", "control", "foreign", "touched")
+    __slots__ = ("_buffer", "_line", "_needed", "buffers", "control", "touched")
 
     def __init__(self) -> None:
         self.buffers: dict[bytes, MessageBuffer] = {}
         self.touched: list[list[Any]] = []
-        self.foreign: list[bytes] = []
         self.control: list[bytes] = []
         self._buffer: list[bytes] = []
         self._line = 0
@@ -166,7 +165,10 @@ class FrameParser:
                 try:
                     buffer = buffers[sid]
                 except KeyError:
-                    self.foreign.append(data[position:end])
+                    if not sid.isdigit():
+                        raise ProtocolError(
+                            f"the server sent a message for an unknown subscription: {data[position:line_end][:80]!r}"
+                        ) from None
                     position = end
                     continue
                 sid_of_run = sid

@@ -41,7 +41,6 @@ async def stream(server: NatsServer) -> AsyncIterator[JetStream]:
 async def link_to(server: NatsServer) -> AsyncIterator[NatsLink]:
     dialer = Dialer(ConnectionSettings(servers=[server.url]), "test")
     async with dialer(server.url, b"_INBOX.test", Recorder()) as link:
-        await link.api.control.ready_client()
         yield link
 
 

@@ -9,6 +9,7 @@ import trio
 
 from router_trio.states import FAILED, RUNNING
 from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
 from tests.support.servers import nats_server
 from tests.support.settings import core_route, settings
@@ -48,8 +49,24 @@ async def test_a_route_subscribes_once_there_is_room_again(tmp_path: Path) -> No
             await eventually(lambda: all(route.state == RUNNING for route in live.routes))
 
 
+async def test_a_stream_route_without_room_for_answers_names_them(tmp_path: Path) -> None:
+    async with nats_server(tmp_path, config="max_subscriptions: 1\n") as server:
+        stream = {"name": "stream", "from": {"stream": "IN", "durable": "d"}, "to": [{"subject": "out"}]}
+        async with watched(settings(server.url, routes=[stream])) as watch:
+            refused = await watch.until("NATS_SUBSCRIBE_ERROR")
+            assert refused.reason == "max_subscriptions"
+            assert "the answers of the JetStream API" in refused.detail
+            server.write_config(server._base + "max_subscriptions: 10\n")
+            await server.restart()
+            async with connect(server.url) as client:
+                await JetStream(client).create_stream("IN", ["in.*"])
+                await eventually(lambda: watch.router.routes[0].state == RUNNING)
+
+
 async def test_a_stream_route_without_room_for_its_inbox_fails_alone(tmp_path: Path) -> None:
-    async with nats_server(tmp_path, config="max_subscriptions: 2\n") as server:
+    """There is room for PubAcks, the answers of the API, and the core route."""
+    async with nats_server(tmp_path, config="max_subscriptions: 3\n") as server, connect(server.url) as setup:
+        await JetStream(setup).create_stream("IN", ["in.*"])
         stream = {"name": "stream", "from": {"stream": "IN", "durable": "d"}, "to": [{"subject": "out"}]}
         routes = [core_route("in.1", "out.1", name="core"), stream]
         async with watched(settings(server.url, routes=routes)) as watch, connect(server.url) as client:

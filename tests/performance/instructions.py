@@ -133,7 +133,7 @@ class Bench:
         link = SimpleNamespace(ack=self._acked, nak=lambda *nak: self.naks.append(nak))
         self.connection.listener.session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
         self.routings = [self._routing(plan) for plan in compile_routes(settings)]
-        told = {"pass_to_client": _nothing, "on_info": _nothing, "denied": _nothing}
+        told = {"on_info": _nothing, "denied": _nothing}
         self.wire = Wire(cast(Any, None), read_done=self.connection.listener.read_done, **told)
 
     def _routing(self, plan: Any) -> Routing:

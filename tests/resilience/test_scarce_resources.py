@@ -68,14 +68,14 @@ def take_threads():
     return lambda: vars(threading).update(kept)
 
 async def main():
-    unknown = []
+    found = None
     async with router.open() as live:
         await until("NATS_CONNECTION_ESTABLISHED", 1)
         close_link(live.connections["main"])
         await until("NATS_CONNECTION_LOST", 1)
         if what == "descriptors" and count:
-            await until("NATS_DESTINATIONS_UNKNOWN", 1)
-            unknown = [one.reason for one in codes("NATS_DESTINATIONS_UNKNOWN")]
+            await until("NATS_CONNECTION_RESTORED", 1)
+            found = await live.connections["main"].listener.session.link.find_streams("out.x")
         else:
             await until("NATS_CONNECTION_FAILED", 3)
         give_back()
@@ -83,7 +83,7 @@ async def main():
         receipt = await live.publish("out", b"x")
         fate = await receipt.settled()
     told = {"reasons": sorted({one.reason for one in codes("NATS_CONNECTION_FAILED")}), "fate": fate.name}
-    print(json.dumps(told | ({"unknown": unknown} if unknown else {})))
+    print(json.dumps(told | ({} if found is None else {"found": found, "unknown": codes("NATS_DESTINATIONS_UNKNOWN")})))
 
 trio.run(main)
 """
@@ -112,11 +112,10 @@ async def test_no_descriptor_left_at_a_reconnect(server: NatsServer, more: str) 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what is in /proc")
-@pytest.mark.parametrize("left", [1, 2])
-async def test_messages_pass_with_no_descriptors_left_for_the_control_plane(server: NatsServer, left: int) -> None:
-    """The control plane takes two more for its loop. Facts that only it can look up are unknown until then."""
-    told = run(server, "descriptors", left, more="stored")
-    assert told == {"reasons": [], "unknown": ["resources"], "fate": "fenced"}
+async def test_jetstream_is_asked_with_one_descriptor_left(server: NatsServer) -> None:
+    """The link needs it. Requests are sent on it, and need no further one."""
+    told = run(server, "descriptors", 1, more="stored")
+    assert told == {"reasons": [], "found": [], "unknown": [], "fate": "fenced"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what is in /proc")

@@ -8,7 +8,6 @@ import trio
 
 from router_trio.connection.destinations import DENIED_LOOK_EVERY
 from router_trio.connection.platform import Platform
-from router_trio.nats.control_plane.asyncio_loop import open_loop
 from router_trio.routing.policy.retry import LONGEST_SPREAD
 from router_trio.routing.stream.pulling.checks import DENIED_CHECK_EVERY
 from router_trio.routing.stream.pulling.pull_loop import SILENCE
@@ -25,6 +24,7 @@ from tests.simulation.process import Process
 from tests.simulation.programs import Programs
 from tests.simulation.schedule import KEYS, Schedule, Step
 from tests.simulation.trace import Trace
+from tests.support.asyncio_on_trio import open_loop
 
 LIVELY_WITHIN = 60.0
 """Seconds after the last fault within which everything is delivered or accounted for."""

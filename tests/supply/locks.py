@@ -62,7 +62,7 @@ def asked(name: str) -> list[Requirement]:
         "dev": [*runtime, *extras["embedded"], *extras["dev"], *groups["build"]],
         "compile": [*runtime, *groups["build"], *groups["compile"]],
         "dist": [*runtime, *groups["build"], *groups["compile"], *groups["dist"]],
-        "runtime": runtime,
+        "runtime": [*runtime, *extras["expressions"], *extras["schemas"]],
         "tools": groups["tools"],
     }
     return [Requirement(text) for text in lists[name]]

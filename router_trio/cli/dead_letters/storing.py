@@ -114,8 +114,8 @@ class Streams:
         """Check after a fence that a core publish had a subscriber. Raises `Kept` if not."""
         request = sent.request
         request.forget()
-        if request.denied is not None:
-            raise Kept(request.denied)
+        if request.refusal is not None:
+            raise Kept(str(request.refusal))
         answer = request.answer
         if answer is not None and headers.status(framing.header_block(answer))[0] == 503:
             raise Kept(f"{excerpt(sent.copy.subject)} has no subscriber; start one, and try again")

@@ -1,7 +1,7 @@
 """The JetStream API: sends requests, reports refusals, and reads answers into values.
 
-Requests go through nats-py, which receives the answers in an inbox of its own. The forms of the answers are those of
-the JetStream API reference. Fields missing in the answer of an older server get the value that means the same.
+The forms of the answers are those of the JetStream API reference. Fields missing in the answer of an older server get
+the value that means the same.
 """
 
 from __future__ import annotations
@@ -11,29 +11,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
 from router_trio.errors import SourceError, codes, reasons
 from router_trio.errors.quotes import quoted
-from router_trio.nats.control_plane.plane import ControlPlane
+from router_trio.nats.requests import Request, Requests
 from router_trio.protocol import framing, permissions
 from router_trio.protocol.bounded_json import AnswerError, Object, read
 from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.protocol.headers import Headers, encode, status
 from router_trio.protocol.metadata import CONTINUES, ROUTE
 from router_trio.protocol.stream_config import StreamSubjects
-
-if TYPE_CHECKING:
-    from router_trio.nats.control_plane.client import RunningClient
 
 T = TypeVar("T")
 
 API_TIMEOUT = 5.0
 """Seconds to wait for an answer, behind a round trip of the link: see `Api.ask`."""
-
-_UNBOUNDED = 86_400.0
-"""Seconds that nats-py waits for an answer. `Api.ask` ends the wait long before."""
 
 API = permissions.API
 """Prefix of the API's subjects unless the connection configures another one."""
@@ -103,17 +98,19 @@ class ApiError(Exception):
         return codes.explained(self.error_code, self.description)
 
 
+class NoResponders(Exception):
+    """No server answers requests to a subject: it has no JetStream, or there is no such domain."""
+
+
 class Api:
     """The JetStream API of one link. `prefix` begins its subjects, as configured for a domain or an import."""
 
-    __slots__ = ("control", "denials", "inbox_denied", "prefix")
+    __slots__ = ("denials", "prefix", "requests")
 
-    def __init__(self, control: ControlPlane, denials: Denials, prefix: str = API) -> None:
-        self.control: ControlPlane = control
+    def __init__(self, requests: Requests, denials: Denials, prefix: str = API) -> None:
+        self.requests: Requests = requests
         self.denials: Denials = denials
         self.prefix: str = prefix
-        self.inbox_denied: str | None = None
-        """Why no answer can be received, or None."""
 
     def subject_of(self, request: str) -> str:
         """Return the subject of a request."""
@@ -131,19 +128,13 @@ class Api:
         """Send a request and read its answer. Can be cancelled.
 
         Raises what `read` raises, with the request named; `TimeoutError` without an answer within `within` seconds;
-        `SourceError` (`permission_denied`) if the server denies the request or the subscription to its answer; and
-        `nats.errors.Error`. The seconds are counted from the PONG to a PING that was sent after the request, so that a
-        server that is far away, or has much else to send, gets the time that the link takes. On a dead link the
-        liveness fence ends the wait.
+        `SourceError` if the server denies the request or its answer, or has no room for the subscription to answers;
+        `NoResponders`; and `LinkError` if the link ends. The seconds are counted from the PONG to a PING that was sent
+        after the request, so that a server that is far away, or has much else to send, gets the time that the link
+        takes. On a dead link the liveness fence ends the wait.
         """
         subject = self.subject_of(request)
-        try:
-            answer = await self.request(subject, body, within, headers)
-        except TimeoutError:
-            if self.inbox_denied is None:
-                raise
-            detail = f"the answer to {subject} can't be received: {self.inbox_denied}"
-            raise SourceError(detail, reason=reasons.PERMISSION_DENIED) from None
+        answer = await self.request(subject, body, within, headers)
         try:
             return read(answer)
         except AnswerError as error:
@@ -155,33 +146,30 @@ class Api:
         self, subject: str, body: bytes, within: float, headers: Mapping[str, str] | None = None
     ) -> bytes:
         """Return the answer to a request to any subject. Waits, can be cancelled, and raises as `ask`."""
-        client = await self.control.ready_client()
-        with self.denials.raised(framing.wire(subject)):
-            return await self._answer(client, subject, body, within, headers)
+        raw = framing.wire(subject)
+        refused = self.requests.too_many
+        with self.denials.raised(raw):
+            request = self.requests.send(raw, body, encode(Headers(headers)))
+            try:
+                await self._arrival(request, within)
+            finally:
+                request.forget()
+            if request.answer is None:
+                request.raise_refusal()
+                # Which subscription the server refused it does not report. It may be the one to answers.
+                raise TimeoutError if self.requests.too_many == refused else self.requests.no_room()
+            if status(framing.header_block(request.answer))[0] == UNAVAILABLE:
+                raise NoResponders(subject)
+            return framing.payload(request.answer)
         raise AssertionError("unreachable: the block returns or raises")
 
-    async def _answer(
-        self,
-        client: RunningClient,
-        subject: str,
-        body: bytes,
-        within: float,
-        headers: Mapping[str, str] | None,
-    ) -> bytes:
-        answer: bytes | None = None
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._limit, nursery.cancel_scope, within)
-            try:
-                answer = await client.request(subject, body, _UNBOUNDED, headers)
-            except Exception as error:
-                failure = error  # the nursery would wrap it
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        if answer is None:
-            raise TimeoutError
-        return answer
+    async def _arrival(self, request: Request, within: float) -> None:
+        """Wait for the answer, its denial or the end of the link, but not longer than `within`, as `ask` counts it."""
+        if request.waits:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._limit, nursery.cancel_scope, within)
+                await request.arrived.wait()
+                nursery.cancel_scope.cancel()
 
     async def _limit(self, scope: trio.CancelScope, within: float) -> None:
         """Set the deadline of `scope`, counted from when the server has processed the request.
@@ -190,7 +178,7 @@ class Api:
         """
         await trio.sleep(SOON)
         for _ in range(2):  # the first PONG may answer a PING that was sent before the request
-            await self.control.ping()
+            await self.requests.ping()
         scope.deadline = trio.current_time() + within - SOON
 
 

@@ -1,6 +1,6 @@
 """Durable pull consumers: found or created through the JetStream API, with messages delivered over the wire.
 
-Requests to the API go through nats-py, and `api` reads the answers. Every failure becomes a `SourceError` here, with
+`api` sends requests and reads their answers. Every failure becomes a `SourceError` here, with
 what differs and how to correct it.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from dataclasses import dataclass, replace
 from math import inf
 
-import nats.errors
 import trio
 
 from router_trio.errors import SourceError, codes, reasons
@@ -37,6 +36,7 @@ from router_trio.nats.jetstream.api import (
     ApiError,
     ConsumerConfig,
     ConsumerInfo,
+    NoResponders,
     Reached,
     config_fields,
     consumer_info,
@@ -266,7 +266,7 @@ class WirePullConsumer:
 
         Waits for `NOTE_TAKEN_WITHIN` seconds at most, behind a round trip.
         """
-        with contextlib.suppress(TimeoutError, SourceError, nats.errors.Error):
+        with contextlib.suppress(TimeoutError, SourceError, NoResponders):
             await self._api.request(framing.text(ack_subject), answer, NOTE_TAKEN_WITHIN)
             return True
         return False
@@ -412,17 +412,13 @@ def api_errors(spec: ConsumerSpec, api: Api) -> Iterator[None]:
         yield
     except ApiError as error:
         raise _refused(spec, error) from error
-    except nats.errors.NoRespondersError as error:
+    except NoResponders as error:
         raise SourceError(no_jetstream(api.prefix), reason=reasons.JETSTREAM_UNAVAILABLE) from error
     except TimeoutError as error:
         raise SourceError(
             f"the JetStream API did not answer within {API_TIMEOUT:g} s; check that this user may publish to "
             f"{api.prefix}.> and subscribe below its inbox_prefix",
             reason=reasons.TIMEOUT,
-        ) from error
-    except nats.errors.Error as error:
-        raise SourceError(
-            f"the request to the JetStream API failed: {error}", reason=reasons.JETSTREAM_UNAVAILABLE
         ) from error
 
 
@@ -499,7 +495,7 @@ async def _lift(api: Api, spec: ConsumerSpec, config: ConsumerConfig) -> tuple[C
         changed = {"stream_name": spec.stream, "config": fields | changes}
         body = json.dumps(changed).encode()
         return (await api.ask(f"CONSUMER.DURABLE.CREATE.{subject}", body, consumer_info)).config, before
-    except (ApiError, SourceError, nats.errors.Error, TimeoutError):
+    except (ApiError, SourceError, NoResponders, TimeoutError):
         return config, ()  # it stays as it is, and the route reports that
 
 

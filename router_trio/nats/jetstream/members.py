@@ -23,7 +23,6 @@ from math import ceil
 from types import MappingProxyType
 from typing import TypeVar
 
-import nats.errors
 import trio
 
 from router_trio.errors import SourceError, codes, reasons
@@ -35,6 +34,7 @@ from router_trio.nats.jetstream.api import (
     NOT_FOUND,
     Api,
     ApiError,
+    NoResponders,
     StoredMessage,
     StreamInfo,
     answer_of,
@@ -318,7 +318,7 @@ class BucketMembers:
         subject = f"{kv_below(self._api.prefix)}.{BUCKET}.{self._key(member)}"
         try:
             answer = await self._api.request(subject, value, LOOKUP_WITHIN, dict(fields))
-        except nats.errors.NoRespondersError as error:
+        except NoResponders as error:
             detail = (
                 f"no stream takes {subject}: the bucket {BUCKET!r} was deleted, or {no_jetstream(self._api.prefix)}"
             )
@@ -329,8 +329,6 @@ class BucketMembers:
                 imported = f"{kv_below(self._api.prefix)}.{BUCKET}.>"
                 detail += f"; with an api_prefix, import {KV}.{BUCKET}.> from its account, to {imported}"
             raise SourceError(detail, reason=reasons.TIMEOUT) from error
-        except nats.errors.Error as error:
-            raise SourceError(f"{subject} was not stored", reason=reasons.JETSTREAM_UNAVAILABLE) from error
         try:
             stored_in = answer_of(answer, MAX_ANSWER).text("stream")
         except ApiError as error:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from math import inf
 
-import nats.errors
 import trio
 
 from router_trio.errors import SourceError, reasons
 from router_trio.link import ConsumerSpec, StoredAt
-from router_trio.nats.jetstream.api import NOT_FOUND, Api, ApiError, ConsumerInfo, nanoseconds
+from router_trio.nats.jetstream.api import NOT_FOUND, Api, ApiError, ConsumerInfo, NoResponders, nanoseconds
 from router_trio.nats.jetstream.streams import look_up
 
 KEPT_FOR = 30.0
@@ -59,7 +58,7 @@ class OldestMessage:
             if error.reason == reasons.PERMISSION_DENIED:
                 self._not_before = now + DENIED_FOR
             return None
-        except (ApiError, TimeoutError, nats.errors.Error):
+        except (ApiError, TimeoutError, NoResponders):
             return None
         self._floor, self._left, self._looked_up_at = floor, left, now
         return self._found

@@ -15,8 +15,6 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import nats.errors
-
 from router_trio.errors import SourceError, codes, reasons
 from router_trio.link import LOOKUP_WITHIN, SchedulesCount, SchedulesSpec
 from router_trio.nats.jetstream.api import (
@@ -24,6 +22,7 @@ from router_trio.nats.jetstream.api import (
     NOT_FOUND,
     Api,
     ApiError,
+    NoResponders,
     StreamInfo,
     answer_of,
     consumer_info,
@@ -201,7 +200,7 @@ class Schedules:
         except TimeoutError as error:
             detail = f"the checkpoint on {self._subject} got no PubAck within {LOOKUP_WITHIN:g} s"
             raise SourceError(detail, reason=reasons.TIMEOUT) from error
-        except nats.errors.Error as error:
+        except NoResponders as error:
             detail = f"the checkpoint on {self._subject} could not be stored"
             raise SourceError(detail, reason=reasons.JETSTREAM_UNAVAILABLE) from error
 

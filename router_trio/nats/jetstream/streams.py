@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import TypeVar
 
-import nats.errors
-
 from router_trio.errors import SourceError, codes, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LOOKUP_WITHIN, ConsumerSpec, Newest, StreamState
@@ -23,6 +21,7 @@ from router_trio.nats.jetstream.api import (
     UNAVAILABLE,
     Api,
     ApiError,
+    NoResponders,
     Stored,
     StreamInfo,
     answer_of,
@@ -78,13 +77,11 @@ class Lookups:
         named = api.subject_of(request)
         try:
             return await api.ask(request, body, read, LOOKUP_WITHIN, headers=headers)
-        except nats.errors.NoRespondersError as error:
+        except NoResponders as error:
             raise _not_enabled(api.prefix) from error
         except TimeoutError as error:
             detail = f"JetStream did not answer {named} within {LOOKUP_WITHIN:g} s"
             raise SourceError(detail, reason=reasons.TIMEOUT) from error
-        except nats.errors.Error as error:
-            raise SourceError(f"the request {named} failed", reason=reasons.JETSTREAM_UNAVAILABLE) from error
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         try:
@@ -104,7 +101,7 @@ class Lookups:
         for prefix in sorted(prefixes):
             try:
                 await self.ask(
-                    f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.control, self._api.denials, prefix)
+                    f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.requests, self._api.denials, prefix)
                 )
             except ApiError as error:
                 if error.error_code == codes.STREAM_NOT_FOUND:
@@ -129,7 +126,7 @@ class Lookups:
             if not is_name(domain):
                 return None
             try:
-                other = Api(self._api.control, self._api.denials, f"$JS.{domain}.API")
+                other = Api(self._api.requests, self._api.denials, f"$JS.{domain}.API")
                 info = await self.ask(f"STREAM.INFO.{name}", b"", stream_info, other)
             except ApiError as error:
                 if error.code == NOT_FOUND:
@@ -364,7 +361,7 @@ async def other_message(api: Api, spec: ConsumerSpec, stream: StreamInfo) -> str
     for sequence, time in _known(spec).items():
         try:
             found = await look_up(api, spec.stream, {"seq": sequence})
-        except (ApiError, SourceError, TimeoutError, nats.errors.Error):
+        except (ApiError, SourceError, TimeoutError, NoResponders):
             if _lacks(stream, sequence, time):
                 return "all its messages are newer than those received before"
         else:
@@ -393,7 +390,7 @@ async def has_last_message(api: Api, spec: ConsumerSpec) -> bool:
     """Return True if a stream is seen to have the last message that is known. Can be cancelled."""
     try:
         found = await look_up(api, spec.stream, {"seq": spec.last_sequence})
-    except (ApiError, SourceError, TimeoutError, nats.errors.Error):
+    except (ApiError, SourceError, TimeoutError, NoResponders):
         return False
     return nanoseconds(found.time) == spec.last_time
 

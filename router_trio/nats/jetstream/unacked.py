@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import nats.errors
 import trio
 
 from router_trio.errors import SourceError
-from router_trio.nats.jetstream.api import NOT_FOUND, Api, ApiError
+from router_trio.nats.jetstream.api import NOT_FOUND, Api, ApiError, NoResponders
 from router_trio.nats.jetstream.streams import look_up
 
 MOST = 16_384
@@ -85,7 +84,7 @@ class _Search:
                 sequence = found + 1
         except ApiError as error:
             self.failed |= error.code != NOT_FOUND
-        except (SourceError, TimeoutError, nats.errors.Error):
+        except (SourceError, TimeoutError, NoResponders):
             self.failed = True
         if self.failed:
             all_parts.cancel()

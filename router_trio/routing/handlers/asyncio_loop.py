@@ -165,7 +165,7 @@ def _described(task: asyncio.Task[Any]) -> str:
 
 def _open_thread() -> AbstractAsyncContextManager[asyncio.AbstractEventLoop]:
     """Open a loop in a thread of its own."""
-    # Imported here, since a router without handlers on asyncio does not need asyncio until a request of nats-py.
+    # Imported here, since a router without handlers on asyncio does not need asyncio.
     from router_trio.routing.handlers.asyncio_thread import open_in_thread
 
     return open_in_thread()

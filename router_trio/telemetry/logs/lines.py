@@ -31,7 +31,7 @@ from router_trio.telemetry.logs.writer import LineWriter, write_to_stderr
 from router_trio.terminals import is_terminal, shows_colours
 
 LIBRARY = "LIBRARY"
-LIBRARIES = ("nats", "opentelemetry", "trio", "trio-asyncio", "asyncio", "router_trio")
+LIBRARIES = ("nats", "opentelemetry", "trio", "asyncio", "router_trio")
 """Loggers of the standard library's `logging` whose warnings become log lines."""
 
 ASYNCIO = "asyncio"

@@ -15,14 +15,15 @@ from router_trio.nats.jetstream.api import Api, Denials, nanoseconds
 from router_trio.nats.jetstream.consumers import FoundConsumer, WirePullConsumer, ensure_consumer
 from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol.consumer import ConsumerSpec, ConsumerState, Limits, Progress
+from tests.support.delayed_requests import DelayedRequests
 from tests.support.raw_server import CREATED, consumer_answer, stream_answer
 
 SPEC = ConsumerSpec("S", "d", (), 30.0, -1, 1000)
 NONE = cast(Any, None)
 
 
-class FarServer:
-    """The control plane and the client of a link. Its server answers at once, a round trip away.
+class FarServer(DelayedRequests):
+    """The requests of a link. Its server answers at once, a round trip away.
 
     The pull requests of an earlier, dead link wait there until `drops_at`.
     """
@@ -38,30 +39,25 @@ class FarServer:
         """The time of the message that is looked up."""
         self.lookups = 0
 
-    async def ready_client(self) -> FarServer:
-        return self
-
     async def ping(self) -> None:
         await trio.sleep(self._round_trip)
 
-    async def request(self, subject: str, body: bytes, within: float, headers: dict[str, str] | None = None) -> bytes:
-        with trio.move_on_after(within):
-            await trio.sleep(self._round_trip / 2)
-            answer = stream_answer("S") if ".STREAM." in subject else consumer_answer("S", "d")
-            if ".STREAM.INFO." in subject and self.stored:
-                (first, first_time), (last, last_time) = self.stored
-                answer["state"] |= {"messages": last, "first_seq": first, "last_seq": last}
-                answer["state"] |= {"first_ts": first_time, "last_ts": last_time}
-            if ".MSG.GET." in subject:
-                self.lookups += 1
-                answer = {"message": {"subject": "in.a", "seq": json.loads(body)["seq"], "time": self.found}}
-            if ".CONSUMER." in subject:
-                answer["created"] = self.created
-            if ".CONSUMER." in subject and trio.current_time() < self._drops_at:
-                answer["num_waiting"] = 1
-            await trio.sleep(float("inf") if self._is_silent else self._round_trip / 2)
-            return json.dumps(answer).encode()
-        raise TimeoutError
+    async def respond(self, subject: str, body: bytes, fields: dict[str, str]) -> bytes:
+        await trio.sleep(self._round_trip / 2)
+        answer = stream_answer("S") if ".STREAM." in subject else consumer_answer("S", "d")
+        if ".STREAM.INFO." in subject and self.stored:
+            (first, first_time), (last, last_time) = self.stored
+            answer["state"] |= {"messages": last, "first_seq": first, "last_seq": last}
+            answer["state"] |= {"first_ts": first_time, "last_ts": last_time}
+        if ".MSG.GET." in subject:
+            self.lookups += 1
+            answer = {"message": {"subject": "in.a", "seq": json.loads(body)["seq"], "time": self.found}}
+        if ".CONSUMER." in subject:
+            answer["created"] = self.created
+        if ".CONSUMER." in subject and trio.current_time() < self._drops_at:
+            answer["num_waiting"] = 1
+        await trio.sleep(float("inf") if self._is_silent else self._round_trip / 2)
+        return json.dumps(answer).encode()
 
 
 STATE = ConsumerState(None, unacked=7, max_ack_pending=1000, delivered=7, undelivered=0)

@@ -256,20 +256,6 @@ def test_a_limit_may_be_absent_where_go_writes_null() -> None:
     assert parse_info(info(connect_urls=None)) == ServerInfo()
 
 
-def test_the_client_library_gets_only_vetted_fields() -> None:
-    found = parse_info(info(nonce='a"b\\', connect_urls=["a:1"], client_id=[1], max_payload=7, headers=True, x={}))
-    line = found.for_client()
-    assert line.startswith(b"INFO {")
-    assert line.endswith(b"}\r\n")
-    assert line.count(b"\n") == 1
-    assert json.loads(line[5:]) == {
-        "version": "",
-        "proto": 1,
-        "headers": True,
-        "max_payload": 7,
-    }
-
-
 @given(st.binary(max_size=300) | st.text(max_size=300))
 def test_a_quote_is_short_and_printable(text: bytes | str) -> None:
     assert len(quote(text)) <= LONGEST_QUOTE

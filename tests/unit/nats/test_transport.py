@@ -34,7 +34,6 @@ def wire_on(stream: trio.SocketStream, log: list[str] | None = None) -> Wire:
     told = [] if log is None else log
     return Wire(
         TCPStream(stream),
-        pass_to_client=nothing,
         on_info=nothing,
         denied=nothing,
         read_begins=lambda: told.append("begins"),

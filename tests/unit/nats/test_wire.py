@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from nats.aio.client import Client
-from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from router_trio.errors import LinkError, ProtocolError
 from router_trio.link import SharedDelivery, SubscriptionBatch
-from router_trio.nats.control_plane.plane import is_for_nats_py
 from router_trio.nats.wire import MAX_PONGS_OWED, Wire
 from router_trio.protocol.framing import PING, PONG, RawMessage
 
@@ -46,7 +41,7 @@ def wire_on(stream: trio.abc.Stream) -> Wire:
     def nothing(*arguments: object) -> None:
         """Ignore the call."""
 
-    return Wire(stream, pass_to_client=nothing, on_info=nothing, denied=nothing, read_done=nothing)
+    return Wire(stream, on_info=nothing, denied=nothing, read_done=nothing)
 
 
 @asynccontextmanager
@@ -248,68 +243,3 @@ async def test_out_of_memory_while_delivering_ends_the_link_and_is_not_reported_
         await wire.read()
     assert caught.value.reason == "resources"
     assert "bug" not in str(caught.value)
-
-
-# --- frames passed to nats-py ---
-
-WORDS = st.sampled_from(
-    [b"MSG", b"HMSG", b"a", b"a.b", b"1", b"2", b"0", b"5", b"12", b"999999", b"1000001", b"-1", b"+1", b"01", b"1_0"]
-) | st.sampled_from(
-    [b"", b"\xff\xfe", b"a\x0bb", b"\x0c", b"\x00", b"\t", b"9" * 5_000, b"\xd9\xa1", b"\xc3\xbc", b"1.5", b"\x1c5"]
-)
-BLOCKS = st.sampled_from(
-    [b"", b"NATS/1.0", b"NATS/1.0\r\n", b"NATS/1.0\r\n\r\n", b"NATS/1.0 503\r\n\r\n", b"NATS/1.0\r\nA: b\r\n\r\n", b"x"]
-) | st.sampled_from(
-    [b"NATS/1.0 \xff\r\n\r\n", b"NATS/1.0  \r\n\r\n", b"NATS/1.0 100 A\r\nB\r\n\r\n", b"NATS/1.0 " + b"9" * 99, b"\xff"]
-)
-
-
-@st.composite
-def foreign_frames(draw: st.DrawFn) -> bytes:
-    """Draw frames, most of them nearly valid."""
-    if draw(st.integers(0, 3)) == 0:
-        return b" ".join(draw(st.lists(WORDS, max_size=7))) + b"\r\n" + draw(st.binary(max_size=8)) + b"\r\n"
-    block, body = draw(BLOCKS), draw(st.sampled_from([b"", b"x", b"\r\n", b"MSG a 1 1\r\nx\r\n", b"\xff"]))
-    words = [b"HMSG" if block else b"MSG", draw(WORDS), draw(WORDS), *draw(st.lists(WORDS, max_size=1))]
-    words += [b"%d" % len(block)] * bool(block)
-    return b"%b %d\r\n%b%b\r\n" % (b" ".join(words), len(block) + len(body), block, body)
-
-
-class Taken(Client):
-    """nats-py's client, up to the point where a message is matched with its subscription."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken = 0
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        self._build_message(sid, subject, reply, data, await self._process_headers(headers))
-        self.taken += 1
-
-
-@settings(deadline=None)
-@given(st.lists(foreign_frames(), max_size=6))
-def test_nats_py_parses_all_frames_that_are_passed_to_it(frames: list[bytes]) -> None:
-    """nats-py takes each frame as one message with nothing left over, as our parser does."""
-    handed: list[bytes] = []
-
-    def nothing(*arguments: object) -> None:
-        """Ignore the call."""
-
-    wire = Wire(
-        memory_stream_pair()[0], pass_to_client=handed.append, on_info=nothing, denied=nothing, read_done=nothing
-    )
-    client = Taken()
-    parser = Parser(client)
-    with suppress(LinkError):
-        for frame in frames:
-            wire._parser.feed(frame)
-            expected = sum(map(is_for_nats_py, wire._parser.foreign))
-            wire._deliver()
-            before = client.taken
-            with suppress(StopIteration):
-                parser.parse(b"".join(handed)).send(None)  # it never waits
-            handed.clear()
-            assert not parser.buf
-            assert parser.state == AWAITING_CONTROL_LINE
-            assert client.taken == before + expected

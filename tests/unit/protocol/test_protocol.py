@@ -61,7 +61,6 @@ class Parsed:
     """The results of a parser, collected after each `feed`."""
 
     messages: dict[bytes, list[RawMessage]]
-    foreign: list[bytes]
     control: list[bytes]
     failed: bool
 
@@ -71,7 +70,7 @@ def parse(pieces: list[bytes]) -> Parsed:
     together: list[MessageBuffer] = []
     buffers = {sid: MessageBuffer(together if sid in TOGETHER else None) for sid in KNOWN}
     parser.buffers.update(buffers)
-    parsed = Parsed({sid: [] for sid in KNOWN}, [], [], False)
+    parsed = Parsed({sid: [] for sid in KNOWN}, [], False)
     for piece in pieces:
         try:
             parser.feed(piece)
@@ -88,7 +87,6 @@ def parse(pieces: list[bytes]) -> Parsed:
         parser.touched.clear()
         if parsed.failed:
             break
-    parsed.foreign = parser.foreign
     parsed.control = parser.control
     return parsed
 
@@ -120,7 +118,6 @@ def test_any_split_of_the_bytes_gives_the_same_frames(sent: list[Delivered | byt
     assert not parsed.failed
     assert parsed.control == [one for one in sent if isinstance(one, bytes)]
     messages = [one for one in sent if isinstance(one, Delivered)]
-    assert parsed.foreign == [one.frame() for one in messages if one.sid not in KNOWN]
     for sid in KNOWN:
         expected = [one for one in messages if one.sid == sid]
         assert len(parsed.messages[sid]) == len(expected)
@@ -198,7 +195,12 @@ def test_frames_before_a_malformed_one_are_kept() -> None:
     assert parser.control == [b"PING"]
     assert buffer == [(b"a", b"", 0, 2, b"2\r\nhi\r\n")]
     assert parser.touched == [[buffer]]
-    assert parser.foreign == [b"MSG a 9 0\r\n\r\n"]
+
+
+@pytest.mark.parametrize("sid", [b"x", b"-1", b"1.5", b"1_0", b"\xd9\xa1", b"0x5", b""])
+def test_a_message_for_what_is_no_id_of_a_subscription_is_an_error(sid: bytes) -> None:
+    with pytest.raises(ProtocolError, match="an unknown subscription"):
+        FrameParser().feed(b"MSG a %b 0\r\n\r\n" % sid)
 
 
 def test_a_line_without_an_end_is_buffered_up_to_a_limit() -> None:
@@ -245,7 +247,6 @@ def test_a_size_must_be_written_as_a_server_writes_it(size: bytes) -> None:
         parsed = parse([line % size + body])
         assert parsed.failed, line
         assert not any(parsed.messages.values())
-        assert not parsed.foreign
 
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 70_000])

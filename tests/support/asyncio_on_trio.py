@@ -1,4 +1,4 @@
-"""asyncio loops on Trio for nats-py, by trio-asyncio, without its changes to asyncio.
+"""asyncio loops on Trio, on the clock of a test, by trio-asyncio without its changes to asyncio.
 
 Importing trio-asyncio changes asyncio for the entire process: the event loop policy, and the functions that find and
 create loops. A program's own `asyncio.run`, in any thread, would then run on something else. So all of that is restored
@@ -59,5 +59,3 @@ _trio_asyncio = _import_without_traces()
 
 open_loop = _trio_asyncio.open_loop
 """Opens an asyncio loop on Trio: `trio_asyncio.open_loop`."""
-aio_as_trio = _trio_asyncio.aio_as_trio
-"""Wraps an asyncio function to be awaited on Trio: `trio_asyncio.aio_as_trio`."""
