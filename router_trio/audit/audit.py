@@ -12,7 +12,8 @@ import trio
 
 from router_trio.audit import comparison
 from router_trio.audit.comparison import Comparison, Repeated
-from router_trio.audit.expectations import Expectations, ExpectedCopy, Identified, is_letter_of, size_limits
+from router_trio.audit.expectations import Expectations, ExpectedCopy, Identified, size_limits
+from router_trio.audit.letter import is_letter_of
 from router_trio.audit.removals import NEVER, Removals, ahead_by
 from router_trio.audit.report import MAX_FINDINGS, Finding, Report
 from router_trio.audit.start import Start, start_of
@@ -446,33 +447,35 @@ class Audit:
         link = self._links[letter.connection]
         names = [letter.stream] if letter.stream is not None else await link.link.find_streams(pattern)
         for name in names:
-            info = await link.stored(name).info()
+            stored = link.stored(name)
+            info = await stored.info()
             everything, begin = [">" if info.has_others else pattern], max(info.first_sequence, 1)
             wanted = self._range(begin, info.last_sequence, everything, headers_only=True)
             async with aclosing(link.read(info, wanted)) as batches:
                 async for batch in batches:
                     await self._pace.spend(len(batch))
                     for one in batch:
-                        origin = self._of_dead_letter(one)
-                        if origin is None or not first <= origin.sequence <= report.last:
+                        sequence = self._of_dead_letter(one)
+                        if sequence is None or not first <= sequence <= report.last:
                             continue
-                        sequence = origin.sequence
                         if sequence not in without and not any(
                             to.compared.lacks(sequence) for to in self._destinations
                         ):
                             continue
                         # The sequence may have belonged to another message, before a stream was restored.
-                        message = await self._messages.get(sequence)
-                        if message is not None and origin.first == self.expectations.position_id(message):
+                        message, whole = await self._messages.get(sequence), await stored.get(one.sequence)
+                        if message is None or whole is None:
+                            continue
+                        if is_letter_of(whole, self._route.name, self._messages.stream, message, is_gone=False):
                             dead.add(sequence)
         return dead
 
-    def _of_dead_letter(self, message: StoredMessage) -> message_ids.Origin | None:
-        """Return the origin of a dead letter of the route; None if it is not one."""
+    def _of_dead_letter(self, message: StoredMessage) -> int | None:
+        """Return the message of the source whose dead letter this may be; None if its id is not that of one."""
         origin = message_ids.origin(message_ids.find(message.headers))
         if origin is None or not origin.is_dead or origin.stream != framing.wire(self._messages.stream):
             return None
-        return origin if is_letter_of(self._route, message) else None
+        return origin.sequence
 
     # --- judging ---
 

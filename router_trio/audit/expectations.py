@@ -13,7 +13,6 @@ from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.protocol import buckets, framing, headers, message_ids
 from router_trio.protocol.buckets import ORIGIN
-from router_trio.routing.dead_letters import PREFIX
 from router_trio.routing.rehearsal import Arrived, Copy, Limits, Place, Rehearsal
 from router_trio.routing.route_plans import Destination
 from router_trio.settings import RouteSettings, Settings
@@ -64,11 +63,6 @@ def hash64(data: bytes) -> int:
 def size_limits(links: Mapping[str, CommandLink]) -> dict[str, Limits]:
     """Return the maximum sizes that the servers of these links accept, by connection."""
     return {name: Limits(one.link.max_payload, one.link.max_control_line) for name, one in links.items()}
-
-
-def is_letter_of(route: RouteSettings, stored: StoredMessage) -> bool:
-    """Return True if a dead letter is marked as one of the route."""
-    return headers.find(stored.headers, f"{PREFIX}Route".encode()) == framing.wire(route.name)
 
 
 class Expectations:

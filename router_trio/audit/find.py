@@ -15,7 +15,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from router_trio.audit.audit import CLOCKS_DIFFER_BY, connections_of
-from router_trio.audit.expectations import Expectations, ExpectedCopy, is_letter_of, size_limits
+from router_trio.audit.expectations import Expectations, ExpectedCopy, size_limits
+from router_trio.audit.letter import is_letter_of
 from router_trio.audit.outcomes import (
     CopyFound,
     Facts,
@@ -332,9 +333,10 @@ class Finder:
 
         def is_letter(stored: StoredMessage, same_subject: bool) -> bool:
             origin = of(stored)
-            if origin is None or not origin.is_dead or not is_letter_of(self.as_named(route), stored):
+            if origin is None or not origin.is_dead:
                 return False
-            return headers.find(stored.headers, f"{PREFIX}Subject".encode()) == framing.wire(subject)
+            gone = StoredMessage(origin.sequence, origin.time_ns, subject, b"", b"")
+            return is_letter_of(stored, self.as_named(route).name, source.stored.stream, gone, is_gone=True)
 
         letters = await self.letters(route, subject, is_letter, newest=sequence is None)
         origins += [origin for _, stored, _ in letters.found if (origin := of(stored)) is not None]
@@ -510,15 +512,12 @@ class _OneRoute:
         return CopyFound(shown, "not_found", detail="" if search.is_complete else self._beyond())
 
     async def _letter(self) -> LetterFound | None:
-        first = self._expectations.position_id(self._message)
+        message, finder = self._message, self._finder
+        name, stream = finder.as_named(self._route).name, self._source.stream
 
         def is_letter(stored: StoredMessage, same_subject: bool) -> bool:
-            origin = message_ids.origin(message_ids.find(stored.headers))
-            if origin is None or not origin.is_dead or origin.first != first:
-                return False
-            return is_letter_of(self._finder.as_named(self._route), stored)
+            return is_letter_of(stored, name, stream, message, is_gone=self._is_gone)
 
-        message, finder = self._message, self._finder
         search = await finder.letters(
             self._route, message.subject, is_letter, source=self._source, since=message.time_ns
         )

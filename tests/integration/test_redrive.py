@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from router_trio import Router, Settings
-from router_trio.cli.dead_letters.letter import for_source, read_letter
+from router_trio.audit.letter import for_source, read_letter
 from router_trio.nats.jetstream.api import stored_message
 from router_trio.protocol import message_ids
 from router_trio.protocol.headers import Headers

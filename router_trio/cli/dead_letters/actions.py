@@ -12,11 +12,11 @@ from functools import partial
 import trio
 
 from router_trio.audit.expectations import size_limits
+from router_trio.audit.letter import Letter
 from router_trio.cli.command_line import DONE, FAILED, INTERRUPTED, UsageError
 from router_trio.cli.configuration import handlers_of
 from router_trio.cli.confirmation import confirm
 from router_trio.cli.dead_letters import output
-from router_trio.cli.dead_letters.letter import Letter
 from router_trio.cli.dead_letters.redrive import Purge, Redrive
 from router_trio.cli.dead_letters.selection import Selection, by_source_sequence, find_stream
 from router_trio.cli.dead_letters.storing import Kept, Streams

@@ -6,7 +6,7 @@ import json as encoder
 from collections.abc import Iterator
 from typing import Any
 
-from router_trio.cli.dead_letters.letter import Letter, format_time
+from router_trio.audit.letter import Letter, format_time
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.jetstream.api import StoredMessage
 from router_trio.protocol import headers

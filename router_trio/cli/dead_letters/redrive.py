@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from router_trio.cli.dead_letters.letter import Letter
+from router_trio.audit.letter import Letter
 from router_trio.cli.dead_letters.selection import Report
 from router_trio.cli.dead_letters.storing import Kept, Sent, Streams, keeps_the_last
 from router_trio.cli.dead_letters.targets import FilteredOut, Target

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
-from router_trio.cli.dead_letters.letter import Letter, read_letter
+from router_trio.audit.letter import Letter, read_letter
 from router_trio.errors import EvaluationError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.expressions.expression import Expression

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from router_trio.cli.dead_letters.letter import Letter, is_newer
+from router_trio.audit.letter import Letter, is_newer
 from router_trio.errors import SourceError
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.command_link import CommandLink

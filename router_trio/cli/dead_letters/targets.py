@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from router_trio.cli.dead_letters.letter import Letter, as_received, for_source, foreign, is_newer, why_not
+from router_trio.audit.letter import Letter, as_received, for_source, foreign, is_newer, why_not
 from router_trio.cli.dead_letters.storing import Kept, Streams, keeps_the_last
 from router_trio.errors.quotes import excerpt, redact
 from router_trio.errors.reasons import UNMATCHED

@@ -40,6 +40,22 @@ def block(*lines: tuple[str, str]) -> bytes:
     return b"NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines).encode() + b"\r\n"
 
 
+def letter_headers(route: str, stream: str, message: StoredMessage, time_ns: int) -> bytes:
+    """Return the headers of the dead letter of a message, which was stored at this time."""
+    fields = {
+        "Route": route,
+        "Reason": "expression",
+        "Detail": "divided by zero",
+        "Attempts": "1",
+        "Subject": message.subject,
+        "Stream": stream,
+        "Sequence": str(message.sequence),
+        "Time": timestamp(message.time_ns),
+    }
+    lines = [(f"Router-Dead-Letter-{name}", value) for name, value in fields.items()]
+    return block(("Nats-Msg-Id", f"{stream}:{message.sequence}:{time_ns}:dead:{'d' * 16}"), *lines)
+
+
 class FakeStream:
     """A stream whose server's clock shows `now`."""
 

@@ -15,7 +15,7 @@ from router_trio.audit.report import Report
 from router_trio.protocol import framing
 from router_trio.protocol.buckets import time_to_live
 from router_trio.settings import Settings
-from tests.unit.audit.fake_streams import SECOND, FakeAudit, FakeStream, block, timestamp
+from tests.unit.audit.fake_streams import SECOND, FakeAudit, FakeStream, block, letter_headers, timestamp
 
 BEGIN = 1_790_000_000 * SECOND
 MINUTE = 60 * SECOND
@@ -73,9 +73,9 @@ class World:
         self.copies.append((at, name, subject, block(("Nats-Msg-Id", message_id))[:-2] + more + b"\r\n", payload))
 
     def dead_letter(self, sequence: int, at: int | None = None) -> None:
-        time = self.source.messages[sequence].time_ns if at is None else at
-        ids = ("Nats-Msg-Id", f"SOURCE:{sequence}:{time}:dead:{'d' * 16}")
-        self.dead.add("dead.1", b"", self.now, block(ids, ("Router-Dead-Letter-Route", "copy")))
+        message = self.source.messages[sequence]
+        lines = letter_headers("copy", "SOURCE", message, message.time_ns if at is None else at)
+        self.dead.add("dead.1", message.payload, self.now, lines)
 
     async def audit(self, wanted: Range = EVERYTHING, floor: int | None = None, **durable: Any) -> Report:
         for at, name, subject, headers, payload in sorted(self.copies, key=lambda copy: copy[0]):

@@ -13,7 +13,7 @@ from router_trio.audit.find import connections_for
 from router_trio.audit.outcomes import Outcome, Whereabouts
 from router_trio.protocol import framing
 from router_trio.settings import RouteSettings, Settings
-from tests.unit.audit.fake_streams import SECOND, FakeFinder, FakeStream, block
+from tests.unit.audit.fake_streams import SECOND, FakeFinder, FakeStream, block, letter_headers
 
 BEGIN = 1_790_000_000 * SECOND
 TO = 'to = [ { subject = "sink.{{wildcard(1)}}" } ]'
@@ -62,11 +62,8 @@ class World:
 
     def letter(self, number: int, sequence: int) -> int:
         message = self.source.messages[sequence]
-        lines = {"Route": f"route-{number}", "Reason": "expression", "Detail": "divided by zero", "Attempts": "1"}
-        fields = [(f"Router-Dead-Letter-{name}", value) for name, value in lines.items()]
-        own = ("Nats-Msg-Id", f"SOURCE:{sequence}:{message.time_ns}:dead:{'d' * 16}")
-        subject = ("Router-Dead-Letter-Subject", message.subject)
-        return self.dead.add("dead.letters", message.payload, self.now, block(own, subject, *fields))
+        lines = letter_headers(f"route-{number}", "SOURCE", message, message.time_ns)
+        return self.dead.add("dead.letters", message.payload, self.now, lines)
 
     def settled(self, *floors: int, **durable: Any) -> None:
         """Have the durable of each route come this far; by default all messages are settled."""

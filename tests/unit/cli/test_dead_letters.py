@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from router_trio.cli.dead_letters.letter import (
+from router_trio.audit.letter import (
     Letter,
     as_received,
     for_source,

@@ -175,6 +175,22 @@ def foreign(letter: Letter, stream: str | None) -> str | None:
     return None
 
 
+def is_letter_of(stored: StoredMessage, route: str, stream: str, message: StoredMessage, *, is_gone: bool) -> bool:
+    """Return True if a stored message is the dead letter of a `message` of the source stream of a route.
+
+    Asks what `redrive` asks, and that it has the subject and the payload of the message: anyone who may publish to the
+    stream of the dead letters can write one, and only one with the payload keeps the message. Of one that is gone,
+    the payload is not known.
+    """
+    letter = read_letter(stored, route)
+    if letter is None or foreign(letter, stream) is not None:
+        return False
+    if letter.first_id != message_ids.of_position(framing.wire(stream), message.sequence, message.time_ns):
+        return False
+    subject = headers.find(stored.headers, f"{PREFIX}Subject".encode())
+    return subject == framing.wire(message.subject) and (is_gone or stored.payload == message.payload)
+
+
 def format_time(time_ns: int) -> str:
     """Return a time in nanoseconds since 1970 as an ISO 8601 time in UTC."""
     at = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).replace(microsecond=time_ns // 1_000_000 % 1000 * 1000)
