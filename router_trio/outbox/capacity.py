@@ -10,7 +10,7 @@ those that can.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from router_trio.errors import PublishError, reasons
 from router_trio.outbox.operation import Operation, OperationWithAck
@@ -36,8 +36,7 @@ REFUSES_FOR_LONG = 10.0
 waiting for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A destination that currently refuses its publishes, all or some of them.
 
     `destination` is its route and template, or the first token of its subjects. `subject` is one of its `subjects`
@@ -53,8 +52,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakenOut:
+class TakenOut(NamedTuple):
     """Operations taken out of `size` pending ones to get below `limit`. Their owners have not been notified yet."""
 
     operations: Sequence[Operation]

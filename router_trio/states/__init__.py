@@ -14,14 +14,12 @@ from router_trio.states.connection import (
     ConnectionState,
 )
 from router_trio.states.counts import ROUTE_FATES, RouteCounts
-from router_trio.states.failing import BeingRetried, LastFailure
+from router_trio.states.failing import BeingRetried
 from router_trio.states.histogram import (
     DURATION_BOUNDS,
     NANO,
-    Exemplar,
     Histogram,
 )
-from router_trio.states.partitions import Partitions
 from router_trio.states.route import (
     BREAKER_GAUGE,
     FAILED,
@@ -33,15 +31,20 @@ from router_trio.states.route import (
     RUNNING,
     STARTING,
     UNANSWERED_REASONS,
-    Behind,
-    BreakerState,
     DestinationState,
-    Held,
     Holder,
     LimitState,
     RouteState,
 )
-from router_trio.states.schedules import Schedules
+from router_trio.states.values import (
+    Behind,
+    BreakerState,
+    Exemplar,
+    Held,
+    LastFailure,
+    Partitions,
+    Schedules,
+)
 
 __all__ = [
     "BREAKER_GAUGE",

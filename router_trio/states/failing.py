@@ -1,36 +1,11 @@
-"""The failed messages of a route: the last failure, and the messages being retried."""
+"""The failed messages of a route that are being retried."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 MOST_RETRIED = 65_536
 """Messages whose first failure is remembered, for each route; beyond that the oldest are forgotten."""
-
-
-@dataclass(frozen=True, slots=True)
-class LastFailure:
-    """The last failure of a message in a route. `at` is in seconds since 1970.
-
-    `subject` is None if messages failed together, `sequence` is None unless they are from a stream. `place` is where
-    the handler raised. `detail` adds to the reason, such as the server's error or the text of a `Reject`; the text of
-    another error of a handler only if it may be shown.
-    """
-
-    at: float
-    reason: str
-    subject: str | None = None
-    sequence: int | None = None
-    attempt: int = 1
-    place: str | None = None
-    detail: str | None = None
-
-    @property
-    def described(self) -> str:
-        """The reason, with place and detail if they are known."""
-        text = self.reason if self.place is None else f"{self.reason} at {self.place}"
-        return text if self.detail is None else f"{text}: {self.detail}"
 
 
 class BeingRetried:

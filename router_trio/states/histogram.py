@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from router_trio.states.values import Exemplar
 
 DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: from routing within one batch to waiting out an outage."""
 
 NANO = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Exemplar:
-    """A value that was counted, and the id of the trace that shows where it comes from. `at` is a Unix time."""
-
-    trace_id: str
-    value: float
-    at: float
 
 
 _NO_VALUES: Final[list[int]] = []

@@ -5,16 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from router_trio.errors import reasons
 from router_trio.errors.quotes import bounded
 from router_trio.states.counts import RouteCounts
-from router_trio.states.failing import LastFailure
 from router_trio.states.histogram import Histogram
-from router_trio.states.partitions import Partitions
-from router_trio.states.schedules import Schedules
+from router_trio.states.values import Behind, BreakerState, Held, LastFailure, Partitions, Schedules
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
 
@@ -169,40 +166,6 @@ UNANSWERED_REASONS = reasons.labelled(reasons.UNANSWERED_MESSAGES)
 """Why a message is not answered: it has no reply subject, or one that must not be published to."""
 
 
-@dataclass(slots=True)
-class Behind:
-    """How far a route is behind its stream: the messages that match and are not settled, as seen by one process.
-
-    `pending` were not delivered yet `known_for` seconds ago, `unsettled` are here: in hand, or to be redelivered.
-    `elsewhere` are unacked at the server beyond these; below 0 if other processes have settled some of them. `seconds`
-    is the age of the oldest message.
-    """
-
-    pending: int
-    unsettled: int = 0
-    elsewhere: int = 0
-    seconds: float = 0.0
-    known_for: float = 0.0
-
-    @classmethod
-    def of_parts(cls, parts: Collection[Behind]) -> Behind | None:
-        """Return how far a route is behind whose parts are that far behind; None if there are none."""
-        if not parts:
-            return None
-        return cls(
-            sum(one.pending for one in parts),
-            sum(one.unsettled for one in parts),
-            sum(one.elsewhere for one in parts),
-            max(one.seconds for one in parts),
-            max(one.known_for for one in parts),
-        )
-
-    @property
-    def messages(self) -> int:
-        """The number of messages."""
-        return self.pending + max(0, self.unsettled + self.elsewhere)
-
-
 class Holder(Protocol):
     """Holds the messages that a route has received and not settled."""
 
@@ -234,32 +197,9 @@ class Holder(Protocol):
         """The partitions that the route shares with other processes; None if it has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A `Holder` as numbers."""
-
-    in_hand: int | None = None
-    limited: int = 0
-    retrying: tuple[int, float] = (0, 0.0)
-    uncounted: int = 0
-    behind: Behind | None = None
-    partitions: Partitions | None = None
-
-
 _NOTHING_HELD = Held()
 
 BREAKER_GAUGE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
-
-
-@dataclass(slots=True)
-class BreakerState:
-    """The breaker of one destination. A message may be tried from `probe_at` on; `why_open` is None while closed."""
-
-    connection: str
-    template: str
-    state: str = "closed"
-    probe_at: float = 0.0
-    why_open: str | None = None
 
 
 class OnlyBreaker(Protocol):

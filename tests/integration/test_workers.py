@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,45 @@ async def test_the_supervisor_reports_unreadiness_for_all_workers(
         assert await one.run.ended() == 0
         assert all("worker" not in line for line in one.run.logged("ROUTER_READY"))
         assert one.run.logged("ROUTER_READY")[-1]["timestamp"] > one.run.logged("ROUTER_NOT_READY")[-1]["timestamp"]
+
+
+FAILS_ONCE = """
+from contextlib import suppress
+
+def handle(message):
+    if message.subject.endswith(".7"):
+        with suppress(FileExistsError):
+            open(message.subject, "x").close()
+            raise ValueError("the first attempt")
+    return message
+"""
+
+
+async def test_the_installed_command_with_partitions_and_a_message_that_fails_once_goes_on_with_both_workers(
+    server: NatsServer, streams: JetStream, tmp_path: Path
+) -> None:
+    (tmp_path / "handlers.py").write_text(FAILS_ONCE)
+    how = 'handler = "handlers:handle"\nretry = { attempts = 3, initial = "10ms" }\n'
+    config = CONFIG.replace('ack_wait = "2s"', "partitions = 4").replace("to = [", f"{how}to = [")
+    command = [str(Path(sys.executable).with_name("router-trio"))]
+    async with connect(server.url) as client, workers(server, tmp_path, config, python=command) as one:
+        pids = await one.pids()
+        shared = await one.until(lambda status: status["routes"]["stored"]["partitions"]["led"] == [0, 1, 2, 3])
+        assert shared["routes"]["stored"]["partitions"]["lag"] is not None
+        for subject in ("orders", "in"):
+            await publish(client, subject, 0, 100)
+        status = await one.until(
+            lambda status: all(settled(status, name)["routed"] == 100 for name in ("stored", "passed"))
+        )
+        for name, subject in (("stored", "orders.7"), ("passed", "in.7")):
+            failure = status["routes"][name]["last_failure"]
+            assert (failure["subject"], failure["attempt"]) == (subject, 1)
+            assert await one.metric("router_messages_failed_total", route=name, reason="handler_error") == 1
+        assert_balanced(status)
+        assert await one.pids() == pids, "no worker was lost"
+        one.run.send(signal.SIGTERM)
+        assert await one.run.ended() == 0
+    assert one.run.logged("ROUTER_WORKER_LOST") == []
 
 
 async def test_workers_share_the_partitions_of_a_route(server: NatsServer, streams: JetStream, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The channel between supervisor and worker: objects over a pair of sockets that no other process can reach.
+"""The channel between supervisor and worker: `messages` over a pair of sockets that no other process can reach.
 
 Both ends run the same program, and the worker inherits its end from the supervisor. So objects are pickled, which would
 not be safe for anything from outside. When one end is closed, `next_message` returns None at the other. A forked child
@@ -12,7 +12,7 @@ import pickle
 from collections import deque
 from collections.abc import Iterator
 from struct import Struct
-from typing import Any
+from typing import Generic, TypeVar
 
 import trio
 
@@ -21,21 +21,27 @@ from router_trio.forked import close_in_children
 _SIZE = Struct("=q")
 _READ = 65536
 
+S = TypeVar("S")
+R = TypeVar("R")
 
-class Channel:
-    """An end of the channel. Run `write` as a task; messages posted before wait for it."""
+
+class Channel(Generic[S, R]):
+    """An end of the channel, which sends messages of type `S` and receives those of type `R`.
+
+    Run `write` as a task; messages posted before wait for it.
+    """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         close_in_children(stream.socket)
-        self._posted: deque[tuple[Any, ...]] = deque()
+        self._posted: deque[S] = deque()
         self._some_posted = trio.Event()
         self._all_written = trio.Event()
         self._all_written.set()
         self._received = bytearray()
         self._closed = False
 
-    def post(self, *message: Any) -> None:
+    def post(self, message: S) -> None:
         """Send a message as soon as the other end takes it. Never blocks; does nothing if the other end is closed."""
         if self._closed:
             return
@@ -62,7 +68,7 @@ class Channel:
         """Wait until everything posted is sent."""
         await self._all_written.wait()
 
-    async def next_message(self) -> tuple[Any, ...] | None:
+    async def next_message(self) -> R | None:
         """Return the next message; None if the other end is closed."""
         while (message := self._take_first()) is None:
             try:
@@ -74,7 +80,7 @@ class Channel:
             self._received += data
         return message
 
-    def rest(self) -> Iterator[tuple[Any, ...]]:
+    def rest(self) -> Iterator[R]:
         """Yield messages that have arrived and were not read. Never blocks, even if the other end is still open."""
         while True:
             while (message := self._take_first()) is not None:
@@ -87,7 +93,7 @@ class Channel:
                 return
             self._received += data
 
-    def _take_first(self) -> tuple[Any, ...] | None:
+    def _take_first(self) -> R | None:
         """Take the first message out of the received bytes; None if it is incomplete."""
         received = self._received
         if len(received) < _SIZE.size:
@@ -95,6 +101,6 @@ class Channel:
         end = _SIZE.size + _SIZE.unpack_from(received)[0]
         if len(received) < end:
             return None
-        message: tuple[Any, ...] = pickle.loads(received[_SIZE.size : end])
+        message: R = pickle.loads(received[_SIZE.size : end])
         del received[:end]
         return message

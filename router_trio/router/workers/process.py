@@ -17,6 +17,7 @@ import trio
 
 from router_trio.router.workers.channel import Channel
 from router_trio.router.workers.counts.block import new_block
+from router_trio.router.workers.messages import ToSupervisor, ToWorker
 from router_trio.settings import Settings
 from router_trio.settings.checks.flow import limit_of_worker
 
@@ -35,7 +36,7 @@ class WorkerProcess:
     """A running worker. `block` is the descriptor of its counts."""
 
     process: subprocess.Popen[bytes]
-    channel: Channel
+    channel: Channel[ToWorker, ToSupervisor]
     block: int
 
     @property

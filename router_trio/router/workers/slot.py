@@ -17,6 +17,25 @@ from router_trio.errors import RouterError
 from router_trio.events import Emit, WorkerLost, WorkerStarted
 from router_trio.router.workers.counts.block import InHandler, read_block, read_blocked, take_in_handlers
 from router_trio.router.workers.counts.numbers import Counts, Left, settle, with_removed
+from router_trio.router.workers.messages import (
+    Begin,
+    CloseTap,
+    Cut,
+    Drain,
+    Ended,
+    Failed,
+    ReadTap,
+    Reload,
+    Reloaded,
+    Reported,
+    SendReport,
+    Started,
+    Stopped,
+    Survived,
+    Suspect,
+    Tapped,
+    ToSupervisor,
+)
 from router_trio.router.workers.process import EXITS_WITHIN, WorkerProcess, describe_exit, of_worker, open_worker
 from router_trio.router.workers.report import Report
 from router_trio.router.workers.restarts import Restarts, ends_router
@@ -153,7 +172,7 @@ class Slot:
             if self._answered == self._asked:
                 self._heard_at = trio.current_time()
             self._asked += 1
-            self._process.channel.post("report", self._asked)
+            self._process.channel.post(SendReport(self._asked))
 
     async def wait_answered(self) -> None:
         """Wait until the process has answered all requests, or has ended."""
@@ -164,13 +183,13 @@ class Slot:
     def send_suspects(self, suspects: Mapping[InHandler, int]) -> None:
         """Send the process the messages to be careful with."""
         if self._process is not None:
-            self._process.channel.post("suspects", suspects)
+            self._process.channel.post(Suspect(suspects))
 
     def request_tap(self, name: str, request: TapRequest) -> None:
         """Request what there is to read of a tap, unless an earlier request for it is unanswered."""
         if self._process is not None and name not in self._taps_asked:
             self._taps_asked.add(name)
-            self._process.channel.post("tap", name, request)
+            self._process.channel.post(ReadTap(name, request))
 
     async def wait_tapped(self, name: str) -> None:
         """Wait until the process has answered the last request for this tap, or has ended."""
@@ -186,19 +205,19 @@ class Slot:
         self._tapped.pop(name, None)
         self._taps_asked.discard(name)
         if self._process is not None:
-            self._process.channel.post("close_tap", name)
+            self._process.channel.post(CloseTap(name))
 
     def request_drain(self) -> None:
         """Let the process end after it has stopped receiving and settled what it has."""
         self._waiting.cancel()
         if self._process is not None:
             self._phase = DRAINING
-            self._process.channel.post("drain")
+            self._process.channel.post(Drain())
 
     def request_end(self) -> None:
         """Let the process end now."""
         if self._process is not None:
-            self._process.channel.post("cut")
+            self._process.channel.post(Cut())
 
     def kill(self) -> None:
         """Kill the process. Unless its router has stopped, this counts as something left unsettled."""
@@ -216,7 +235,7 @@ class Slot:
         if worker is None:
             return ()
         self._changes_by = trio.current_time() + self._router.settings.router.shutdown_timeout + EXITS_WITHIN
-        worker.channel.post("reload", number, settings)
+        worker.channel.post(Reload(number, settings))
         while self._process is worker and self._problems[0] < number and not self.is_silent:
             with trio.move_on_after(LOOK_EVERY):
                 await self._reload_over.wait()
@@ -294,7 +313,7 @@ class Slot:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(worker.channel.write)
                     self._settings_number = self._router.settings_number
-                    worker.channel.post("settings", of_worker(self._router.settings), self._router.suspects)
+                    worker.channel.post(Begin(of_worker(self._router.settings), self._router.suspects))
                     if self._router.stopping:
                         self.request_drain()
                     self.request_report()
@@ -341,9 +360,9 @@ class Slot:
         self._router.changed()
         return left
 
-    def _take(self, worker: WorkerProcess, outcome: _Outcome, message: tuple[Any, ...]) -> None:
+    def _take(self, worker: WorkerProcess, outcome: _Outcome, message: ToSupervisor) -> None:
         match message:
-            case ("report", int(number), Report() as report):
+            case Reported(number, report):
                 self._answered, self._heard_at = number, trio.current_time()
                 if self.report is not None:
                     report = replace(report, counts=with_removed(self.report.counts, report.counts))
@@ -351,7 +370,7 @@ class Slot:
                 self._router.reported(self.number, report)
                 self._answer.set()
                 self._answer = trio.Event()
-            case ("started",):
+            case Started():
                 self.has_started = True
                 outcome.up_at = trio.current_time()
                 if self._phase == STARTING:
@@ -362,24 +381,24 @@ class Slot:
                     )
                 )
                 self._router.changed()
-            case ("reloaded", int(number), problems):
+            case Reloaded(number, problems):
                 self._problems = number, problems
                 if not problems:
                     self._settings_number = number
                 self._reload_over.set()
                 self._reload_over = trio.Event()
                 self._router.changed()
-            case ("tapped", str(name), (Reading() | TapRefused()) as reading):
+            case Tapped(name, reading):
                 if name in self._taps_asked:  # else the tap was closed meanwhile
                     self._taps_asked.discard(name)
                     self._tapped.setdefault(name, []).append(reading)
                     self._answer.set()
                     self._answer = trio.Event()
-            case ("survived", InHandler() as one):
+            case Survived(one):
                 self._router.survived(one)
-            case ("stopped", int(left)):
+            case Stopped(left):
                 outcome.left = left
-            case ("ended", int(unsettled)):
+            case Ended(unsettled):
                 outcome.unsettled = unsettled
-            case ("failed", str(kind), str(text)):
+            case Failed(kind, text):
                 outcome.failure = kind, text

@@ -28,6 +28,26 @@ from router_trio.router.workers.channel import Channel
 from router_trio.router.workers.counts.block import Block
 from router_trio.router.workers.counts.copying import Counting
 from router_trio.router.workers.in_handler import InHandlers
+from router_trio.router.workers.messages import (
+    Begin,
+    CloseTap,
+    Cut,
+    Drain,
+    Ended,
+    Failed,
+    ReadTap,
+    Reload,
+    Reloaded,
+    Reported,
+    SendReport,
+    Started,
+    Stopped,
+    Survived,
+    Suspect,
+    Tapped,
+    ToSupervisor,
+    ToWorker,
+)
 from router_trio.router.workers.process import EXITS_WITHIN
 from router_trio.router.workers.report import Reporter
 from router_trio.settings import ConnectionSettings, Settings
@@ -48,12 +68,14 @@ BLOCKED_EVERY = 0.1
 class Worker:
     """The worker with this number. `run` does all of its work."""
 
-    def __init__(self, number: int, channel: Channel, block: Block, write_log: Callable[[bytes], object]) -> None:
+    def __init__(
+        self, number: int, channel: Channel[ToSupervisor, ToWorker], block: Block, write_log: Callable[[bytes], object]
+    ) -> None:
         self._number = number
         self._channel = channel
         self._block = block
         self._counting = Counting(block)
-        self._in_handlers = InHandlers(block, lambda one: channel.post("survived", one))
+        self._in_handlers = InHandlers(block, lambda one: channel.post(Survived(one)))
         self._write_log = write_log
         self._stop = trio.Event()
         self._everything = trio.CancelScope()
@@ -82,15 +104,15 @@ class Worker:
         message = await self._channel.next_message()
         if message is None or self._stop.is_set():
             return DONE
-        _, settings, suspects = message
-        self._in_handlers.suspect(suspects)
+        assert isinstance(message, Begin)
+        self._in_handlers.suspect(message.suspects)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._channel.write)
             code = FAILED
             try:
-                code = await self._route(settings, nursery)
+                code = await self._route(message.settings, nursery)
             except RouterError as error:
-                self._channel.post("failed", type(error).__name__, str(error))
+                self._channel.post(Failed(type(error).__name__, str(error)))
             with trio.CancelScope(shield=True):
                 await self._channel.written()
             nursery.cancel_scope.cancel()
@@ -122,19 +144,19 @@ class Worker:
                 async with run.run(no_pages, self._stop, ReloadQueue(run, ())):
                     begin_collecting()
                     self._opened.set()
-                    self._channel.post("started")
+                    self._channel.post(Started())
                     await self._stop.wait()
         except BaseExceptionGroup as group:
             raise run.cause_of(group) from None
         finally:
             self._counting.write_all()
-        self._channel.post("ended", run.live.unsettled)
+        self._channel.post(Ended(run.live.unsettled))
         return FAILED if run.live.unsettled else DONE
 
     def _note_stop(self, event: Event) -> None:
         if isinstance(event, RouterStopped):
             # Not with the final report: the exit of the lifespan, which is next, may never return.
-            self._channel.post("stopped", event.unsettled)
+            self._channel.post(Stopped(event.unsettled))
 
     def _connect(self, router: str, name: str, settings: ConnectionSettings) -> Connect:
         return Dialer(settings, client_name(router, name), self._counting.write)
@@ -145,34 +167,34 @@ class Worker:
         try:
             if not taps.is_open(name):
                 await taps.open(name, request, run.live)
-            self._channel.post("tapped", name, await taps.read(name, run.live, REST))
+            self._channel.post(Tapped(name, await taps.read(name, run.live, REST)))
         except TapRefused as refused:
-            self._channel.post("tapped", name, refused)
+            self._channel.post(Tapped(name, refused))
         except Exception:
             # A fault of a tap must not end the worker, which has messages in hand.
             _logger.exception("reading a tap failed")
-            self._channel.post("tapped", name, TapRefused(500, "reading the tap failed; the log has the error"))
+            self._channel.post(Tapped(name, TapRefused(500, "reading the tap failed; the log has the error")))
 
     async def _listen(self, run: Run, nursery: trio.Nursery) -> None:
         """Carry out the supervisor's requests. Returns when it has ended."""
         reporter = Reporter(run.live, run.telemetry.recent)
         while (message := await self._channel.next_message()) is not None:
             match message:
-                case ("report", number):
+                case SendReport(number):
                     report = reporter.report(self._counting.write_all, trio.current_time())
-                    self._channel.post("report", number, report)
-                case ("reload", int(number), Settings() as settings):
+                    self._channel.post(Reported(number, report))
+                case Reload(number, settings):
                     self._wanted = number, settings
                     self._reload_asked.set()
-                case ("tap", str(name), TapRequest() as request):
+                case ReadTap(name, request):
                     nursery.start_soon(self._read_tap, run, name, request)
-                case ("close_tap", str(name)):
+                case CloseTap(name):
                     run.telemetry.taps.close(name)
-                case ("suspects", suspects):
+                case Suspect(suspects):
                     self._in_handlers.suspect(suspects)
-                case ("drain",):
+                case Drain():
                     self._stop.set()
-                case ("cut",):
+                case Cut():
                     self._stop.set()
                     self._everything.cancel()
         self._stop.set()
@@ -192,7 +214,7 @@ class Worker:
                 problems = tuple(str(error).splitlines())
             else:
                 self._in_handlers.forget_removed({route.name for route in settings.routes})
-            self._channel.post("reloaded", number, problems)
+            self._channel.post(Reloaded(number, problems))
 
 
 class WhileBlocked:
@@ -223,6 +245,6 @@ class _Past:
         return self._run.registry.past_route(name)
 
 
-def channel_of(stream: Any) -> Channel:
+def channel_of(stream: Any) -> Channel[ToSupervisor, ToWorker]:
     """Return the channel on an end of a pair of sockets."""
     return Channel(trio.SocketStream(trio.socket.from_stdlib_socket(stream)))

@@ -12,7 +12,6 @@ order of the stream, as one run, up to the next message that was refused and is 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf
 from typing import Generic, Protocol, TypeVar
@@ -41,16 +40,18 @@ D = TypeVar("D", bound=InTurn)
 V = TypeVar("V")
 
 
-@dataclass(slots=True)
 class Awaited:
     """A refused message: when it is redelivered (`due`), and from when on that is late (`until`).
 
     Both are infinite while it is in hand, because other destinations have not answered yet. `ack_subject` acks it.
     """
 
-    ack_subject: bytes
-    due: float
-    until: float
+    __slots__ = ("ack_subject", "due", "until")
+
+    def __init__(self, ack_subject: bytes, due: float, until: float) -> None:
+        self.ack_subject: bytes = ack_subject
+        self.due: float = due
+        self.until: float = until
 
 
 class _BySequence(dict[int, V]):

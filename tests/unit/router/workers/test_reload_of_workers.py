@@ -13,8 +13,9 @@ import trio.testing
 
 from router_trio.events import Event, RestartNeeded
 from router_trio.router.workers.channel import Channel
+from router_trio.router.workers.messages import Reload, Reloaded, Suspect, ToSupervisor, ToWorker
 from router_trio.router.workers.supervisor import Supervisor
-from router_trio.router.workers.worker import Worker, channel_of
+from router_trio.router.workers.worker import Worker
 from router_trio.settings import Settings
 from tests.unit.router.workers.counted import block
 
@@ -62,24 +63,26 @@ async def test_a_worker_does_one_reload_at_a_time_and_only_the_last_of_those_wai
             worker._opened.set()
             nursery.start_soon(worker._listen, run, nursery)
             nursery.start_soon(worker._reload_when_asked, run)
-            ours.post("reload", 1, settings(log_level="debug"))
+            ours.post(Reload(1, settings(log_level="debug")))
             await under_way.wait()
-            ours.post("reload", 2, settings(log_level="warning"))
-            ours.post("reload", 3, settings(log_level="error"))
-            ours.post("suspects", {})
+            ours.post(Reload(2, settings(log_level="warning")))
+            ours.post(Reload(3, settings(log_level="error")))
+            ours.post(Suspect({}))
             await trio.testing.wait_all_tasks_blocked(0.01)
             go_on.set()
-            assert [await ours.next_message() for _ in range(2)] == [("reloaded", 1, ()), ("reloaded", 3, ())]
+            assert [await ours.next_message() for _ in range(2)] == [Reloaded(1, ()), Reloaded(3, ())]
             assert made == ["debug", "error"]
             nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def channels() -> AsyncIterator[tuple[Channel, Channel]]:
+async def channels() -> AsyncIterator[tuple[Channel[ToWorker, ToSupervisor], Channel[ToSupervisor, ToWorker]]]:
     """Yield both ends of a channel; each sends what is posted to it."""
-    ends = [channel_of(end) for end in socket.socketpair()]
+    ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
+    supervisor: Channel[ToWorker, ToSupervisor] = Channel(ours)
+    worker: Channel[ToSupervisor, ToWorker] = Channel(theirs)
     async with trio.open_nursery() as nursery:
-        for end in ends:
-            nursery.start_soon(end.write)
-        yield ends[0], ends[1]
+        nursery.start_soon(supervisor.write)
+        nursery.start_soon(worker.write)
+        yield supervisor, worker
         nursery.cancel_scope.cancel()
