@@ -266,7 +266,7 @@ async def _last_frame(command: list[str], environment: dict[str, str]) -> str:
         drawn = b""
         try:
             with trio.fail_after(LOGGED_WITHIN):
-                while drawn.count(FRAME) < 3 or b"given up" not in drawn:
+                while drawn.count(FRAME) < 3 or b"dead-lettered" not in drawn:
                     await trio.lowlevel.wait_readable(ours)
                     drawn += os.read(ours, 65536)
         finally:

@@ -53,9 +53,16 @@ class RouterPages:
         return self._request("GET", path)
 
     def unready(self) -> list[dict[str, str]]:
-        """Return why the router is not ready, by connection and route; nothing if it is. Raises as `get`."""
+        """Return why the router is not ready, by connection, route, worker or router; nothing if it is.
+
+        A router that hides its reasons is not ready either. Raises as `get`.
+        """
         found = self._request("GET", "/readyz", allowed=503)
-        reasons: list[dict[str, str]] = found["reasons"] if isinstance(found, dict) else []
+        if not isinstance(found, dict):
+            return []
+        reasons: list[dict[str, str]] = found["reasons"]
+        if not reasons and found.get("status") == "unavailable":
+            reasons = [{"reason": str(found.get("detail") or "not ready")}]
         return reasons
 
     def post(self, path: str, body: Any) -> Any:

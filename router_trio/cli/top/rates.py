@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-LOSSES = ("lost", "dead_lettered", "given_up")
-"""The fates of messages that no destination has."""
+LOSSES = ("lost", "given_up")
+"""The fates of messages that no destination and no dead letter has."""
+
+DEAD = ("dead_lettered",)
 
 _UNITS = "kMGTP"
 
@@ -49,6 +51,7 @@ class RouteRow:
     settled_rate: float | None
     failed_rate: float | None
     lost_rate: float | None
+    dead_rate: float | None
     in_hand: int
     lag: tuple[int, float] | None
     retrying: int
@@ -76,11 +79,21 @@ class Overview:
     workers: Mapping[str, Any]
     connections: list[ConnectionRow]
     routes: list[RouteRow]
+    is_ready: bool
+    """True if `/readyz` answers 200."""
+    reasons: list[str]
+    """The reasons of `/readyz` that are not those of a connection or a route here, such as a worker's."""
 
     @property
     def unwell(self) -> int:
         """The number of routes that do not deliver, or whose messages fail."""
         return sum(1 for route in self.routes if route.severity)
+
+    @property
+    def is_well(self) -> bool:
+        """True if it is ready, and nothing is wrong with a connection or a route."""
+        severities = [one.severity for one in self.connections] + [one.severity for one in self.routes]
+        return self.is_ready and not self.reasons and not any(severities)
 
 
 def overview(
@@ -94,7 +107,17 @@ def overview(
 
     `unready` are the reasons of `/readyz`. Some are not in `/status`, such as that of a handler that does not return.
     """
-    reasons = {(kind, one[kind]): one["reason"] for one in unready for kind in ("connection", "route") if kind in one}
+    reasons: dict[tuple[str, str], str] = {}
+    others: list[str] = []
+    is_ready = True
+    for one in unready:
+        is_ready = False
+        kind, name = next(((kind, name) for kind, name in one.items() if kind != "reason"), ("router", status["name"]))
+        if name in status.get(f"{kind}s", ()) and kind != "worker":
+            before_that = reasons.get((kind, name))
+            reasons[kind, name] = one["reason"] if before_that is None else f"{before_that}; {one['reason']}"
+        else:
+            others.append(f"{kind} {name}: {one['reason']}")
     then = {} if before is None or before["uptime_seconds"] > status["uptime_seconds"] else before
     connections = [
         _connection(
@@ -114,7 +137,14 @@ def overview(
     connections.sort(key=lambda one: (-one.severity, one.name))
     routes.sort(key=lambda one: (-one.severity, -(one.received_rate or 0.0), -one.ledger["received"], one.name))
     return Overview(
-        status["name"], status["version"], status["uptime_seconds"], status.get("workers", {}), connections, routes
+        status["name"],
+        status["version"],
+        status["uptime_seconds"],
+        status.get("workers", {}),
+        connections,
+        routes,
+        is_ready,
+        others,
     )
 
 
@@ -163,7 +193,7 @@ def _route(
 
     received = _rate(ledger["received"], None if earlier is None else earlier["received"], seconds)
     failed = _rate(one["failed"], None if before is None else before["failed"], seconds)
-    lost = rate_of(LOSSES)
+    lost, dead = rate_of(LOSSES), rate_of(DEAD)
     behind, last = one.get("behind"), one.get("last_failure")
     retrying = one.get("retrying", {"count": 0})["count"]
     trouble = one.get("reason") or unready
@@ -174,6 +204,8 @@ def _route(
     worry = None
     if lost:
         worry = f"lost or given up: {number(lost)}/s"
+    elif dead:
+        worry = f"dead-lettered: {number(dead)}/s"
     elif failed:
         worry = f"failing: {number(failed)}/s"
     elif retrying:
@@ -185,6 +217,7 @@ def _route(
         rate_of(tuple(settled)),
         failed,
         lost,
+        dead,
         ledger["in_hand"],
         None if behind is None else (behind["messages"], behind["seconds"]),
         retrying,

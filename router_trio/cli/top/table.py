@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router_trio.cli.colours import Colours
-from router_trio.cli.top.rates import LOSSES, ConnectionRow, Overview, RouteRow, duration, number
+from router_trio.cli.top.rates import DEAD, LOSSES, ConnectionRow, Overview, RouteRow, duration, number
 from router_trio.errors.quotes import LONGEST_TEXT, excerpt
 
 LEAST_WIDTH = 40
@@ -39,7 +39,10 @@ class _Column:
 def lines(found: Overview, width: int, height: int | None, colours: Colours) -> list[str]:
     """Return the table, in at most `height` lines of at most `width` characters."""
     width = max(width, LEAST_WIDTH)
-    shown = [_head(found, width, colours), ""]
+    shown = [_head(found, width, colours)]
+    for why in found.reasons:
+        shown += _reason(why, width, colours.bad)
+    shown.append("")
     shown += _connections(found.connections, width, colours)
     shown.append("")
     shown.append(_heading("ROUTE", _ROUTE_COLUMNS, "LAST FAILURE", width, colours))
@@ -63,8 +66,9 @@ def lines(found: Overview, width: int, height: int | None, colours: Colours) -> 
 
 def _head(found: Overview, width: int, colours: Colours) -> str:
     count = len(found.routes)
-    unwell = f"{found.unwell:,} not well" if found.unwell else "all well"
-    paint = colours.bad if found.unwell else colours.good
+    parts = [*([] if found.is_ready else ["not ready"]), *([f"{found.unwell:,} not well"] if found.unwell else [])]
+    unwell = "all well" if found.is_well else ", ".join(parts) or "not well"
+    paint = colours.good if found.is_well else colours.bad
     left = f"{excerpt(found.name, 30)} {found.version}  up {duration(found.uptime)}"
     if found.workers:
         running = sum(1 for one in found.workers.values() if one["state"] == "running")
@@ -126,6 +130,10 @@ def _lost(one: RouteRow, colours: Colours) -> _Cell:
     return _count(sum(one.ledger["settled"].get(fate, 0) for fate in LOSSES), colours.bad)
 
 
+def _dead(one: RouteRow, colours: Colours) -> _Cell:
+    return _count(sum(one.ledger["settled"].get(fate, 0) for fate in DEAD), colours.doubtful)
+
+
 def _fate(name: str) -> Callable[[RouteRow, Colours], _Cell]:
     return lambda one, _: _Cell(number(one.ledger["settled"].get(name, 0)))
 
@@ -137,11 +145,12 @@ _ROUTE_COLUMNS = (
     _Column("HAND", 5, lambda one, _: _Cell(number(one.in_hand)), 56),
     _Column("LAG", 9, _lag, 66),
     _Column("LOST", 5, _lost, 74),
+    _Column("DEAD", 5, _dead, 84),
     _Column("RECEIVED", 8, lambda one, _: _Cell(number(one.ledger["received"])), 100),
     _Column("ROUTED", 8, _fate("routed"), 100),
-    _Column("FILTERED", 8, _fate("filtered"), 120),
-    _Column("RETURNED", 8, _fate("returned"), 130),
-    _Column("RETRIED", 7, lambda one, colours: _count(one.retrying, colours.doubtful), 140),
+    _Column("FILTERED", 8, _fate("filtered"), 130),
+    _Column("RETURNED", 8, _fate("returned"), 140),
+    _Column("RETRIED", 7, lambda one, colours: _count(one.retrying, colours.doubtful), 150),
 )
 
 

@@ -109,7 +109,7 @@ def found(report: Report) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("strategy", ["all", "weighted"])
-async def test_copies_for_one_subject_are_told_apart(strategy: str) -> None:
+async def test_copies_for_one_subject_are_distinguished(strategy: str) -> None:
     to = 'to = [ { subject = "sink.1", payload = "\'a\'" }, { subject = "sink.1", payload = "\'b\'" } ]\n'
     world = World(f"strategy = '{strategy}'\n" + to)
     for number in range(1, 4):

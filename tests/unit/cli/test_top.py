@@ -89,7 +89,7 @@ def test_routes_that_are_not_well_are_first_and_then_the_busiest() -> None:
     assert [one.name for one in found.routes] == ["away", "wrong", "failing", "retried", "busy", "slow", "standby"]
     assert [one.trouble for one in found.routes[:2]] == ["the durable is paused until 13:00", UNBALANCED]
     assert [one.worry for one in found.routes[2:4]] == [
-        "lost or given up: 1/s",
+        "dead-lettered: 1/s",
         "being retried: 3",
     ]
     assert found.unwell == 4
@@ -166,3 +166,44 @@ def test_numbers_have_five_characters_at_most(value: float | None, text: str) ->
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0s"), (59, "59s"), (119, "2m"), (7200, "2h"), (200_000, "2d")])
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        {"router": "orders-router", "reason": "its loop is blocked"},
+        {"connection": "main", "reason": "stream ORDERS is missing"},
+        {"connection": "gone", "reason": "away"},
+        {"route": "copy", "reason": "its destination does not confirm"},
+        {"route": "gone", "reason": "starting"},
+        {"worker": 2, "reason": "starting"},
+        {"reason": "reasons are hidden from this host"},
+    ],
+)
+def test_a_router_that_is_not_ready_is_not_well(reason: dict[str, Any]) -> None:
+    found = overview(answer({"copy": route()}), None, 2.0, NOW, [reason])
+    shown = "\n".join(lines(found, 120, None, PLAIN))
+    assert "all well" not in shown
+    assert "not ready" in shown
+    assert reason["reason"] in shown
+    healthy = overview(answer({"copy": route()}), None, 2.0, NOW)
+    assert "all well" in "\n".join(lines(healthy, 120, None, PLAIN))
+
+
+def test_all_reasons_of_a_connection_are_shown() -> None:
+    reasons = [{"connection": "main", "reason": f"stream {name} is missing"} for name in ("ORDERS", "COPIES")]
+    shown = "\n".join(lines(overview(answer({"copy": route()}), None, 2.0, NOW, reasons), 120, None, PLAIN))
+    assert "ORDERS" in shown
+    assert "COPIES" in shown
+
+
+def test_a_lost_connection_is_not_well() -> None:
+    found = overview(answer({"copy": route()}, {"main": connection("reconnecting")}), None, 2.0, NOW)
+    assert "all well" not in "\n".join(lines(found, 120, None, PLAIN))
+
+
+def test_dead_letters_are_not_lost() -> None:
+    settled = {"dead_lettered": 7, "lost": 2, "given_up": 1}
+    heading, row = lines(after({"copy": route(100, settled=settled)}), 120, None, PLAIN)[-2:]
+    cells = dict(zip(heading.split()[1:], row.split()[1:], strict=False))
+    assert (cells["LOST"], cells["DEAD"]) == ("3", "7")
