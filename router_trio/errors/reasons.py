@@ -56,6 +56,7 @@ SLOW_CONSUMER: Final = "slow_consumer"
 RETRY_FULL: Final = "retry_full"
 DEAD_LETTER: Final = "dead_letter"
 MAX_DELIVER: Final = "max_deliver"
+NO_ORIGIN: Final = "no_origin"
 
 # --- a link failed ---
 
@@ -292,6 +293,13 @@ TABLE: Final[Mapping[str, Reason]] = {
             MAX_DELIVER,
             "its durable reached `max_deliver` with it while no route had it in hand: it is not delivered any more",
             "[A limit of deliveries](../how-to/dead-letters.md#a-limit-of-deliveries)",
+            again=Again.NO,
+            to_name=False,
+        ),
+        _message(
+            NO_ORIGIN,
+            "a message in the stream of retries has no valid origin: another client published or changed it",
+            "find the client: only the router should publish below the `prefix` of `schedule`",
             again=Again.NO,
             to_name=False,
         ),

@@ -5,7 +5,8 @@ with the router's permissions: `Nats-Rollup` purges other clients' messages, `Na
 `Nats-TTL` makes the message expire. So none of them is forwarded to a destination unless its `keep` names it.
 
 The names are those of nats-server 2.15 (`server/stream.go`, `server/msgtrace.go`). A server accepts them only in this
-exact case and only after CRLF. Here any case and a bare LF match too, because other software may be less strict.
+exact case, after CRLF and with a colon. But when it publishes a schedule, it cuts everything from such a prefix behind
+any LF up to the next CRLF. So here they match in any case, behind a bare LF, and without a colon.
 
 Pure and synchronous.
 """
@@ -34,8 +35,8 @@ CONTROL_HEADERS: dict[str, str] = {
 
 
 def _pattern(name: str) -> str:
-    """Return a pattern for a name, or for all names with a prefix, up to the colon."""
-    return re.escape(name[:-1]) + "[^:\r\n]*:" if name.endswith("*") else re.escape(name) + "[ \t]*:"
+    """Return a pattern for a name, or for the prefix of names."""
+    return re.escape(name[:-1]) if name.endswith("*") else re.escape(name) + r"(?![^:\s])"
 
 
 _ANY = "|".join(map(_pattern, CONTROL_HEADERS))
@@ -43,7 +44,7 @@ _ANY = "|".join(map(_pattern, CONTROL_HEADERS))
 
 def is_control_header(name: str) -> bool:
     """Return True for the name of a control header, in any case, or for a key of `CONTROL_HEADERS`."""
-    return name in CONTROL_HEADERS or re.fullmatch(_ANY, f"{name}:", re.IGNORECASE) is not None
+    return name in CONTROL_HEADERS or re.match(_ANY, name, re.IGNORECASE) is not None
 
 
 class ControlHeaders:

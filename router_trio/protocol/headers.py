@@ -237,10 +237,15 @@ def lines_of(names: Iterable[str]) -> re.Pattern[bytes]:
 
 def removed(block: bytes, lines: re.Pattern[bytes]) -> bytes:
     """Return the raw block without the lines that the pattern finds; `b""` if no header is left."""
-    rest = lines.sub(b"", block)
+    rest = lines.sub(_line_break, block)
     if not rest.endswith(END):
         rest = rest.rstrip(b"\r\n") + END
     return b"" if rest == VERSION + END else rest
+
+
+def _line_break(line: re.Match[bytes]) -> bytes:
+    """Return what is left of a removed line: the CR of its end if the line before ends in a bare LF."""
+    return b"\r" if line[0].endswith(b"\r") and line.string[line.start() - 1 : line.start()] != b"\r" else b""
 
 
 def without(block: bytes, prefix: bytes) -> bytes:

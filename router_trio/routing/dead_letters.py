@@ -6,11 +6,13 @@ A dead letter is an ordinary publish of its connection's outbox, which resends i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from router_trio.connection.supervisor import Connection
+from router_trio.errors import MappingError, reasons
 from router_trio.errors.quotes import LONGEST_TEXT, bounded, excerpt, redact
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
@@ -26,6 +28,9 @@ PREFIX = "Router-Dead-Letter-"
 
 ID_PART = b":dead"
 """The part of the id of a dead letter behind the message's id, which sets it apart from the copies of the message."""
+
+LOST = "unknown"
+"""In the subject of a dead letter in place of what can't be mapped, since the subject of the message is lost."""
 
 FIELDS = ("Route", "Reason", "Detail", "Attempts", "Subject", "Stream", "Sequence", "Time", "Message-Id")
 """The names of those headers, without the prefix."""
@@ -93,7 +98,23 @@ class DeadLetters:
         template = self._destination.template
         owner = DeadLetter(delivery, dead, (self._destination.route, template), report)
         message_id = (delivery.message_id or self._connection.new_message_id()) + ID_PART
-        self._outlet.forward_with(delivery.raw, owner, message_id, self._headers(delivery, dead))
+        block = self._headers(delivery, dead)
+        target = None
+        if dead.failure.reason == reasons.NO_ORIGIN and not self._maps(framing.text(delivery.raw[0])):
+            target = self._of_lost_subjects
+        self._outlet.forward_with(delivery.raw, owner, message_id, block, target=target)
+
+    def _maps(self, subject: str) -> bool:
+        try:
+            self._destination.subject_for(subject)
+        except MappingError:
+            return False
+        return True
+
+    @property
+    def _of_lost_subjects(self) -> bytes:
+        """The subject of the dead letter of a message whose own subject is lost."""
+        return framing.wire(re.sub(r"[*>]", LOST, self._destination.mapping.pattern))
 
     def _headers(self, delivery: Delivery, dead: GivenUp) -> bytes:
         """Return the headers of a dead letter without its id: those of the message but control headers, and our own."""

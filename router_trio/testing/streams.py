@@ -57,9 +57,11 @@ BAD_SCHEDULE = _code(codes.BAD_SCHEDULE, "message schedules pattern is invalid")
 BAD_TARGET = _code(codes.BAD_SCHEDULE_TARGET, "message schedules target is invalid")
 """The answers to schedules: to a stream without the setting, with another time than `@at`, and to another stream."""
 
-_NOT_PUBLISHED = headers.lines_of(["Nats-Msg-Id", "Nats-TTL", "Nats-Rollup"])
-_OF_SCHEDULES = re.compile(rb"\n(?:Nats-Schedule|Nats-Expected-)[^:\r\n]*:" + headers.REST_OF_LINE)
-"""The headers of a schedule that the published message does not have."""
+_NOT_PUBLISHED = re.compile(
+    rb"(?<=\n)(?:Nats-Schedule|Nats-Expected-).*?\r\n|(?<=\r\n)(?:Nats-Msg-Id|Nats-TTL|Nats-Rollup):.*?\r\n", re.DOTALL
+)
+"""What a published message does not have of the headers of its schedule: a server cuts prefixes behind any LF, with or
+without a colon, and up to the next CRLF."""
 
 
 class StoredMessage(NamedTuple):
@@ -285,7 +287,7 @@ class Stream:
             return BAD_SCHEDULE
         if target == publish.subject or not self.takes(text(target)):
             return BAD_TARGET
-        block = headers.removed(headers.removed(publish.header, _OF_SCHEDULES), _NOT_PUBLISHED)
+        block = _NOT_PUBLISHED.sub(b"", publish.header)
         added = [(schedules.SCHEDULER, publish.subject), (b"Nats-Schedule-Next", b"purge")]
         added.append((b"Nats-TTL", headers.find(publish.header, schedules.TTL) or b""))
         for name, value in added:

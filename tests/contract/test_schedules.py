@@ -66,6 +66,36 @@ async def test_a_schedule_is_published_when_it_is_due_without_its_id(peer: Peer,
     assert not core.messages
 
 
+ODD_LINES = [
+    (b"Nats-Schedule-z", b""),
+    (b"X: a\nNats-Schedule-z", b"X: a\n"),
+    (b"X: a\nNats-Schedule: b\nY: c", b"X: a\n"),
+    (b"X: a\nNats-Expected-z", b"X: a\n"),
+    (b"X: a\nnats-schedule-z", b"X: a\nnats-schedule-z\r\n"),
+    (b"X: a\n Nats-Schedule-z", b"X: a\n Nats-Schedule-z\r\n"),
+    (b"X: a\rNats-Schedule-z", b"X: a\rNats-Schedule-z\r\n"),
+    (b"X: a\nNats-Msg-Id: b", b"X: a\nNats-Msg-Id: b\r\n"),
+    (b"X: a\nNats-TTL: 7", b"X: a\nNats-TTL: 7\r\n"),
+]
+
+
+@pytest.mark.parametrize(("lines", "left"), ODD_LINES)
+async def test_what_begins_like_a_header_of_schedules_is_cut_up_to_the_next_crlf(
+    lines: bytes, left: bytes, peer: Peer, kind: str, clock: object
+) -> None:
+    """Behind any LF, and without a colon. So the next header is no header any more, if the LF was a bare one."""
+    reader = Recorder()
+    async with link_of(peer) as link:
+        await link.ensure_stream(DELAYED)
+        (await link.open_consumer(READER, reader)).pull(10, 10.0)
+        block = schedule(kind, -60.0).replace(b"X-Kept", lines + b"\r\nX-Kept")
+        await link.send([operation_with_ack(1, b"later.x", headers=block)])
+        (raw,) = await reader.until_delivered(1)
+    added = b"Nats-Scheduler: later.x\r\nNats-Schedule-Next: purge\r\n\r\n"
+    kept = b"X-Kept: 1\r\nRouter-Message-Id: order-7\r\n"
+    assert header_block(raw).replace(b"\r\n\r\n", b"\r\n") == b"NATS/1.0\r\n" + left + kept + added[:-2]
+
+
 async def test_a_schedule_of_the_past_is_published_at_once(peer: Peer, kind: str, clock: object) -> None:
     reader = Recorder()
     async with link_of(peer) as link:

@@ -170,6 +170,41 @@ async def test_a_router_that_ends_leaves_its_retries_to_the_next_one(server: Nat
     assert copies == list(range(20))
 
 
+@needs_server(2, 14, lacks="cuts headers behind a bare LF")
+async def test_no_header_makes_a_failing_message_immortal(server: NatsServer) -> None:
+    """A server cuts what begins like a header of schedules up to the next CRLF, and with it the start of the next."""
+    retry = retrying("100ms") | {"attempts": 3}
+    config = settings(server, IN=["in.*"], RETRY=["retry.>"], OUT=["out.*", "dead.*"])
+    router = Router(config, log=False)
+    calls: list[Message] = []
+
+    def fails(message: Message) -> Message:
+        calls.append(message)
+        raise Retry(after=0.05)
+
+    dead: Any = {"subject": "dead.{{wildcard(1)}}"}
+    router.route(
+        name="again",
+        stream="IN",
+        durable="router",
+        filter="in.*",
+        retry=retry,
+        dead_letter=dead,
+        to="out.{{wildcard(1)}}",
+    )(fails)
+    async with connect(server.url) as client, router.open() as live:
+        block = b"NATS/1.0\r\nX: a\nNats-Schedule-z\r\n\r\n"
+        await client.send(b"HPUB in.x %d %d\r\n%b\r\n" % (len(block), len(block) + 4, block + b"body"))
+        await client.publish("retry.d.again", b"odd")
+        await eventually(lambda: live.routes[0].settled["dead_lettered"] == 2, 20.0)
+        letters = await published(JetStream(client), "OUT", "dead.")
+    assert sorted((one.subject, one.header("Router-Dead-Letter-Reason")) for one in letters) == [
+        ("dead.unknown", "no_origin"),
+        ("dead.x", "retry"),
+    ]
+    assert [one.subject for one in calls] == ["in.x"] * 3
+
+
 CONFIGURATION = """
 telemetry = {{ listen = "" }}
 connections.main.servers = ["{url}"]
@@ -240,7 +275,7 @@ async def test_schedules_are_listed_cancelled_and_published_by_hand(server: Nats
         assert [one.subject for one in await published(jetstream, "RETRY", "retry.d")] == ["retry.d.later"]
 
 
-LATER = "@at 2999-01-01T00:00:00Z"
+LATER = "@at 2199-01-01T00:00:00Z"
 
 
 @needs_server(2, 14, lacks="Nats-Schedule-Next")

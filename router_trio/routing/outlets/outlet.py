@@ -300,13 +300,20 @@ class Outlet:
         self._send(target, block, body, owner, trace_parent, reply, mapped=mapped, facts=facts)
 
     def forward_with(
-        self, raw: framing.RawMessage, owner: Owner, message_id: bytes, block: bytes, due_ns: int | None = None
+        self,
+        raw: framing.RawMessage,
+        owner: Owner,
+        message_id: bytes,
+        block: bytes,
+        due_ns: int | None = None,
+        target: bytes | None = None,
     ) -> None:
         """Publish one raw message with this header block, in which the id of the copy begins with `message_id`.
 
-        `due_ns` is when a schedule is due, in nanoseconds since 1970. Raises as `forward`.
+        `due_ns` is when a schedule is due, in nanoseconds since 1970. `target` replaces the mapped subject. Raises as
+        `forward`.
         """
-        target = self.address.subject_for(raw[0])
+        target = target or self.address.subject_for(raw[0])
         block = message_ids.replace(block, message_id + self.destination.copy_id(target))
         self._send(target, block, framing.payload(raw), owner, None, b"", due_ns=due_ns)
 

@@ -63,6 +63,10 @@ def test_keep_may_name_a_family_of_headers() -> None:
         (block(b"Nats-Rollup: all", b" folded", b"\tmore", b"B: 2"), block(b"B: 2")),
         (block(b"Nats-Rollup : all"), b""),
         (b"NATS/1.0\r\nA: 1\r\nNats-Rollup: all", block(b"A: 1")),
+        (block(b"A: 1\nNats-Rollup: all", b"B: 2"), block(b"A: 1", b"B: 2")),
+        (block(b"A: 1\nNats-Schedule-z", b"B: 2"), block(b"A: 1", b"B: 2")),
+        (block(b"Nats-Schedule", b"B: 2"), block(b"B: 2")),
+        (block(b"A: 1\nNats-TTL", b"Nats-TTL", b"B: 2"), block(b"A: 1", b"B: 2")),
         (b"NATS/1.0 503 told\r\nNats-Rollup: all\r\n\r\n", b"NATS/1.0 503 told\r\n\r\n"),
     ],
 )

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from router_trio.errors import reasons
 from router_trio.protocol import framing
+from router_trio.routing.policy.retry import Failure, GivenUp
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import Deliveries, Read
 from router_trio.routing.stream.delivery import StreamDelivery
-from router_trio.routing.stream.retries.origin import Origin, without_origin
+from router_trio.routing.stream.retries.origin import Origin, subject_left, without_origin
+
+_NO_ORIGIN = Failure(reasons.NO_ORIGIN, "its headers do not tell where it came from")
 
 
 class RetriedDelivery(StreamDelivery):
@@ -57,7 +61,8 @@ class RetriedDeliveries(Deliveries):
     def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
         """Return the deliveries in a batch, restored, and the other messages.
 
-        A message without an origin, which another client has published, is a delivery of its own.
+        A message without a valid origin, which another client has published or changed, is given up: neither its copies
+        nor its attempts are known.
         """
         deliveries, columns, others = self.one_by_one(batch, cursor, now)
         return [self._restored(delivery, cursor) for delivery in deliveries], columns, others
@@ -66,10 +71,19 @@ class RetriedDeliveries(Deliveries):
         raw = delivery.raw
         found = without_origin(framing.header_block(raw), self._keeper.numbering)
         if found is None:
-            return delivery
+            return self._without_origin(delivery, cursor)
         came, block = found
         if not cursor.knows(delivery.sequence):
             self._keeper.state.fired += 1
             cursor.failures.restore(delivery.sequence, came.failed)
         frame = framing.publish(came.subject, framing.payload(raw), reply=raw[1], headers=block)
         return RetriedDelivery(delivery, framing.published(frame), came)
+
+    def _without_origin(self, delivery: StreamDelivery, cursor: StreamCursor) -> StreamDelivery:
+        raw, given_up = delivery.raw, cursor.failures.given_up
+        if subject := subject_left(framing.header_block(raw)):  # the dead letter is mapped from it
+            block, body = framing.header_block(raw), framing.payload(raw)
+            delivery.raw = framing.published(framing.publish(subject, body, reply=raw[1], headers=block))
+        if delivery.sequence not in given_up and not cursor.knows(delivery.sequence):
+            cursor.failures.give_up(delivery.sequence, GivenUp(_NO_ORIGIN, 1))
+        return delivery

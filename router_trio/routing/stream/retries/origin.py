@@ -1,6 +1,7 @@
 """The headers of a message that waits in the stream of retries: its origin, its attempts, and its own headers.
 
-All headers of servers are renamed meanwhile, so that none of them steers that stream, and restored byte for byte. Pure
+All headers of servers are renamed meanwhile, so that none of them steers that stream, and restored byte for byte. So is
+what only begins like one of them, behind any LF: a server would cut it together with the start of the next header. Pure
 and synchronous.
 """
 
@@ -16,6 +17,7 @@ from router_trio.protocol.framing import LAST_SEQUENCE, text, wire
 from router_trio.routing.policy.failed_messages import Failed, Numbering
 from router_trio.routing.route_plans import copy_id
 from router_trio.settings.retry import RetryNames
+from router_trio.subjects.patterns import is_valid_subject
 
 PREFIX = "Router-Origin-"
 """The prefix of the headers that are added."""
@@ -28,7 +30,8 @@ MOST_ATTEMPTS = 2**31
 MOST_ANSWERS = 2**31
 """Answers of a handler to one message whose copies are recorded."""
 
-_RENAMED = re.compile(rb"\n((?i:Nats-|Router-Message-Id|Router-Origin-)[^:\r\n]*:)")
+_RENAMED = re.compile(rb"\n((?i:Nats-|Router-Message-Id|Router-Origin-))")
+_ANY_SUBJECT = re.compile(rb"\nRouter-Origin-Subject: ?([^ \t\r\n]+)")
 _NAME = f"{PREFIX}Header-".encode()
 _SUBJECT = re.compile(rb"[^ \t\r\n]+")
 _OURS = re.compile(
@@ -134,6 +137,12 @@ def without_origin(block: bytes, numbering: Numbering) -> tuple[Origin, bytes] |
     _restore(failed, state, numbering)
     own = headers.removed(block, _OURS).replace(b"\n" + _NAME, b"\n")
     return Origin(subject, text(stream), sequence, time_ns, deliveries, failed), own
+
+
+def subject_left(block: bytes) -> bytes:
+    """Return the subject that a message without a valid origin seems to have had, `b""` if that is lost as well."""
+    found = _ANY_SUBJECT.search(block)
+    return found[1] if found is not None and is_valid_subject(text(found[1])) else b""
 
 
 def _state(failed: Failed, numbering: Numbering) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from router_trio.protocol.headers import Headers
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.telemetry.logs.sentences import sentence
 from router_trio.testing import FakeBroker
+from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
 from router_trio.testing.streams import EPOCH
 from tests.support.eventually import eventually
@@ -250,12 +251,66 @@ async def test_retries_of_a_handler_are_scheduled_and_rejected_messages_are_not(
         await eventually(lambda: w.route.settled["given_up"] == 1)
 
 
-async def test_a_message_that_another_client_published_there_is_routed_as_it_is(autojump_clock: MockClock) -> None:
+LETTER = {"dead_letter": {"subject": "out.dead.{{wildcard(1)}}"}}
+
+
+@pytest.mark.parametrize(
+    ("more", "given", "fate"),
+    [
+        (LETTER, {"Router-Origin-Sequence": "x", "Router-Origin-Subject": "in.a"}, "dead_lettered"),
+        (LETTER, {"X": "1"}, "dead_lettered"),
+        (LETTER, {"Router-Origin-Subject": "in.*"}, "dead_lettered"),
+        ({}, {"Router-Origin-Subject": "in.a"}, "given_up"),
+        ({"dead_letter": {"subject": "out.dead"}}, {}, "dead_lettered"),
+    ],
+)
+async def test_a_message_without_an_origin_is_given_up_at_once(
+    more: dict[str, Any], given: dict[str, str], fate: str, autojump_clock: MockClock
+) -> None:
+    """Also if its subject is lost. Retried, it would fail for ever."""
     handler = Failing(0)
-    async with world(handlers=[route(handler, "out.x")], brokers=brokers()) as w:
-        w.broker.publish("retry.d.route", b"odd", {"Router-Origin-Sequence": "x", "Router-Origin-Subject": "in.a"})
-        await eventually(lambda: w.route.received == 1 and not w.route.in_hand, 10)
-    assert [one.subject for one in handler.calls] in ([], ["retry.d.route"])
+    async with world(handlers=[route(handler, **more)], brokers=brokers()) as w:
+        w.broker.publish("retry.d.route", b"odd", given)
+        await eventually(lambda: w.route.settled[fate] == 1, 10)
+        assert w.route.given_up["no_origin"] == 1
+        await trio.sleep(600)
+        assert w.route_ledger() == (1, 0, {fate: 1})
+        assert w.payloads("OUT") == ([b"odd"] if fate == "dead_lettered" else [])
+        w.broker.publish("in.a", b"good")
+        await eventually(lambda: b"good" in w.payloads("OUT"), 10)
+    assert [one.payload for one in handler.calls] == [b"good"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"X: a\nNats-Schedule-z",
+        b"X: a\nNats-Schedule",
+        b"X: a\nNats-Expected-z\nNats-Schedule-y",
+        b"X: a\nnats-schedule: b\r\nNats-Scheduler",
+        b"Nats-Schedule-z",
+        b"X: a\nNats-Msg-Id: b",
+        b"X: a\n\nRouter-Origin-Subject: in.b",
+    ],
+)
+async def test_no_line_of_a_message_costs_its_origin(lines: bytes, autojump_clock: MockClock) -> None:
+    """A server cuts what begins like a header of schedules, with the line break behind it."""
+    handler = Failing(9)
+    more = retrying(attempts=3) | LETTER
+    async with world(handlers=[route(handler, **more)], brokers=brokers()) as w:
+        block = b"NATS/1.0\r\nA: 1\r\n%b\r\n\r\n" % lines
+        w.broker._server.publish(Publish(b"in.a", b"", block, b"body"), trio.current_time())
+        w.broker._network.settle()
+        await eventually(lambda: w.route.settled["dead_lettered"] == 1, 300)
+        assert w.route_ledger() == (3, 0, {"scheduled": 2, "dead_lettered": 1})
+        [letter] = w.broker.messages("OUT")
+    assert (letter.subject, letter.payload, letter.headers["Router-Dead-Letter-Reason"]) == (
+        "out.dead.a",
+        b"body",
+        "handler_error",
+    )
+    assert letter.headers["Router-Dead-Letter-Subject"] == "in.a"
+    assert len({one.headers for one in handler.calls}) == 1
 
 
 ORIGIN = {
