@@ -201,6 +201,12 @@ class SchedulesCount:
     cancelled: int
     is_first: bool = field(default=False, compare=False)
     """True if the stream has no record of an earlier count, so that what was lost before can't be counted."""
+    in_flux: bool = field(default=False, compare=False)
+    """True if another process deletes published messages, so that the numbers do not fit each other."""
+    last_sequence: int = field(default=0, compare=False)
+    """The last sequence of the stream. If it was higher before, the stream has lost its tail."""
+    created: str = field(default="", compare=False)
+    """When the stream was created, in the server's format."""
 
     @property
     def lost(self) -> int:

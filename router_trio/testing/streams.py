@@ -60,8 +60,8 @@ BAD_TARGET = _code(codes.BAD_SCHEDULE_TARGET, "message schedules target is inval
 _NOT_PUBLISHED = re.compile(
     rb"(?<=\n)(?:Nats-Schedule|Nats-Expected-).*?\r\n|(?<=\r\n)(?:Nats-Msg-Id|Nats-TTL|Nats-Rollup):.*?\r\n", re.DOTALL
 )
-"""What a published message does not have of the headers of its schedule: a server cuts prefixes behind any LF, with or
-without a colon, and up to the next CRLF."""
+"""The headers of a schedule that the published message does not have. A server cuts prefixes behind any LF, with or without
+a colon, and up to the next CRLF."""
 
 
 class StoredMessage(NamedTuple):
@@ -317,7 +317,10 @@ class Stream:
     def count_schedules(self) -> SchedulesCount:
         """Return what became of all schedules. Each lost one is reported once."""
         is_first, self._counted = not self._counted, True
-        count = SchedulesCount(self._scheduled, self._published, len(self.schedules), 0, is_first)
+        there, last = len(self.schedules), len(self.stored)
+        count = SchedulesCount(
+            self._scheduled, self._published, there, 0, is_first, last_sequence=last, created=self.created
+        )
         self._scheduled -= count.lost
         return count
 
@@ -360,6 +363,12 @@ class Stream:
 
     def forget_after(self, sequence: int) -> None:
         """Delete all messages after this sequence, as if never written to disk. Sequences continue there."""
+        published = sum(
+            headers.find(one.publish.header, schedules.SCHEDULER) is not None for one in self.stored[sequence:]
+        )
+        waiting = sum(one.sequence > sequence for one in self.schedules.values())
+        self._published -= published
+        self._scheduled -= published + waiting  # the record of them was at the end as well
         del self.stored[sequence:]
         self.schedules = {subject: one for subject, one in self.schedules.items() if one.sequence <= sequence}
         self._seen = {message_id: seen for message_id, seen in self._seen.items() if seen[1] <= sequence}

@@ -203,6 +203,22 @@ async def test_a_count_shows_that_the_record_of_earlier_ones_is_gone(peer: Peer,
             assert [(await link.count_schedules(RETRIES)).is_first for _ in range(2)] == [True, False]
 
 
+async def test_a_count_has_the_last_sequence_and_the_creation_of_its_stream(peer: Peer, kind: str) -> None:
+    listener = Recorder()
+    async with link_of(peer, listener) as link:
+        await link.ensure_stream(RETRY)
+        before = await link.count_schedules(RETRIES)
+        for n in range(3):
+            block = schedule(kind, 60.0, target=b"retry.d.a", message_id=f"id-{n}")
+            await link.send([operation_with_ack(n, b"retry.s.a.%d" % n, headers=block)])
+        await listener.until(lambda recorder: len(recorder.acks) == 3)
+        count, state = await link.count_schedules(RETRIES), await link.stream_state("RETRY")
+    assert state is not None
+    assert before.created == count.created == state.created
+    assert count.last_sequence == max(sequence for _, sequence, _ in listener.acks.values())
+    assert not count.in_flux
+
+
 async def test_schedules_that_were_lost_before_the_first_count_are_not_reported(peer: Peer, kind: str) -> None:
     listener = Recorder()
     async with link_of(peer, listener) as link:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import trio
 
 from router_trio import Message, Retry, Router, Settings
+from router_trio.events import RouteScheduleLost
 from router_trio.link import Link, SchedulesCount, SchedulesSpec
 from router_trio.nats.link import Dialer
 from router_trio.protocol import schedules as protocol_schedules
@@ -26,6 +28,7 @@ from tests.support.raw_nats import connect
 from tests.support.recorder import INBOX, Recorder
 from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer
+from tests.support.watch import Watch
 
 pytestmark = [pytest.mark.slow, needs_server(2, 12, lacks="message schedules")]
 
@@ -168,6 +171,37 @@ async def test_a_router_that_ends_leaves_its_retries_to_the_next_one(server: Nat
             await trio.sleep(0.2)
         copies = sorted(int(one.payload) for one in await published(jetstream, "OUT", "out."))
     assert copies == list(range(20))
+
+
+async def test_retries_that_their_stream_loses_with_its_tail_are_reported(server: NatsServer, tmp_path: Path) -> None:
+    """As in a power failure: what was stored last is gone, and so is the stream's record of it."""
+    config = settings(server, IN=["in.*"], RETRY=["retry.>"], OUT=["out.*"])
+    router = Router(config, log=False, observers=[watch := Watch()])
+
+    def fails(message: Message) -> Message:
+        raise Retry(after=3600.0)
+
+    router.route(
+        name="again", stream="IN", durable="router", filter="in.*", retry=retrying("1h"), to="out.{{wildcard(1)}}"
+    )(fails)
+    backup = tmp_path / "backup"
+    async with router.open() as live:
+        for part in (20, 40):
+            async with connect(server.url) as client:
+                for number in range(20):
+                    await JetStream(client).publish(f"in.{number}", b"")
+            await eventually(lambda part=part: live.routes[0].settled["scheduled"] == part, 10.0)  # type: ignore[misc]
+            await server.terminate()
+            if part == 20:
+                directory = next(server.directory.rglob("RETRY"))
+                shutil.copytree(directory, backup)
+                await server.restart()
+        shutil.rmtree(directory)
+        shutil.copytree(backup, directory)
+        await server.restart()
+        await eventually(lambda: live.routes[0].schedules_lost > 0, 30.0)
+        [lost] = [one for one in watch.events if isinstance(one, RouteScheduleLost)]
+    assert (lost.stream, lost.there, lost.lost) == ("RETRY", 20, 20)
 
 
 @needs_server(2, 14, lacks="cuts headers behind a bare LF")

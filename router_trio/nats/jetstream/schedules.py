@@ -92,6 +92,7 @@ class Numbers:
     published: int
     cancelled: int
     now_ns: int
+    created: str = ""
 
     @property
     def unexplained(self) -> int:
@@ -108,7 +109,9 @@ class Numbers:
         fired, there = self.published + found.purged, self.messages - self.published - self.cancelled
         there -= 1 if found.writes else 0
         lost = max(0, self.lost(found))
-        return SchedulesCount(fired + there + self.cancelled + lost, fired, there, self.cancelled)
+        scheduled = fired + there + self.cancelled + lost
+        last, created = self.last_sequence, self.created
+        return SchedulesCount(scheduled, fired, there, self.cancelled, last_sequence=last, created=created)
 
 
 class Schedules:
@@ -135,7 +138,7 @@ class Schedules:
             except AnswerError:
                 stored = None  # of another client: it is replaced
         if stored is not None and found.purges and numbers.now_ns < stored.time_ns + PURGED_AFTER * 1e9:
-            return numbers.count(found).without_lost()  # another process changes the numbers just now
+            return replace(numbers.count(found).without_lost(), in_flux=True)
         count, floor = numbers.count(found), await self._floor() if numbers.published else 0
         if stored is None or found.purges:
             # Nothing is known about the time before, or whether a killed process has deleted messages.
@@ -151,7 +154,7 @@ class Schedules:
 
     async def _numbers(self, info: StreamInfo) -> Numbers:
         published, cancelled = [await self._held(f"{self._spec.prefix}.{kind}.*") for kind in "dx"]
-        return Numbers(info.last_sequence, info.messages, published, cancelled, nanoseconds(info.now))
+        return Numbers(info.last_sequence, info.messages, published, cancelled, nanoseconds(info.now), info.created)
 
     async def _held(self, pattern: str) -> int:
         """Return how many messages the stream has on subjects of this pattern."""

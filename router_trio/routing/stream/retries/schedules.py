@@ -17,6 +17,7 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.failed_messages import Failed, Numbering
 from router_trio.routing.route_plans import RetrySchedule
 from router_trio.routing.stream.delivery import StreamDelivery
+from router_trio.routing.stream.retries.account import Told
 from router_trio.routing.stream.retries.origin import Origin, retry_id_of, with_origin
 from router_trio.states import RouteState
 
@@ -32,12 +33,13 @@ Report = Callable[[Fate], None]
 class ScheduledRetry:
     """A schedule that is being published: the `operation.Owner` of its publish. `report` is called with its fate."""
 
-    __slots__ = ("_report", "delivery", "destination")
+    __slots__ = ("_report", "_told", "delivery", "destination")
 
-    def __init__(self, delivery: StreamDelivery, destination: tuple[str, str], report: Report) -> None:
+    def __init__(self, delivery: StreamDelivery, destination: tuple[str, str], report: Report, told: Told) -> None:
         self.delivery: StreamDelivery = delivery
         self.destination: tuple[str, str] = destination
         self._report = report
+        self._told = told
 
     @property
     def from_stream(self) -> bool:
@@ -45,6 +47,9 @@ class ScheduledRetry:
         return True
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        if fate.sequence is not None and not fate.duplicate:
+            self._told.stored += 1
+            self._told.newest = max(self._told.newest, fate.sequence)
         self._report(fate)
 
 
@@ -56,6 +61,8 @@ class RetrySchedules:
         to: DestinationState = plan.destination.state(state)
         self.after: float = plan.after
         """Seconds: attempts that are further away are scheduled."""
+        self.told: Told = Told()
+        """The schedules that the stream has confirmed."""
         self._destination = plan.destination
         self._numbering = numbering
         self._connection = connection
@@ -83,7 +90,7 @@ class RetrySchedules:
         block = with_origin(framing.header_block(delivery.raw), origin, self._numbering)
         # A schedule that is sent again must not replace itself: it would be counted twice, and published once.
         block = headers.replace(block, _NONE_THERE, b"0")
-        owner = ScheduledRetry(delivery, (self._destination.route, self._destination.template), report)
+        owner = ScheduledRetry(delivery, (self._destination.route, self._destination.template), report, self.told)
         message_id = retry_id_of(origin.message_id, b"%d" % known.attempts)
         due_ns = int((self._connection.platform.wall_clock() + delay) * 1e9)
         self._outlet.forward_with(delivery.raw, owner, message_id, block, due_ns)

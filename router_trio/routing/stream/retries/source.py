@@ -26,7 +26,9 @@ from router_trio.routing.stream.in_hand import LeftInHand
 from router_trio.routing.stream.keeper import StreamKeeper
 from router_trio.routing.stream.parts.keeper import PartsKeeper
 from router_trio.routing.stream.parts.status import PartStatus
+from router_trio.routing.stream.retries.account import Account, Told
 from router_trio.routing.stream.retries.deliveries import RetriedDeliveries
+from router_trio.routing.stream.retries.schedules import RetrySchedules
 from router_trio.routing.stream.source import StreamPart, StreamSource
 from router_trio.states import FAILED, PAUSED, RUNNING, Behind
 
@@ -95,16 +97,18 @@ class RetryingSource(KeptSource[PartsKeeper]):
         emit: Emit,
         dead_letters: DeadLetters | None = None,
         before: Sequence[StreamKeeper | None] = (None, None),
+        account: Account | None = None,
     ) -> None:
-        """`before` are the keepers of the previous source: its unsettled messages continue here."""
+        """`before` are the keepers of the previous source: its unsettled messages continue here, and its `account`."""
         super().__init__(routing, connection, emit)
         schedule = routing.plan.retry_schedule
         assert schedule is not None, "the route has a schedule for its retries"
         self._schedule = schedule
         self._stream = StreamSource(routing, connection, emit, dead_letters, before[0])
         self._due = _DueRetries(schedule, routing, connection, emit, dead_letters, before[1])
-        self._counted: tuple[int, int] = (0, self.state.settled["scheduled"])
-        """How many schedules were there at the last count, and how many this route had stored before it."""
+        store = routing.retry_schedules
+        self._told: Told = store.told if isinstance(store, RetrySchedules) else Told()
+        self._account: Account = account or Account()
         self._parts = (self._stream, self._due)
         self.first_try_over = self._stream.first_try_over
         self.keeper: PartsKeeper = PartsKeeper(routing, self._behind, StreamKeeper.settle_rest)
@@ -128,30 +132,19 @@ class RetryingSource(KeptSource[PartsKeeper]):
         spec = SchedulesSpec(schedule.stream, schedule.prefix, schedule.names.target, schedule.names.durable)
         while True:
             pause = COUNT_EVERY
-            scheduled = self.state.settled["scheduled"]
+            told = replace(self._told, received=self.state.fired)
             try:
                 count = await link.count_schedules(spec)
             except SourceError as error:
                 if error.reason != reasons.PERMISSION_DENIED:
                     pause = COUNT_AGAIN_AFTER
             else:
-                count = self._with_forgotten(count, scheduled)
-                if count.lost:
-                    self._report_lost(count)
+                judged = self._account.judged(count, told)
+                if judged is None:
+                    pause = COUNT_AGAIN_AFTER
+                elif judged.lost:
+                    self._report_lost(judged)
             await trio.sleep(pause)
-
-    def _with_forgotten(self, count: SchedulesCount, scheduled: int) -> SchedulesCount:
-        """Return the count, with the schedules that were deleted together with the stream's record of them.
-
-        `scheduled` is the number that this route had stored before the count. Those that were due since the last count
-        are among them if what they published was deleted as well, and those that were stored during it count twice.
-        """
-        there, scheduled_before = self._counted
-        self._counted = (count.there, scheduled)
-        if not count.is_first:
-            return count
-        forgotten = there + scheduled - scheduled_before - count.there - count.fired - count.cancelled
-        return replace(count, scheduled=count.scheduled + max(0, forgotten))
 
     def _report_lost(self, count: SchedulesCount) -> None:
         self.state.schedules_lost += count.lost
@@ -205,7 +198,8 @@ class RetryingSource(KeptSource[PartsKeeper]):
         if not connection.has_same_streams(self._connection):
             return None
         before = [part.keeper for part in self._parts]
-        successor = RetryingSource(routing, connection, self._emit, dead_letters, before)
+        self._account.goes_on()
+        successor = RetryingSource(routing, connection, self._emit, dead_letters, before, self._account)
         left = [part.keeper.left or keeper for part, keeper in zip(successor._parts, before, strict=True)]
         self.state.held_by(LeftInHand(lambda: sum(one.in_hand or 0 for one in left)))
         return successor

@@ -210,6 +210,43 @@ async def test_schedules_that_were_deleted_by_hand_are_reported(autojump_clock: 
         assert sentence(lost).startswith("Route route: 1 schedule of stream RETRY will never be published: of 3")
 
 
+@pytest.mark.parametrize("more", [0, 5])
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_schedules_that_vanish_with_the_tail_of_their_stream_are_reported(
+    is_away: bool, counted: bool, more: int, autojump_clock: MockClock
+) -> None:
+    """Also those that were stored since the last count, and whether or not the stream has new ones by then."""
+    async with world(handlers=[route(Failing(99), **retrying("900s"))], brokers=brokers()) as w:
+        for number in range(20):
+            w.broker.publish("in.a", b"%d" % number)
+        await eventually(lambda: w.route.settled["scheduled"] == 20)
+        await trio.sleep(70 if counted else 1)
+        if is_away:
+            await w.lose()
+        w.broker.trouble.forget("RETRY", 10)
+        if is_away:
+            await w.find()
+        for number in range(more):
+            w.broker.publish("in.a", b"%d" % number)
+        await trio.sleep(300)
+        [lost] = [one for one in w.watch.events if isinstance(one, RouteScheduleLost)]
+        assert (lost.stream, lost.there, lost.lost) == ("RETRY", 10 + more, 10)
+        assert w.route.schedules_lost == 10
+
+
+async def test_due_retries_that_vanish_with_the_tail_are_lost_only_if_they_were_not_received(
+    autojump_clock: MockClock,
+) -> None:
+    async with world(handlers=[route(Failing(6), **retrying("100s"))], brokers=brokers()) as w:
+        for number in range(6):
+            w.broker.publish("in.a", b"%d" % number)
+        await eventually(lambda: w.route.settled["routed"] == 6, 300)
+        w.broker.trouble.forget("RETRY", 3)
+        await trio.sleep(300)
+        assert not [one for one in w.watch.events if isinstance(one, RouteScheduleLost)]
+
+
 @pytest.mark.parametrize("counted", ["before", "earlier", "meanwhile", "never"])
 async def test_schedules_that_vanish_with_their_stream_are_reported(
     counted: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
