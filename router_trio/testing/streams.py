@@ -60,8 +60,8 @@ BAD_TARGET = _code(codes.BAD_SCHEDULE_TARGET, "message schedules target is inval
 _NOT_PUBLISHED = re.compile(
     rb"(?<=\n)(?:Nats-Schedule|Nats-Expected-).*?\r\n|(?<=\r\n)(?:Nats-Msg-Id|Nats-TTL|Nats-Rollup):.*?\r\n", re.DOTALL
 )
-"""The headers of a schedule that the published message does not have. A server cuts prefixes behind any LF, with or without
-a colon, and up to the next CRLF."""
+"""The headers of a schedule that the published message does not have. A server cuts prefixes behind any LF, with or
+without a colon, and up to the next CRLF."""
 
 
 class StoredMessage(NamedTuple):
