@@ -19,9 +19,8 @@ SAMPLE = '[connections.main]\nservers = ["nats://127.0.0.1:4222"]\n'
 VARIABLE = re.compile(r"\b(ROUTER_TRIO_[A-Z0-9_]+)=('[^'\n]*'|[^\s`]+)")
 
 
-def load(text: str, directory: Path, environ: dict[str, str] | None = None) -> Settings:
-    """Load a configuration whose files all exist. Raises `ConfigurationError`."""
-    text = text.replace(FOLDER, f"{directory}/")
+def files_of(text: str, directory: Path) -> None:
+    """Create the files that a configuration names."""
     for section in tomllib.loads(text).get("connections", {}).values():
         for key, value in section.items():
             if key.endswith("_file"):
@@ -29,6 +28,12 @@ def load(text: str, directory: Path, environ: dict[str, str] | None = None) -> S
     for route in tomllib.loads(text).get("routes", []):
         if "schema" in route:
             (directory / route["schema"]).write_text("{}")
+
+
+def load(text: str, directory: Path, environ: dict[str, str] | None = None) -> Settings:
+    """Load a configuration whose files all exist. Raises `ConfigurationError`."""
+    text = text.replace(FOLDER, f"{directory}/")
+    files_of(text, directory)
     path = directory / "router.toml"
     path.write_text(text)
     return Settings.load(path, environ=environ or {})
