@@ -46,8 +46,9 @@ def load(path: Path, *more: Path, workers: int | None = None) -> Settings:
         raise ConfigurationError([Problem("", detail)], STDIN)
     try:
         content = sys.stdin.buffer.read()
-    except OSError as error:
-        detail = f"can't be read ({error.strerror}); give the path of a file"
+    except (OSError, ValueError, MemoryError) as error:
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        detail = f"can't be read ({why}); give the path of a file"
         raise ConfigurationError([Problem("", detail)], STDIN) from None
     return Settings.parse(content, STDIN, workers=workers)
 

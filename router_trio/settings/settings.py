@@ -24,7 +24,7 @@ from router_trio.settings.positions import PositionSettings, check_positions
 from router_trio.settings.problems import keys_of, problems_from
 from router_trio.settings.reading.document import Document
 from router_trio.settings.reading.files import Files
-from router_trio.settings.reading.load import parse_document, read_document
+from router_trio.settings.reading.load import parse_document, read_document, reading
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings, Strategy
 from router_trio.settings.sections import ConnectionSettings, RouterSettings, Section, TelemetrySettings
@@ -135,8 +135,10 @@ class Settings(Section, init=False):
         files and variables. Blocks while reading. Raises ConfigurationError with every problem found.
         """
         paths = [Path(path), *map(Path, more)]
-        document = read_document(paths, os.environ if environ is None else environ, cls)
-        return cls._of(document, str(path), workers)
+        with reading(str(path)):
+            document = read_document(paths, os.environ if environ is None else environ, cls)
+            return cls._of(document, str(path), workers)
+        raise AssertionError("unreachable: the block returns or raises")
 
     @classmethod
     def parse(
@@ -153,7 +155,9 @@ class Settings(Section, init=False):
         ConfigurationError with every problem found.
         """
         given = os.environ if environ is None else environ
-        return cls._of(parse_document(content, name, Path.cwd(), given, cls), name, workers)
+        with reading(name):
+            return cls._of(parse_document(content, name, Path.cwd(), given, cls), name, workers)
+        raise AssertionError("unreachable: the block returns or raises")
 
     @classmethod
     def _of(cls, document: Document, name: str, workers: int | None) -> Settings:

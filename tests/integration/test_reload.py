@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,42 @@ async def test_watch_reloads_when_the_file_changes_and_refuses_a_mistake(
             client, run, lambda: run.logged("ROUTER_RELOADED"), lambda: write(config, server, "new")
         )
         assert len(run.logged("ROUTER_RELOAD_REFUSED")) == 1
+        run.send(signal.SIGTERM)
+        assert await run.ended() == 0
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file."""
+    path.write_bytes(content)
+
+
+def refused(run: RunningCommand, problem: str) -> bool:
+    """Return True if a reload was refused for a problem of the file."""
+    return any(
+        line.startswith("/") and "router.toml: " in line and problem in line
+        for event in run.logged("ROUTER_RELOAD_REFUSED")
+        for line in event["problems"]
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_no_text_of_a_configuration_ends_a_running_router(
+    server: NatsServer, config: Path, tmp_path: Path, workers: int
+) -> None:
+    digits, nested = f"\n[x]\ny = {'9' * 4301}\n", f"\n[x]\ny = {'[' * 900}{']' * 900}\n"
+    valid = (
+        CONFIG.replace("URL", server.url).replace("OUT", "old").replace('.*" }', '.*", queue = "routers" }').encode()
+    )
+    put(config, valid)
+    async with running("run", "--workers", str(workers), config, cwd=tmp_path) as run:
+        await run.has_logged("ROUTER_STARTED")
+        for more, problem in ((digits, "64 bits"), (nested, "levels deep")):
+            put(config, valid + more.encode())
+            run.send(signal.SIGHUP)
+            await eventually(partial(refused, run, problem))
+        put(config, valid)
+        run.send(signal.SIGHUP)
+        await run.has_logged("ROUTER_RELOADED")
         run.send(signal.SIGTERM)
         assert await run.ended() == 0
 

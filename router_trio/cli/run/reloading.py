@@ -90,7 +90,7 @@ def content_of(paths: Sequence[Path]) -> Content | None:
             *((str(path), text) for path, text in found),
             *((f"{_SCHEMA}{path}", path.read_bytes()) for path in schemas),
         )
-    except (OSError, ValueError, ConfigurationError):
+    except (OSError, ValueError, MemoryError, ConfigurationError):
         return None
 
 

@@ -89,7 +89,7 @@ def _tree(source: EnvSettingsSource, variable: str, text: str) -> dict[str, Any]
     source.env_vars = {variable.lower(): text}
     try:
         tree = source()
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _Refused(_NO_JSON) from None
     if not tree:
         raise _Refused
@@ -115,7 +115,7 @@ def _put(holder: Any, key: str | int, value: Any, annotation: Any, at: Location)
         # pydantic-settings doesn't look inside lists.
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _Refused(_NO_JSON) from None
     if not isinstance(value, dict) or annotation is Any:
         holder[key] = value

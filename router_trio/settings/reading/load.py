@@ -7,8 +7,10 @@ is imported only if there are any.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +26,20 @@ from router_trio.settings.reading.files import Files, merge
 from router_trio.settings.reading.places import Places
 from router_trio.settings.schema_file import SchemaFile
 from router_trio.settings.units import DurationForm
+
+MAX_DEPTH = 64
+"""Levels of tables and lists in a file."""
+
+INTEGER_BITS = 63
+"""Bits of an integer of TOML, without its sign."""
+
+_TOO_DEEP = f"tables and lists are nested more than {MAX_DEPTH} levels deep; no key needs that many"
+_TOO_LARGE = "larger than an integer of 64 bits; correct it"
+_DIGITS = re.compile(r"[0-9][0-9_]{639,}")
+_UNFORESEEN: Mapping[type[Exception], str] = {
+    MemoryError: "it needs more memory than there is",
+    RecursionError: _TOO_DEEP,
+}
 
 
 def read_document(paths: Sequence[Path], environ: Mapping[str, str], root: type[BaseModel]) -> Document:
@@ -235,8 +251,46 @@ def _decoded(content: bytes, name: str) -> str:
 
 def _parsed(text: str, name: str, root: type[BaseModel]) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         from router_trio.settings.reading.syntax import explained  # here, because most files are valid TOML
 
         raise _refused(f"not valid TOML: {explained(str(error), text, keys_of_lists(root))}", name) from None
+    except RecursionError:
+        raise _refused(_TOO_DEEP, name) from None
+    except ValueError:  # of `int`, for more digits than it reads
+        digits = _DIGITS.search(text)
+        line = f" at line {text.count(chr(10), 0, digits.start()) + 1}" if digits else ""
+        raise _refused(f"not valid TOML: a number{line} is {_TOO_LARGE}", name) from None
+    _check_values(data, name)
+    return data
+
+
+def _check_values(data: dict[str, Any], name: str) -> None:
+    """Raise ConfigurationError for values nested too deep, and for integers that are larger than those of TOML."""
+    level: list[tuple[Location, object]] = [((), data)]
+    for _ in range(MAX_DEPTH):
+        level = [
+            ((*at, key), item)
+            for at, value in level
+            if isinstance(value, dict | list)
+            for key, item in (value.items() if isinstance(value, dict) else enumerate(value))
+        ]
+        for at, value in level:
+            if isinstance(value, int) and value.bit_length() > INTEGER_BITS:
+                raise ConfigurationError([Problem(key_path(at), f"is {_TOO_LARGE}")], name)
+        if not level:
+            return
+    raise _refused(_TOO_DEEP, name)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Raise ConfigurationError, which names the file, for any error in this block: none may end a running router."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        # Without its text, which may quote a secret.
+        raise _refused(f"can't be used: {_UNFORESEEN.get(type(error), type(error).__name__)}", name) from error
