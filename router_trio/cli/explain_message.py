@@ -33,7 +33,7 @@ from router_trio.errors import (
 )
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.framing import MAX_MESSAGE
-from router_trio.protocol.headers import decode
+from router_trio.protocol.headers import decode, encode
 from router_trio.routing.policy import hops
 from router_trio.routing.route_plans import Destination, RoutePlan, routes_for
 from router_trio.settings.routes.sources.partitioned import derived_stream, durables, partitioning_of
@@ -79,9 +79,9 @@ def _explained(plan: RoutePlan, subject: str, block: bytes, payload: bytes, work
         if found.when.value is not True:
             found.filtered = reasons.WHEN if found.error is None else None
             return found
-    if plan.settings.hop_limit is not None:
+    if limit := plan.hop_limit:
         try:
-            hops.check(plan.settings.hop_limit, block)
+            hops.check(limit, block)
         except LoopError as error:
             found.error, found.reason = str(error), error.reason
             return found
@@ -201,6 +201,11 @@ def _sending(
             if transform.changes_headers:
                 carried = message.block and ControlHeaders(destination.keep).removed(message.block)
                 headers = decode(transform.headers(message.facts, carried, MAX_MESSAGE))
+        counting = destination.hops()
+        if counting is not None and (counting.each or hops.is_counted(message.block)):
+            block = encode(headers) if headers is not None else ControlHeaders(destination.keep).removed(message.block)
+            lines = counting.lines(message.block) or hops.FIRST
+            headers = decode(hops.with_lines(hops.without(block), lines))
     except (MappingError, EvaluationError) as error:
         subject, problem = None, str(error)
     return Sending(destination, subject, problem, when, depends_on, share, changed, headers)

@@ -271,6 +271,19 @@ class BucketConflict(RouteEvent):
     count: int = 1
 
 
+class RouteInCircle(RouteEvent):
+    """A route receives mostly messages that it has sent itself: `returned` of the last `received` ones.
+
+    They go round in a circle, over other routes, routers or streams, until they reach the hop limit. It is reported
+    once a minute while it lasts.
+    """
+
+    code = "ROUTE_IN_CIRCLE"
+    level = Level.WARN
+    returned: int
+    received: int
+
+
 class HandlerLeftBehind(RouteEvent):
     """Calls of a handler did not return before their route ended, and were abandoned.
 

@@ -78,7 +78,7 @@ def fed_by_its_own_route(facts: Facts, to: Destination) -> Iterator[Found]:
     stream = source.kind.stream(source)
     if stream is None or not same_jetstream(facts.settings, source.connection, to.connection):
         return
-    if to.route.hop_limit is not None and not to.is_dead_letter:
+    if to.route.hop_limit and not to.is_dead_letter:
         return
     info = facts.stream(source.connection, stream)
     if info is None:

@@ -88,6 +88,10 @@ class FrameOwners:
         """Yield the owner of each frame."""
         return (owner for owner, count in zip(self.owners, self.counts, strict=True) for _ in range(count))
 
+    def owner_of(self, index: int) -> Owner:
+        """Return the owner of a frame."""
+        return self.owners[bisect_right([*accumulate(self.counts)], index)] if len(self.owners) > 1 else self.owners[0]
+
     def leave_out(self, positions: Sequence[int]) -> None:
         """Remove messages that have no frame. `positions` are theirs among all messages, in ascending order."""
         ends = [*accumulate(self.counts)]

@@ -48,14 +48,18 @@ def is_control_header(name: str) -> bool:
 
 
 class ControlHeaders:
-    """The control headers that are removed for one destination: all but those named in `keep`, in any case."""
+    """The headers that are removed for one destination: `more`, and the control headers but those in `keep`.
+
+    Their names match in any case.
+    """
 
     __slots__ = ("_line", "search")
 
-    def __init__(self, keep: Iterable[str] = ()) -> None:
+    def __init__(self, keep: Iterable[str] = (), more: Iterable[str] = ()) -> None:
         kept = "|".join(map(_pattern, keep))
+        unwanted = "|".join([_ANY, *map(_pattern, more)])
         # The pattern starts with a literal line feed, so that the search skips from line to line.
-        start = f"\n{f'(?!(?i:{kept}))' if kept else ''}(?i:{_ANY})".encode()
+        start = f"\n{f'(?!(?i:{kept}))' if kept else ''}(?i:{unwanted})".encode()
         self.search: Callable[..., re.Match[bytes] | None] = re.compile(start).search
         """`search(data, start, end)` finds a control header in the raw header block `data[start:end]`."""
         self._line = re.compile(start + headers.REST_OF_LINE)

@@ -23,7 +23,7 @@ from router_trio.errors import (
     reasons,
 )
 from router_trio.errors.quotes import bounded
-from router_trio.events import Emit
+from router_trio.events import Emit, RouteInCircle
 from router_trio.message import Message
 from router_trio.outbox.operation import RouteOwner
 from router_trio.protocol import message_ids
@@ -125,6 +125,9 @@ class Routing:
         self.needed: tuple[Connection, ...] = connections_of(
             [outlet for outlet in outlets if outlet.destination.mirror is None]
         )
+        for outlet in () if plan.limits_hops else outlets:
+            if outlet.contents.hops is not None:
+                outlet.contents.hops.when_returned(self._came_back)
         self._one_is_enough = plan.settings.strategy == "fallback"
         self._delayed: tuple[Outlet, ...] = ()
         if not self._one_is_enough:
@@ -269,6 +272,13 @@ class Routing:
         for connection in self._awaited:
             if connection.outbox.blocks:
                 await connection.wait_for_capacity()
+
+    def _came_back(self) -> None:
+        """Record that a message has passed this route before."""
+        now, state = trio.current_time(), self.state
+        if received := state.came_back(now):
+            assert state.returning is not None
+            self._emit(RouteInCircle(at=now, route=state.name, returned=state.returning.returned, received=received))
 
     def emit_failure(self, reason: str, detail: str, **more: Any) -> None:
         """Report that a message failed in this route. The delivery counts it.

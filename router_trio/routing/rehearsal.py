@@ -212,6 +212,9 @@ def _routing(plan: RoutePlan, connections: Mapping[str, Connection]) -> Routing:
     for one in plan.destinations:
         state.to.append(one.state(state))
     outlets = [Outlet(one, connections[one.connection]) for one in plan.destinations]
+    for counting in (outlet.contents.hops for outlet in outlets):
+        if counting is not None:
+            counting.begin_none()
     if plan.looks:
         from router_trio.routing.content.routing import ContentRouting
 

@@ -20,6 +20,7 @@ from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.protocol.headers import Headers
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.contents import measure
+from router_trio.routing.policy import hops
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.route_plans import RoutePlan
 from router_trio.states import REPLY, RouteState
@@ -43,6 +44,7 @@ class Responder:
         self._never_replied_to = plan.never_replied_to
         self._state = state
         self._control = ControlHeaders()
+        self._hops = hops.Hops(plan.hop_limit, plan.passed_as) if plan.hop_limit else None
 
     def answer(self, answers: Sequence[Message], message: Message, delivery: Delivery) -> bool:
         """Answer with the messages that the handler returned. Return False if there is no subject to answer to.
@@ -58,7 +60,7 @@ class Responder:
                 continue
             owner = delivery.copy(REPLY, copy)
             try:
-                block = self._headers(one, message, delivery)
+                block = self._counted(self._headers(one, message, delivery), delivery)
                 measure(self.connection, len(block) + len(one.payload))
                 frame = framing.publish(reply, one.payload, headers=block)
                 self.connection.outbox.offer(frame, owner=owner)
@@ -96,6 +98,11 @@ class Responder:
         if reply.startswith(self._never_replied_to) or not is_valid_subject(subject):
             return False
         return reply.startswith(SHARED) or any(matches(pattern, subject) for pattern in self._reply_to)
+
+    def _counted(self, block: bytes, delivery: Delivery) -> bytes:
+        """Return the header block of an answer with the count of the request, if it has one. Raises `PublishError`."""
+        lines = b"" if self._hops is None else self._hops.lines(framing.header_block(delivery.raw))
+        return hops.with_lines(hops.without(block), lines) if lines else block
 
     def _headers(self, answer: Message, message: Message, delivery: Delivery) -> bytes:
         """Return the header block of an answer, without control headers that the handler left unchanged."""

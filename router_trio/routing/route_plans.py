@@ -15,8 +15,10 @@ from router_trio.errors import MappingError, reasons
 from router_trio.errors.quotes import quoted
 from router_trio.protocol import schedules
 from router_trio.protocol.stream_config import StreamConfig
+from router_trio.routing.policy import hops
 from router_trio.settings import BreakerSettings, DeadLetterSettings, DestinationSettings, RouteSettings, Settings
 from router_trio.settings.checks.partitions import declared_copy
+from router_trio.settings.checks.resolve import servers_of
 from router_trio.settings.expressions import DELAY, HEADER, KEY, PAYLOAD, PER, WHEN, compile_for
 from router_trio.settings.retry import RetryNames, RetryScheduleSettings
 from router_trio.settings.routes.destination import destination_of, retries_of
@@ -66,7 +68,9 @@ class Destination:
     - `stored_under` is the pattern of the subjects that are published to. That is the mapping's, except for schedules
       of delayed copies, whose `delay` is a duration, or `due` an expression for it; `schedule_prefix` is theirs.
     - `payload` and `set_headers` replace what was received, `remove` are headers that are dropped, `ttl` is in seconds,
-      0 for none. `counts_hops`: see `policy.hops`.
+      0 for none.
+    - `hop_limit` is that of the route, 0 for none, and `passed_as` its name in messages: see `policy.hops`.
+      `counts_each_hop`: the limit is configured, and is exact.
     - `subject_prefix` is put in front of a subject that a handler gives. `from_bucket`: messages are operations of a KV
       bucket. `last_writer`: the bucket has other writers.
     - `number`: how many destinations before it have its connection and template, and get copies of the same messages.
@@ -91,7 +95,9 @@ class Destination:
     remove: tuple[str, ...] = ()
     ttl: int = 0
     breaker: BreakerSettings | None = None
-    counts_hops: bool = False
+    hop_limit: int = 0
+    counts_each_hop: bool = False
+    passed_as: bytes = b""
     stream: str | None = None
     subject_prefix: str = ""
     from_bucket: bool = False
@@ -135,22 +141,25 @@ class Destination:
 
     def transform(self) -> Transform | None:
         """Return the transform that makes a copy of a message; None if it is sent unchanged."""
-        changes = self.set_headers or self.remove or self.ttl or self.counts_hops
+        changes = self.set_headers or self.remove or self.ttl
         if self.payload is None and self.schedule_prefix is None and not changes:
             return None
-        from router_trio.routing.policy import hops
         from router_trio.routing.policy.transform import Transform
 
-        set_headers = [(name, expression.evaluate) for name, expression in self.set_headers]
-        if self.counts_hops:
-            set_headers = [(name, one) for name, one in set_headers if name.lower() != hops.NAME.lower()]
-            set_headers.append((hops.NAME, hops.next_count))
+        counted = [name.lower() for name in hops.NAMES if self.hop_limit]
+        set_headers = [
+            (name, expression.evaluate) for name, expression in self.set_headers if name.lower() not in counted
+        ]
         return Transform(
             payload=None if self.payload is None else self.payload.evaluate,
             set_headers=set_headers,
             remove=self.remove,
             ttl=self.ttl,
         )
+
+    def hops(self) -> hops.Hops | None:
+        """Return what counts the routes that its messages pass; None if they are not counted."""
+        return hops.Hops(self.hop_limit, self.passed_as, each=self.counts_each_hop) if self.hop_limit else None
 
     def delays(self) -> Delay | None:
         """Return the delay of its copies; None if they are published at once."""
@@ -244,6 +253,8 @@ class RoutePlan:
     never_replied_to: tuple[bytes, ...] = ()
     partition_key: Callable[[bytes], bytes] | None = field(default=None, compare=False)
     retry_schedule: RetrySchedule | None = None
+    passed_as: bytes = b""
+    """Its name in messages that it has passed on: see `policy.hops`."""
     copy: StreamConfig | None = None
     """How `[[streams]]` wants the copy of its stream, if it has partitions and reads a copy."""
 
@@ -278,12 +289,17 @@ class RoutePlan:
     @property
     def checks(self) -> bool:
         """True if it checks messages that it takes, by a hop limit or a schema."""
-        return self.counts_hops or self.settings.schema_file is not None
+        return self.limits_hops or self.settings.schema_file is not None
 
     @property
-    def counts_hops(self) -> bool:
-        """True if it limits the number of routes that a message may pass through."""
-        return self.settings.hop_limit is not None
+    def hop_limit(self) -> int:
+        """Maximum number of routes that a message may pass through; 0 for any number."""
+        return hops.DEFAULT_LIMIT if self.settings.hop_limit is None else self.settings.hop_limit
+
+    @property
+    def limits_hops(self) -> bool:
+        """True if the configuration limits the number of routes that a message may pass through: circles are meant."""
+        return bool(self.settings.hop_limit)
 
     @property
     def transforms(self) -> bool:
@@ -383,7 +399,7 @@ def compile_routes(
         key = _compiled(route.key, KEY, route)
         per = None if route.limit is None else _compiled(route.limit.per, PER, route)
         plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key)
-        plan = replace(plan, per=per, never_replied_to=never_replied)
+        plan = replace(plan, per=per, never_replied_to=never_replied, passed_as=_passed_as(settings, route))
         if key is None and (partitioning := partitioning_of(source)) is not None:
             plan = replace(plan, partition_key=partitioning.key_of())
         if source.partitions is not None:
@@ -435,7 +451,9 @@ def _destination(
         remove=tuple(to.headers.remove),
         ttl=int(to.ttl),
         breaker=to.breaker,
-        counts_hops=route.hop_limit is not None,
+        hop_limit=hops.DEFAULT_LIMIT if route.hop_limit is None else route.hop_limit,
+        counts_each_hop=bool(route.hop_limit),
+        passed_as=_passed_as(settings, route),
         stream=kind.stream(to),
         subject_prefix=kind.subject_prefix(to, api),
         from_bucket=source.kind.is_bucket,
@@ -466,6 +484,13 @@ def _numbered(destinations: Sequence[Destination], strategy: str) -> tuple[Desti
     )
 
 
+def _passed_as(settings: Settings, route: RouteSettings) -> bytes:
+    source = route.source
+    servers = sorted(servers_of(settings.connections[source.connection]))
+    reads = [source.kind.stream(source) or "", *source.patterns]
+    return hops.name_of([settings.router.name, route.name, *servers, *reads])
+
+
 def _dead_letter(
     settings: Settings,
     route: RouteSettings,
@@ -474,7 +499,7 @@ def _dead_letter(
     never_replied: tuple[bytes, ...],
 ) -> Destination:
     to = destination_of(letter, route.source.connection)
-    return replace(_destination(settings, route, to, random, never_replied), carries_reply=False, counts_hops=False)
+    return replace(_destination(settings, route, to, random, never_replied), carries_reply=False, hop_limit=0)
 
 
 def _retry_schedule(
@@ -486,7 +511,7 @@ def _retry_schedule(
 ) -> RetrySchedule:
     names, to = schedule.names(route.name), retries_of(schedule, route.name, route.source.connection)
     destination = _destination(settings, route, to, random, never_replied)
-    destination = replace(destination, carries_reply=False, counts_hops=False)
+    destination = replace(destination, carries_reply=False, hop_limit=0)
     return RetrySchedule(destination, schedule.stream, schedule.prefix, names, schedule.after)
 
 

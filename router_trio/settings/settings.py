@@ -333,7 +333,7 @@ def _usable_route(raw: Any) -> RouteParts:
         _usable(DeadLetterSettings, raw.get("dead_letter")),
         limit=_usable(LimitSettings, raw.get("limit")),
         # Any value counts: a circle that it was meant to end needs no second problem.
-        hop_limit=None if raw.get("hop_limit") is None else 1,
+        hop_limit=None if raw.get("hop_limit") in (None, 0) else 1,
         respond=raw.get("respond") is True,
         has_to=to is not None and to != [],
     )

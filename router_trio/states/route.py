@@ -11,6 +11,7 @@ from router_trio.errors import reasons
 from router_trio.errors.quotes import bounded
 from router_trio.states.counts import RouteCounts
 from router_trio.states.histogram import Histogram
+from router_trio.states.returning import Returning
 from router_trio.states.values import Behind, BreakerState, Held, LastFailure, Partitions, Schedules
 
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
@@ -260,6 +261,7 @@ class RouteState(RouteCounts):
         "own_ids",
         "reason",
         "redelivers",
+        "returning",
         "source",
         "standby",
         "state",
@@ -291,6 +293,8 @@ class RouteState(RouteCounts):
         """True if its source redelivers a message that was not acked; else such a message is lost with the router."""
         self.state: str = STARTING
         self.reason: str | None = None
+        self.returning: Returning | None = None
+        """Whether it receives mostly what it has sent; None if no message has come back."""
         self.obstacles: dict[str, str] = {}
         """Why it would not route a message although it runs, with the cure: by what is hindered, such as acks or
         pulls."""
@@ -480,6 +484,16 @@ class RouteState(RouteCounts):
         """Record why the route would not route a message although it runs, in place of what `cause` had."""
         self.obstacles[cause] = why
 
+    def came_back(self, now: float) -> int:
+        """Record a message that the route has passed on before: see `Returning.note`."""
+        if self.returning is None:
+            self.returning = Returning()
+        return self.returning.note(self.received, now)
+
+    def in_circle(self, now: float) -> str | None:
+        """Return that the route receives mostly what it has sent, and what to do; None if that is not known."""
+        return None if self.returning is None else self.returning.why(now)
+
     def remove_obstacle(self, cause: str) -> None:
         """Record that `cause` hinders the route no longer, if it did."""
         self.obstacles.pop(cause, None)
@@ -521,7 +535,9 @@ class RouteState(RouteCounts):
 
     def reasons(self, now: float) -> list[str]:
         """Return all reasons why this route would not route a message at `now`, on the router's monotonic clock."""
-        if self.state == RUNNING and not (self.obstacles or self.handling or self.breakers or any(self.left_behind)):
+        in_circle = self.in_circle(now)
+        usual = not (self.obstacles or self.handling or self.breakers or any(self.left_behind) or in_circle)
+        if self.state == RUNNING and usual:
             # The usual case, kept fast: the log checks thousands of routes every second.
             for one in self.to:
                 if one.refused_for is not None or one.looked_up is not None:
@@ -531,6 +547,7 @@ class RouteState(RouteCounts):
         reasons = [] if self.unready is None else [self.unready]
         if not self.is_leaving:
             reasons += self.obstacles.values()
+            reasons += () if in_circle is None else (in_circle,)
         quiet = now - self.handler_moved_at
         if self.handling and quiet > HANDLER_QUIET:
             who = "its handler has not" if self.handling == 1 else f"none of {self.handling} calls of its handler has"

@@ -137,6 +137,7 @@ async def test_a_circle_over_two_streams_that_only_the_server_knows_ends_at_its_
         stream = await source_and_sink(client, 10)
         await stream.create_stream("DEAD", ["dead.*"])
         back = whole("source.back", name="back") | {"from": {"stream": "SINK", "durable": "router"}}
+        back["hop_limit"] = 0
         async with watched(settings(server.url, routes=[whole("sink.copy", **LIMITED), back])) as watch:
             await until_stored(stream, "DEAD", 10)
             await ended(watch)

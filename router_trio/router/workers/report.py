@@ -116,7 +116,7 @@ class Reporter:
         return Report(
             counts,
             {name: _connection(one) for name, one in view.connections.items()},
-            [_route(state, route_ready(view, state, now)) for state in view.routes],
+            [_route(state, route_ready(view, state, now), now) for state in view.routes],
             readiness(view, now)[1]["reasons"],
             waiting_for(view, now),
             view.config.hash,
@@ -143,7 +143,7 @@ def _connection(connection: ConnectionView) -> ConnectionReport:
     )
 
 
-def _route(state: RouteState, ready: bool) -> RouteReport:
+def _route(state: RouteState, ready: bool, now: float) -> RouteReport:
     return RouteReport(
         state.name,
         state.connection,
@@ -151,7 +151,7 @@ def _route(state: RouteState, ready: bool) -> RouteReport:
         dict(state.source),
         state.redelivers,
         state.state,
-        state.reason or next(iter(state.obstacles.values()), None),
+        state.reason or next(iter(state.obstacles.values()), None) or state.in_circle(now),
         ready,
         state.in_hand,
         state.waiting_for_limit,

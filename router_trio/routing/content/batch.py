@@ -119,6 +119,7 @@ class ContentBatch:
                 routing.emit_failure(reason, detail, subject=raws[number][0])
             raws.clear()
         elif frames:
+            outlet.count(frames)
             outlet.outbox.offer_frames(frames[:], FrameOwners([owner], [len(frames)]))
             frames.clear()
 

@@ -34,7 +34,7 @@ class Content:
     def __init__(self, plan: RoutePlan, healthy: Callable[[int], bool]) -> None:
         """`healthy` returns whether the destination at a place is connected and accepts messages."""
         self._when = None if plan.when is None else plan.when.evaluate
-        if plan.settings.hop_limit is not None:
+        if plan.settings.hop_limit:
             self._when = hops.checked(plan.settings.hop_limit, self._when)
         if plan.schema is not None:
             self._when = plan.schema.checked(self._when)

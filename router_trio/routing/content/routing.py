@@ -20,7 +20,6 @@ from router_trio.routing.content.choice import Content
 from router_trio.routing.delivery import Delivery, MirrorCopy
 from router_trio.routing.outlets.outlet import Outlet, is_healthy
 from router_trio.routing.pipeline import Routing, reason_of
-from router_trio.routing.policy import hops
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.policy.sticky import key_of
 from router_trio.routing.route_plans import RoutePlan
@@ -238,8 +237,6 @@ class ContentRouting(Routing):
         content = self.content
         try:
             block = framing.header_block(delivery.raw) if unchanged else headers.encode(answer.headers)
-            if self.plan.counts_hops:
-                block = hops.carried(block, framing.header_block(delivery.raw))
             facts = content.facts_of(answer.subject, block, answer.payload, delivery)
             chosen = content.choose_for(facts, delivery, number)
         except (EvaluationError, PublishError) as error:

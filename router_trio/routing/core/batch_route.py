@@ -64,6 +64,8 @@ class BatchRoute(Route):
             self._passes = passthrough, passes
             deliver = SharedDelivery(passthrough.deliver, passes)
             routing.tracing.when_followed(partial(passthrough.let_wait, passes))
+            if (hops := outlets[0].contents.hops) is not None:
+                hops.when_returned(partial(passthrough.let_wait, passes))
         source.deliver_to(deliver)
         self._in_hand = 0
         """The number of unrouted messages of the batch taken last from the queue."""

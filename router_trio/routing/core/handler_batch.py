@@ -215,6 +215,7 @@ class HandlerBatch:
         delivery = BatchDelivery(self.routing.state, self._received_at, len(self._frames[0]) - len(self._followed))
         owners = [delivery.owner_for(outlet.template) for outlet in self._outlets]
         for index, (outlet, owner, frames) in enumerate(zip(self._outlets, owners, self._frames, strict=True)):
+            outlet.count(frames)
             shared = FrameOwners([owner], [len(frames)])
             followers = {place: owners[index] for place, owners in self._followed.items()}
             shared.single_out([*followers], followers.get)

@@ -25,6 +25,7 @@ from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.contents import measure
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.policy import hops
 from router_trio.routing.tracing import Tracing
 from router_trio.states import RouteState
 
@@ -38,6 +39,7 @@ class Passthrough:
         self._connection = destination
         self._tracing = tracing
         self._behind: set[PassthroughRoute] = set()
+        self._sample = hops.Sample()
 
     def deliver(self, touched: Sequence[SubscriptionBatch]) -> None:
         """Forward a batch for all of its routes; the keys are `PassthroughRoute`s.
@@ -77,11 +79,21 @@ class Passthrough:
                     route.not_offered(raw, error.reason, str(error))
         if missing:
             owners.leave_out(missing)
+        self._sample.uncounted += len(frames) + hops.A_READ
+        if self._sample.uncounted >= hops.EVERY and frames and self._sample.is_due():
+            self._count_one(frames, owners)
         if self._tracing.active:
             tracing = self._tracing
             sampled = tracing.sampled_plain(len(frames)) if plain else tracing.sampled_frames(frames)
             owners.single_out(sampled, partial(_trace, frames))
         outbox.offer_frames(frames, owners)
+
+    def _count_one(self, frames: list[bytes], owners: FrameOwners) -> None:
+        """Begin to count the hops of one of these frames: see `policy.hops`."""
+        index = self._sample.choose(len(frames))
+        outlet = cast(PassthroughRoute, owners.owner_of(index)).outlet
+        if outlet.contents.hops is not None:
+            frames[index] = outlet.counted(frames[index])
 
     def let_wait(self, route: PassthroughRoute) -> None:
         """Pass arriving messages to this route itself, as long as it has messages waiting, or a tap follows them."""
@@ -130,8 +142,10 @@ class PassthroughRoute(CountedOwner):
 
     @property
     def is_apart(self) -> bool:
-        """True while messages must not be forwarded on arrival: others wait, or a tap follows each of them."""
-        return self.intake.busy or self._routing.tracing.followed
+        """True while messages must not be forwarded on arrival: others wait, a tap follows each, or each is counted."""
+        counting = self.outlet.contents.hops
+        counts_each = counting is not None and counting.each
+        return self.intake.busy or self._routing.tracing.followed or counts_each
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         self.state.failed[fate.reason or fate.name] += count

@@ -13,6 +13,7 @@ from router_trio.errors import PublishError, reasons
 from router_trio.message import Message
 from router_trio.protocol import buckets, framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
+from router_trio.routing.policy import hops
 from router_trio.routing.route_plans import Destination
 
 if TYPE_CHECKING:
@@ -46,12 +47,16 @@ class CopyContents:
         "_wall_clock",
         "control",
         "from_bucket",
+        "hops",
     )
 
     def __init__(self, destination: Destination, connection: Connection, transform: Transform | None) -> None:
         self._connection = connection
         self._is_stored = destination.waits_for_puback
-        self.control: ControlHeaders = _control_headers(destination.keep)
+        self.hops: hops.Hops | None = destination.hops()
+        """Counts the routes that messages pass; None if they are not counted."""
+        counted = () if self.hops is None else hops.NAMES
+        self.control: ControlHeaders = _control_headers(destination.keep, counted)
         """The headers that are not copied."""
         self._transform = transform
         self._own_ids = destination.own_ids
@@ -60,17 +65,33 @@ class CopyContents:
         """True if a message is an operation of a KV bucket."""
         self._to_bucket = destination.kind.is_bucket
 
-    def headers(self, block: bytes, first_id: bytes | None, ending: bytes, facts: Facts | None = None) -> bytes:
+    def headers(
+        self, block: bytes, first_id: bytes | None, ending: bytes, facts: Facts | None = None, *, begin: bool = False
+    ) -> bytes:
         """Return the headers of a copy, given those of the message: without control headers, and with the copy's id.
 
-        A stream identifies a copy by its id. A core publish has an id only if the message had one.
+        A stream identifies a copy by its id. A core publish has an id only if the message had one. `begin`: see
+        `counted`. Raises `EvaluationError`, and `PublishError` (`loop`).
         """
-        carried = self.without_control(block)
+        original, carried = block, self.without_control(block)
+        counted = carried is not block  # the count is among what is not copied
         if self.from_bucket:
             carried = self.as_operation(carried, block, first_id)
         block = self.transformed(carried, facts)
         if self._is_stored or message_ids.HEADER in block:
-            return self.with_id(block, self.first_id(block, first_id), ending)
+            block = self.with_id(block, self.first_id(block, first_id), ending)
+        return self.counted(block, original if counted else b"", begin=begin)
+
+    def counted(self, block: bytes, original: bytes, *, begin: bool) -> bytes:
+        """Return the header block of a copy with the count of its message, which has the headers `original`.
+
+        A message without a count gets one only if it is to `begin` one. Raises `PublishError` (`loop`) at the limit.
+        """
+        if self.hops is None:
+            return block
+        lines = self.hops.lines(original) if original else b""
+        if lines or begin or self.hops.each:
+            return hops.with_lines(block, lines or hops.FIRST)
         return block
 
     def transformed(self, block: bytes, facts: Facts | None) -> bytes:

@@ -20,6 +20,7 @@ from router_trio.protocol import framing, headers, message_ids, schedules
 from router_trio.routing.delivery import BatchTracker, Delivery
 from router_trio.routing.outlets.address import LONGEST_REMEMBERED, Address
 from router_trio.routing.outlets.contents import CopyContents, chosen_id, measure
+from router_trio.routing.policy import hops
 from router_trio.routing.route_plans import Destination
 from router_trio.states import NOT_LOOKED_UP
 from router_trio.subjects.patterns import validate_subject
@@ -37,6 +38,18 @@ _LONGEST_NUMBER = b".%d" % 2**64
 
 _MORE_WITH_ACK = _MORE_DIGITS + len(_LONGEST_NUMBER) + 1
 """`_MORE_DIGITS` plus the reply subject for a PubAck, without the inbox."""
+
+
+_COUNTED_FRAME = message_ids.FRAME.replace(b"\r\n\r\n", b"\r\n%b\r\n" % hops.FIRST)
+"""`message_ids.FRAME` of messages that begin to be counted."""
+
+_ADDED_TO_COUNT = message_ids.ADDED + len(hops.FIRST)
+
+_MORE_IN_STREAM = 1024
+"""Bytes that a copy in a stream may have besides the headers and the payload of its message: its id, and its count."""
+
+_MORE_WITH_HOP = len(headers.FIRST_LINE) + len(hops.FIRST) + 2
+"""Bytes by which headers and payload may grow when a message begins to be counted."""
 
 
 class Origin(Protocol):
@@ -142,11 +155,40 @@ class Outlet:
                     frames.append(prefix + tail)
             except (MappingError, PublishError) as error:
                 refused.append((number, error.reason, str(error)))
+        self.count(frames)
         first = self.outbox.offer_frames(frames, FrameOwners([owner], [len(frames)]))
         owner.offered(first, 0)
         for offered_before, (number, _, _) in enumerate(refused):
             owner.offered(first + number - offered_before, number + 1)
         return refused
+
+    def count(self, frames: list[bytes]) -> None:
+        """Begin to count the hops of one of these core publishes, another one each time, or of all: see `hops`."""
+        if self.contents.hops is not None and frames:
+            for index in self.contents.hops.chosen(len(frames)):
+                frames[index] = self.counted(frames[index])
+
+    def counted(self, frame: bytes) -> bytes:
+        """Return the frame of a core publish with its first hop; unchanged if it has a count, or has no room for it."""
+        subject, reply, _, size, _ = raw = framing.published(frame)
+        block = framing.header_block(raw)
+        if not self._has_room(subject, reply, size) or hops.is_counted(block):
+            return frame
+        return framing.publish(subject, framing.payload(raw), reply, hops.with_lines(block, hops.FIRST))
+
+    def _has_room(self, subject: bytes, reply: bytes, size: int) -> bool:
+        """Return True if a publish may get a first hop: no message is too large because it is counted."""
+        return size + _MORE_WITH_HOP <= self.connection.max_payload and len(subject) + len(reply) <= LONGEST_REMEMBERED
+
+    def _begin_all(self, counting: hops.Hops, deliveries: Sequence[Delivery]) -> bool:
+        """Return True if messages that are sent together should begin to be counted, and none has to be too large."""
+        largest = max(delivery.raw[3] for delivery in deliveries)
+        return counting.begins(0) and largest + _MORE_IN_STREAM <= self.connection.max_payload
+
+    def _begins(self, subject: bytes, reply: bytes, size: int) -> bool:
+        """Return True if a message that is sent by itself should begin to be counted."""
+        counting = self.contents.hops
+        return counting is not None and counting.begins() and self._has_room(subject, reply, size)
 
     def carried(self, raw: framing.RawMessage, prefix: bytes) -> bytes:
         """Return the frame of a core publish of a message with headers or a reply subject, as far as they are copied.
@@ -197,15 +239,15 @@ class Outlet:
         return reply if self._carries_reply and not reply.startswith(self._never_replied_to) else b""
 
     def _copy_of(
-        self, raw: framing.RawMessage, message_id: bytes | None, facts: Facts | None
+        self, raw: framing.RawMessage, message_id: bytes | None, facts: Facts | None, *, begin: bool = False
     ) -> tuple[bytes, bytes, bytes]:
-        """Return subject, header block and payload of the copy of a message."""
+        """Return subject, header block and payload of the copy of a message. `begin`: see `CopyContents.counted`."""
         subject, _, header_size, size, tail = raw
         end = len(tail) - 2
         start = end - size
         target = self.address.subject_for(subject)
         block, body = tail[start : start + header_size], tail[start + header_size : end]
-        block = self.contents.headers(block, message_id, self.address.ending_for(subject), facts)
+        block = self.contents.headers(block, message_id, self.address.ending_for(subject), facts, begin=begin)
         return target, block, self.contents.payload(body, facts)
 
     def forward(
@@ -220,7 +262,7 @@ class Outlet:
 
         Raises `MappingError`, `PublishError` if it is refused, and with `facts` `EvaluationError`.
         """
-        target, block, body = self._copy_of(raw, origin.message_id, facts)
+        target, block, body = self._copy_of(raw, origin.message_id, facts, begin=self._begins(raw[0], raw[1], raw[3]))
         reply = self._carried_reply(origin.reply)
         return self._send(target, block, body, owner, trace_parent, reply, facts=facts)
 
@@ -240,6 +282,12 @@ class Outlet:
         first = order = self.outbox.take_numbers(len(deliveries))
         prefixes, endings = self.address.prefixes, self.address.endings
         inbox, limit = self.connection.inbox, self.connection.max_payload
+        counting = self.contents.hops
+        begin = False
+        if counting is not None:
+            counting.sample.uncounted += len(deliveries) + hops.A_READ  # `begins`, without a call for most messages
+            begin = (counting.each or counting.sample.uncounted >= hops.EVERY) and self._begin_all(counting, deliveries)
+        form, more = (_COUNTED_FRAME, _ADDED_TO_COUNT) if begin else (message_ids.FRAME, message_ids.ADDED)
         for delivery in deliveries:
             raw = delivery.raw
             subject, _, header_size, size, tail = raw
@@ -249,7 +297,7 @@ class Outlet:
                 message_id = delivery.message_id or self.connection.new_message_id()
                 if header_size or delivery.trace is not None:
                     start = len(tail) - 2 - size + header_size
-                    block = self.contents.headers(tail[start - header_size : start], message_id, ending)
+                    block = self.contents.headers(tail[start - header_size : start], message_id, ending, begin=begin)
                     trace_parent = self.trace(delivery)
                     if trace_parent is not None:
                         block = self.contents.with_parent(block, trace_parent, size - header_size)
@@ -261,11 +309,11 @@ class Outlet:
                     )  # fmt: skip
                 else:
                     # The case of most messages of a stream, in one expression.
-                    added = len(message_id) + len(ending) + message_ids.ADDED
+                    added = len(message_id) + len(ending) + more
                     if size + added > limit:
                         measure(self.connection, size + added)
                     body = tail[-2 - size :]
-                    frame = message_ids.FRAME % (
+                    frame = form % (
                         prefix, inbox, order, added, size + added, message_id, ending, body
                     )  # fmt: skip
             except RouterError as error:
@@ -294,7 +342,7 @@ class Outlet:
 
         Raises as `forward`, and `SubjectError` for a bad subject.
         """
-        target, block, reply = self._addressed(message, origin, raw, message_id, facts)
+        target, block, reply = self._addressed(message, origin, raw, message_id, facts, begin=True)
         body = self.contents.payload(message.payload, facts)
         mapped = message.subject == origin.subject
         self._send(target, block, body, owner, trace_parent, reply, mapped=mapped, facts=facts)
@@ -346,8 +394,13 @@ class Outlet:
         raw: framing.RawMessage,
         message_id: bytes | None,
         facts: Facts | None = None,
+        *,
+        begin: bool = False,
     ) -> tuple[bytes, bytes, bytes]:
-        """Return subject, header block and reply subject of a message that a handler returned."""
+        """Return subject, header block and reply subject of a message that a handler returned.
+
+        It has the count of the message that the handler got. `begin`: see `CopyContents.counted`.
+        """
         if message.subject is not origin.subject and message.subject != origin.subject:
             target = self._target(message.subject, origin)
         else:
@@ -360,7 +413,7 @@ class Outlet:
             reply = self._carried_reply(framing.wire(message.reply))
         chosen = b""
         if message.headers is not origin.headers:
-            block = headers.encode(self.contents.control.removed_from(message.headers, origin.headers))
+            block = hops.without(headers.encode(self.contents.control.removed_from(message.headers, origin.headers)))
             chosen = chosen_id(message, origin)  # after `encode`, which checks the headers
         else:
             block = self.contents.without_control(framing.header_block(raw)) if raw[2] else b""
@@ -371,6 +424,9 @@ class Outlet:
             block = self.contents.with_id(
                 block, chosen or self.contents.first_id(block, message_id), self.destination.copy_id(target)
             )
+        begin = begin and self._begins(target, reply, len(block) + len(message.payload))
+        if raw[2] or begin:
+            block = self.contents.counted(block, framing.header_block(raw), begin=begin)
         return target, block, reply
 
     def _target(self, subject: str, origin: Message) -> bytes:

@@ -306,7 +306,7 @@ def _entries(
             to.connection,
             not choosing and to.when is None and to.mirror in (None, 1),
         )
-        for number, to in enumerate(route.to if route.hop_limit is None else ())
+        for number, to in enumerate(() if route.hop_limit else route.to)
         if not to.last_writer  # it sends nothing back
     ]
     if (letter := route.dead_letter) is not None:

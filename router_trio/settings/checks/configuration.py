@@ -264,7 +264,7 @@ def _check_subject(
     known = connections or {}
     if resolve_connection(source.connection, known) != resolve_connection(connection, known):
         return  # another connection to the same server: see `circles`
-    if route.hop_limit is not None and not dead:
+    if route.hop_limit and not dead:
         return  # dead letters are not counted, so a hop limit would not stop them
     text, narrow = _feeding(route, source, subject, known, streams)
     if text:

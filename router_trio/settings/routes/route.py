@@ -70,10 +70,11 @@ class RouteSettings(Section, init=False):
     )
     hop_limit: int | None = Field(
         None,
-        ge=1,
+        ge=0,
         le=1_000,
-        description="Maximum number of routes with a hop limit that a message may pass, counted in its header "
-        "Router-Hops. A message beyond it fails with the reason loop. Absent: not counted.",
+        description="Maximum number of routes that a message may pass, counted in its header Router-Hops. A message "
+        "beyond it fails with the reason loop. Absent: 16. 0: not counted. A number declares that the route may be "
+        "in a circle.",
         examples=[5],
     )
     retry: RetrySettings | None = Field(

@@ -99,6 +99,10 @@ SENTENCES: Mapping[type[Event], str] = {
         "{fired} were published, {cancelled} cancelled, and {there} are still there; the others were purged or "
         "deleted, or a limit was set on the stream"
     ),
+    events.RouteInCircle: (
+        "Route {route}: {returned} of the last {received:count message} had passed it before: they go round in a "
+        "circle; `router-trio check --online` shows the way that they take"
+    ),
     events.DeliveryLimitReached: (
         "Route {route}: consumer {durable} of stream {stream} reached its limit of deliveries with "
         "{count:count message}, from {from_sequence} to {to_sequence}, which it does not deliver any more; "

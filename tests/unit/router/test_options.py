@@ -86,7 +86,7 @@ def test_all_options_are_listed_if_none_is_similar_to_an_unknown_keyword() -> No
 
 def test_other_problems_are_reported_with_an_unknown_keyword() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        routed(lop="asyncio", hop_limit=0)
+        routed(lop="asyncio", hop_limit=-1)
     assert [problem.path for problem in caught.value.problems] == ["routes[0].lop", "routes[0].hop_limit"]
 
 

@@ -177,7 +177,7 @@ async def test_messages_are_the_same_with_a_tap_and_without(
 ) -> None:
     """Also while a tap is opened and closed again: in order, once, and with the same bytes."""
     sent = [b"%d" % number for number in range(60)]
-    async with world([core("in.*", "to.$1")]) as w:
+    async with world([core("in.*", "to.$1") | {"hop_limit": 0}]) as w:
         for number, body in enumerate(sent):
             if number == 20:
                 await taps().open("tap", TapRequest("route"), w.live)

@@ -65,7 +65,7 @@ class Feeding:
         self._own = own.name
         self._lose = lose
         sent: list[_Sent] = []
-        for one in () if plan.counts_hops else plan.destinations:
+        for one in () if plan.limits_hops else plan.destinations:
             sent += [_Sent(one.connection, template, False) for template in (one.template, *one.other_templates)]
         if (letter := plan.dead_letter) is not None:
             sent.append(_Sent(letter.connection, letter.template, True))
