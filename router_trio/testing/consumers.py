@@ -81,6 +81,8 @@ class Consumer:
         self._next_to_scan = self._first
         self._position = 0
         self._unacked: dict[int, _Unacked] = {}
+        self._again: deque[int] = deque()
+        """The redelivery queue: unacked messages that are due, in the order in which they became so."""
         self._at_the_limit: set[int] = set()
         self._behind_floor: set[int] = set()
         """Messages at the limit of deliveries behind the ack floor, which moves when an ack leaves nothing unacked."""
@@ -221,6 +223,14 @@ class Consumer:
         self._lead_until = now + LEAD_ENDS_AFTER
         return True
 
+    def hold(self, pin: str, now: float) -> bool:
+        """Answer a request with no room for a message, which extends the lead. Return False if this pin has it not."""
+        held = self.keep_pin(pin, now)
+        if held and not self._requests:
+            self._queue_what_is_due(now)
+            self._again.rotate(-1)  # its next redelivery goes behind all others
+        return held
+
     def drop_pin(self, pin: str | None, now: float) -> None:
         """Release the lead if this pin has it."""
         if pin == self._pin and now >= self.leaderless_until:
@@ -255,6 +265,7 @@ class Consumer:
         if self.deleted or sequence not in self._unacked:
             return False
         del self._unacked[sequence]
+        self._take_from_queue(sequence)
         if not self._unacked:
             self._behind_floor.clear()
         return True
@@ -266,24 +277,28 @@ class Consumer:
         self.ack(sequence, by)
         return self._redelivered < counted
 
-    def nak(self, sequence: int, due: float, by: bytes = b"") -> None:
-        """Redeliver a message at the time `due`."""
+    def nak(self, sequence: int, now: float, delay: float, by: bytes = b"") -> None:
+        """Redeliver a message after `delay` seconds. Without a delay, one that is due keeps its place in the queue."""
         self._answers[by] += 1
-        if sequence in self._unacked:
-            self._postpone(self._unacked[sequence], due)
+        if sequence in self._unacked and (delay or sequence not in self._again):
+            self._take_from_queue(sequence)
+            self._postpone(self._unacked[sequence], now + delay)
 
     def say_at_work(self, now: float, by: bytes = b"") -> None:
         """Count an in-progress signal that acks no message, unless it is lost on its way."""
         self._losses.apply("in_progress", now, lambda: self.extend_ack_wait(0, now, by))
 
     def extend_ack_wait(self, sequence: int, now: float, by: bytes = b"") -> None:
-        """Restart the ack wait of a message."""
-        self.nak(sequence, now + self.spec.ack_wait, by)
+        """Restart the ack wait of a message. One that waits for redelivery keeps its place in the queue."""
+        self._answers[by] += 1
+        if sequence in self._unacked and sequence not in self._again:
+            self._postpone(self._unacked[sequence], now + self.spec.ack_wait)
 
     def again(self, sequences: Sequence[int], now: float, by: bytes = b"") -> None:
-        """Redeliver these messages before new ones. Messages that are not unacked are ignored."""
+        """Redeliver these messages before new ones, behind those that are due. Others than unacked ones are ignored."""
         for sequence in sequences if now >= self.leaderless_until else ():
-            self.nak(sequence, now, by)
+            self._take_from_queue(sequence)
+            self.nak(sequence, now, 0.0, by)
 
     def take_by_hand(self, count: int, *, ack: bool) -> None:
         """Deliver the next messages to another process, which acks them or not."""
@@ -304,6 +319,7 @@ class Consumer:
             request = _Request(b"hand", _discard, len(taken) + 1, inf, inf, inf, inf)
             self._requests.appendleft(request)
             for sequence in taken:
+                self._take_from_queue(sequence)
                 self._deliver(sequence, now)
             self._requests.remove(request)
         self._sequence += count - len(taken)
@@ -325,6 +341,7 @@ class Consumer:
         self._look_at_stream()
         self._position = bisect_left(self._matching, sequence)
         self._unacked.clear()
+        self._again.clear()
         self._at_the_limit.clear()
         self._behind_floor.clear()
         self._earliest, self._sequence = inf, 0
@@ -359,6 +376,7 @@ class Consumer:
         self._position = min(self._position, len(self._matching))
         self._next_to_scan = min(self._next_to_scan, last + 1)
         self._unacked = {sequence: entry for sequence, entry in self._unacked.items() if sequence <= last}
+        self._again = deque(sequence for sequence in self._again if sequence <= last)
         self._at_the_limit = {sequence for sequence in self._at_the_limit if sequence <= last}
         self._behind_floor &= self._at_the_limit
 
@@ -373,9 +391,13 @@ class Consumer:
         self._beat(now)
 
     def _deliver_what_is_due(self, now: float) -> None:
-        due = self._due(now)
-        while due and self._has_request(due[0], self._position):
-            self._deliver(due.popleft(), now)
+        self._queue_what_is_due(now)
+        while self._again and self._requests:
+            sequence = self._again.popleft()
+            if not self._has_request(sequence, self._position):
+                self._again.append(sequence)  # as nats-server does: what no request had room for is behind all others
+                break
+            self._deliver(sequence, now)
         while self._position < len(self._matching) and self._has_room():
             sequence = self._matching[self._position]
             if not self._has_request(sequence, self._position + 1):
@@ -416,19 +438,27 @@ class Consumer:
                 self._matching.append(stored.sequence)
             self._next_to_scan = stored.sequence + 1
 
-    def _due(self, now: float) -> deque[int]:
+    def _queue_what_is_due(self, now: float) -> None:
+        """Put messages that have become due into the redelivery queue, and give up those at the limit of deliveries."""
         if now < self._earliest:
-            return deque()
+            return
         limit = self.spec.max_deliver if self.spec.max_deliver > 0 else inf
         due = sorted((entry.due, sequence) for sequence, entry in self._unacked.items() if entry.due <= now)
         for _, sequence in due:
-            if self._unacked[sequence].deliveries >= limit:
-                deliveries = self._unacked.pop(sequence).deliveries
-                self._at_the_limit.add(sequence)
-                self._behind_floor.add(sequence)
-                self._advise(MAX_DELIVERIES, stream_seq=sequence, deliveries=deliveries)
+            entry = self._unacked[sequence]
+            if entry.deliveries < limit:
+                entry.due = inf
+                self._again.append(sequence)
+                continue
+            del self._unacked[sequence]
+            self._at_the_limit.add(sequence)
+            self._behind_floor.add(sequence)
+            self._advise(MAX_DELIVERIES, stream_seq=sequence, deliveries=entry.deliveries)
         self._earliest = min((entry.due for entry in self._unacked.values()), default=inf)
-        return deque(sequence for _, sequence in due if sequence in self._unacked)
+
+    def _take_from_queue(self, sequence: int) -> None:
+        if sequence in self._again:
+            self._again.remove(sequence)
 
     def _has_room(self) -> bool:
         return self.spec.max_ack_pending <= 0 or len(self._unacked) < self.spec.max_ack_pending

@@ -524,7 +524,7 @@ class Server:
         consumer, sequence = self._delivered(reply, now)
         self.watch.answered("nak")
         if consumer is not None:
-            self.losses.apply("nak", now, lambda: consumer.nak(sequence, now + delay, by))
+            self.losses.apply("nak", now, lambda: consumer.nak(sequence, now, delay, by))
 
     def in_progress(self, reply: bytes, now: float, by: bytes = b"") -> None:
         """Restart the ack wait of the message with this reply subject."""

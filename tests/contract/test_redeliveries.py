@@ -11,7 +11,7 @@ import trio.testing
 from router_trio.link import SIGN_OF_WORK_EVERY, Limits
 from router_trio.protocol.framing import header_block
 from router_trio.protocol.headers import status
-from tests.contract.orders import SPEC, delivered, publish_orders, sequences
+from tests.contract.orders import SPEC, delivered, ending, publish_orders, sequences
 from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder
 
@@ -270,6 +270,34 @@ async def test_a_terminated_message_is_not_redelivered(peer: Peer, clock: object
     assert len(messages) == 1
     assert status(header_block(ending))[0] == 408
     assert await peer.payloads("ORDERS") == [b""], "the stream keeps it"
+
+
+async def test_a_due_message_that_no_pull_has_room_for_goes_behind_all_others(peer: Peer) -> None:
+    """A new message in its place is still the next one. So is a due one if another pull has room for it."""
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for size in (600, 10, 10, 900):
+        await peer.publish("orders.a", b"x" * size)
+    spec, first, again = replace(SPEC, ack_wait=30.0), Recorder(), Recorder()
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(spec, first)
+        consumer.pull(3, 5.0)
+        await first.until_delivered(3)
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(spec, again)
+        await consumer.again([1, 2, 3])
+        consumer.pull(3, 5.0, 500)
+        (refused,) = await again.until_delivered(1)
+        assert ending(refused) == (409, "Message Size Exceeds MaxBytes", 3, 500)
+        consumer.pull(1, 5.0)
+        assert sequences((await again.until_delivered(2))[1:]) == [2]
+        await consumer.again([1, 3])
+        consumer.pull(2, 5.0)
+        assert sequences((await again.until_delivered(4))[2:]) == [1, 3], "requested again, they are in order again"
+        consumer.pull(1, 5.0, 500)
+        assert ending((await again.until_delivered(5))[4]) == (409, "Message Size Exceeds MaxBytes", 1, 500)
+        await peer.publish("orders.a", b"x")
+        consumer.pull(2, 5.0)
+        assert sequences((await again.until_delivered(7))[5:]) == [4, 5]
 
 
 async def test_messages_a_busy_server_was_still_sending_keep_their_order(peer: Peer) -> None:
