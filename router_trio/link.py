@@ -411,8 +411,13 @@ class PullConsumer(Subscription, Protocol):
         The server ignores it: no message gets a later ack wait than those that were delivered after it.
         """
 
-    def hold_lead(self) -> None:
-        """Keep the lead of a standby consumer for `LEAD_ENDS_AFTER` seconds. Does nothing for other consumers."""
+    def hold_lead(self) -> bool:
+        """Keep the lead of a standby consumer for `LEAD_ENDS_AFTER` seconds. Does nothing for other consumers.
+
+        Returns True if a request was sent. It has no room for a message: the server moves the next redelivery behind
+        all others, unless another pull has room for it.
+        """
+        ...
 
     async def acks_processed(self) -> None:
         """Return when the server has processed all acks and naks that were sent before, or after a few seconds."""

@@ -7,6 +7,11 @@ default) unwritten bytes.
 
 A server ends a request when the next message is larger than the rest of its bytes, and reports that rest. So the size
 of messages need not be known in advance: the next request is large enough.
+
+If that message was to be redelivered, nats-server (2.15.1) moves it behind all other redeliveries. So while messages of
+an earlier process or link may be redelivered, one request is made at a time. It has room for the largest message, if
+the share of the consumer has, and for few enough messages that it seldom ends early. If it does, `moved` is set: the
+messages have to be requested again, in their order, before the next request, which can't be refused.
 """
 
 from __future__ import annotations
@@ -141,14 +146,18 @@ class PullCredit:
         "_average",
         "_borrowed",
         "_budget",
+        "_largest",
         "_least",
         "_most",
         "_notify",
         "_requests",
+        "_seen",
         "_unreported",
         "most_requests",
+        "moved",
         "outstanding",
         "outstanding_bytes",
+        "redelivers",
         "window",
         "window_bytes",
     )
@@ -160,6 +169,13 @@ class PullCredit:
         self.outstanding_bytes: int = 0
         self.most_requests: int = 0
         """Requests that may wait at the server at a time; 0 for no limit."""
+        self.redelivers: bool = False
+        """True while the server may redeliver messages that this process does not know, so that it can't order them."""
+        self.moved: bool = False
+        """True if one of these may have lost its place in the server's queue."""
+        self._largest = LARGEST_REQUEST
+        self._seen = 0
+        """Bytes of the largest message among the redelivered ones."""
         self._requests = 0
         self._budget = budget
         self._notify = notify
@@ -175,7 +191,7 @@ class PullCredit:
         free = self.window - held - self.outstanding
         if self.outstanding and free * 2 < self.window:
             return 0  # the usual case
-        if self._is_full:
+        if self._is_full or (self.redelivers and self.outstanding):
             return 0
         free_bytes = self.window_bytes - held_bytes
         if self.outstanding:
@@ -189,7 +205,9 @@ class PullCredit:
 
     def want_again(self, due: int) -> int:
         """Return how many messages to request when `due` redeliveries precede anything new."""
-        return 0 if self._is_full else max(min(due, self.window) - self.outstanding, 0)
+        if self._is_full or (self.redelivers and self.outstanding):
+            return 0
+        return max(min(due, self.window) - self.outstanding, 0)
 
     def size(self, wanted: int, held_bytes: int) -> int:
         """Return the bytes to request for `wanted` messages; 0 if they must be borrowed, and can't be now."""
@@ -198,7 +216,10 @@ class PullCredit:
         if free <= 0:  # redeliveries are requested even without room
             free = min(SMALLEST_REQUEST, self.window_bytes, share)
         # Twice the expected size, so that a request seldom ends before it has returned all of its messages.
-        size = min(max(2 * wanted * self._average, SMALLEST_REQUEST), free)
+        expected, least = 2 * self._average, SMALLEST_REQUEST
+        if self.redelivers:
+            expected, least = self._each, self._largest
+        size = min(max(wanted * expected, least), free)
         size = min(max(size, self._least), self._most)
         more = self.outstanding_bytes + size - share - self._borrowed
         if more > 0:
@@ -206,6 +227,23 @@ class PullCredit:
                 return 0
             self._borrowed += more
         return size
+
+    def batch(self, wanted: int, size: int) -> int:
+        """Return how many of the `wanted` messages to request with `size` bytes, the last result of `size`."""
+        if self._borrowed or size > self.window_bytes:
+            return 1  # for one large message: borrowed room is returned as soon as it was received
+        if self.redelivers:
+            return 1 if self._least > 1 else max(1, min(wanted, size // self._each))
+        return wanted
+
+    def max_bytes(self, batch: int, size: int) -> int:
+        """Return the limit in bytes of a request; 0 for none, so that the server can't refuse it by size."""
+        return 0 if self.redelivers and batch == 1 and size >= self._largest else size
+
+    @property
+    def _each(self) -> int:
+        """The bytes for each redelivered message: twice the largest seen size, at first the largest possible one."""
+        return 2 * self._seen or self._largest
 
     @property
     def _is_full(self) -> bool:
@@ -220,6 +258,19 @@ class PullCredit:
         self._requests = 1 if not self.outstanding else self._requests + 1
         self.outstanding += count
         self.outstanding_bytes += size
+
+    def redeliver(self, largest: int) -> None:
+        """Expect redeliveries of messages that this process does not know. `largest`: the size that one may have."""
+        self.redelivers, self.moved = True, False
+        self._largest, self._seen = min(largest, LARGEST_REQUEST), 0
+
+    def redelivered(self, largest: int) -> None:
+        """Record the size of the largest of some redelivered messages."""
+        self._seen = max(self._seen, largest)
+
+    def nothing_due(self) -> None:
+        """Record that none of them is due: a new message was delivered, or nothing until a request ended."""
+        self.redelivers = self.moved = False
 
     @property
     def borrowed(self) -> bool:
@@ -261,6 +312,7 @@ class PullCredit:
         """
         self.clear()
         self.window, self._most = window, LARGEST_REQUEST
+        self.redelivers = self.moved = False
 
     def read_status(self, code: int, description: str, unfilled: int | None, unfilled_bytes: int | None) -> Reading:
         """Interpret a status.
@@ -286,6 +338,7 @@ class PullCredit:
             self._least = 1  # if it was for a large message, that one was taken
             return Reading(Verdict.ASK_AGAIN)
         self.clear()
+        self.moved = self.redelivers
         if code == 409 and ("leadership" in words or "shutdown" in words):
             return Reading(Verdict.ASK_AGAIN)
         if code == 409 and "maxrequestbatch" in words and self.window > 1:
@@ -309,9 +362,13 @@ class PullCredit:
 
     def _too_large_for(self, left: int) -> Reading:
         """Make the next request large enough for a message that exceeded the rest of a request."""
+        if self.redelivers:
+            self.moved, self._least = True, min(max(self._least, self._largest), self._most)
         if left >= self._most:
             detail = f"the next message is larger than the {self._most} bytes that may be asked for at once"
             return Reading(Verdict.REOPEN, reasons.CONSUMER_LIMIT, f"{detail}; raise max_bytes of the consumer")
+        if self.redelivers:
+            return Reading(Verdict.ASK_AGAIN)
         alike = self._average + ALIKE
         guess = alike if alike > left else max(2 * left, SMALLEST_REQUEST)
         self._least = min(max(self._least, guess), self._most)

@@ -197,15 +197,17 @@ class FakePullConsumer(FakeSubscription):
     def say_at_work(self) -> None:
         self._link.publishing(self._ack_subject(0), lambda now: self._named().say_at_work(now, self._link.inbox))
 
-    def hold_lead(self) -> None:
+    def hold_lead(self) -> bool:
         pin, sent_at = self._pin, trio.current_time()
-        if pin is not None:
+        if pin is None:
+            return False
 
-            def arrive(now: float) -> None:
-                held = self._named().keep_pin(pin, now)
-                self._link.notify(lambda: self._proved(sent_at) if held else self._refused())
+        def arrive(now: float) -> None:
+            held = self._named().hold(pin, now)
+            self._link.notify(lambda: self._proved(sent_at) if held else self._refused())
 
-            self._link.publishing(self._next_subject, arrive)
+        self._link.publishing(self._next_subject, arrive)
+        return True
 
     def watch_lead(self, proved: Callable[[float], None], refused: Callable[[], None]) -> None:
         self._proved, self._refused = proved, refused

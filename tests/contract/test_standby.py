@@ -10,7 +10,7 @@ import trio
 from router_trio.errors import SourceError
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerState
 from router_trio.protocol.framing import payload
-from tests.contract.orders import SPEC
+from tests.contract.orders import SPEC, sequences
 from tests.contract.peers import Peer, link_of
 from tests.support.recorder import Recorder
 
@@ -112,6 +112,30 @@ async def test_a_lead_that_is_not_held_ends_and_its_holder_is_notified(
         consumer.pull(1, 5.0)
         status = await received.until_delivered(1)
         assert b" 423 " in status[0][4]
+
+
+async def test_a_sign_that_keeps_the_lead_moves_the_next_redelivery(peer: Peer, clock: trio.abc.Clock | None) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for number in (1, 2, 3):
+        await peer.publish("orders.new", b"%d" % number)
+    received, proved = Recorder(), trio.Event()
+    async with link_of(peer) as link:
+        pin = await link.take_the_lead(replace(STANDBY, ack_wait=30.0), ignore)
+        consumer = await link.open_consumer(replace(STANDBY, ack_wait=30.0, pin=pin), received)
+        consumer.watch_lead(lambda sent_at: proved.set(), proved.set)
+        if unacked := await consumer.unacked(1):
+            await consumer.again(unacked)
+        consumer.pull(3, 5.0)
+        await received.until_delivered(3)
+        await consumer.again([1, 2, 3])
+        assert consumer.hold_lead()
+        with trio.fail_after(5):
+            await proved.wait()
+        consumer.pull(3, 5.0)
+        assert sequences((await received.until_delivered(6))[3:]) == [2, 3, 1]
+        await consumer.again([1, 2, 3])
+        consumer.pull(3, 5.0)
+        assert sequences((await received.until_delivered(9))[6:]) == [1, 2, 3]
 
 
 async def test_a_consumer_of_the_other_kind_is_refused(peer: Peer) -> None:

@@ -274,14 +274,16 @@ class WirePullConsumer:
     def say_at_work(self) -> None:
         self._send(framing.publish(self._ack_subject(NOT_DELIVERED), b"+WPI"))
 
-    def hold_lead(self) -> None:
+    def hold_lead(self) -> bool:
         now = trio.current_time()
-        if self._lead and now >= self._held_at + HOLD_EVERY:
-            # A request with the pin keeps it, whatever its result: this one has no room for any message.
-            self._held_at = now
-            request = {"batch": 1, "max_bytes": 1, "no_wait": True, **self._lead}
-            body = json.dumps(request).encode()
-            self._send(framing.publish(self._request_subject, body, reply=self._holds.reply(self, now)))
+        if not self._lead or now < self._held_at + HOLD_EVERY:
+            return False
+        # A request with the pin keeps it, whatever its result: this one has no room for any message.
+        self._held_at = now
+        request = {"batch": 1, "max_bytes": 1, "no_wait": True, **self._lead}
+        body = json.dumps(request).encode()
+        self._send(framing.publish(self._request_subject, body, reply=self._holds.reply(self, now)))
+        return True
 
     def watch_lead(self, proved: Callable[[float], None], refused: Callable[[], None]) -> None:
         self._proved, self._refused = proved, refused

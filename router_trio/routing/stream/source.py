@@ -194,12 +194,12 @@ class StreamSource(KeptSource[StreamKeeper]):
                     await self._routing.newest.check_expiry()
                 self._acks.await_pull(self._report_ready)
                 tried.set()  # only the start of the router waits until a pull was accepted
-                not_before = await ask_again(consumer, self._hand, self._within)
+                redeliveries = await ask_again(consumer, self._hand, self._within)
                 await self._pull_loop.keep_asking(
                     link,
                     consumer,
                     self.keeper.late,
-                    not_before,
+                    redeliveries,
                     self._filters,
                     self._acks.nothing_asked,
                     partial(send_owed, acks=self._acks),
@@ -483,7 +483,7 @@ class StreamSource(KeptSource[StreamKeeper]):
                     for one in again:
                         self._routing.tracing.settled_at_once(one.raw, "duplicate")
             came_again = bool(hand.order.lines) and deliveries[-1].deliveries > 1
-            pull_loop.count_received(len(deliveries), size, again=came_again)
+            pull_loop.count_received(deliveries, size, again=came_again)
         if answered or deliveries:
             # The consumer sends these only in reply to a pull.
             self._retry.succeeded()

@@ -321,3 +321,78 @@ def test_limits_lowered_by_statuses_are_restored_when_the_consumer_is_reopened()
     credit.reopened(100)
     assert credit.want(0, 0) == 100
     assert credit.size(100, 0) > 100 * SIZE
+
+
+# --- messages of an earlier link or process, whose order only the server keeps ---
+
+
+LARGEST = MIB + 8192
+
+
+def redelivering(budget: PullBudget | None = None, window_bytes: int = 16 * MIB) -> PullCredit:
+    credit = a_credit(1000, window_bytes, budget)
+    credit.redeliver(LARGEST)
+    return credit
+
+
+def request(credit: PullCredit, held: int = 0, held_bytes: int = 0) -> tuple[int, int] | None:
+    """Make the next request, and return its messages and its limit in bytes, 0 for none."""
+    wanted = credit.want(held, held_bytes)
+    size = credit.size(wanted, held_bytes) if wanted else 0
+    if not size:
+        return None
+    batch = credit.batch(wanted, size)
+    credit.asked(batch, size)
+    return batch, credit.max_bytes(batch, size)
+
+
+def test_redeliveries_are_requested_with_room_for_as_many_of_the_largest_size_and_one_request_at_a_time() -> None:
+    credit = redelivering()
+    assert request(credit) == (15, 16 * MIB)
+    assert request(credit) is None
+    credit.count_received(14, 14 * SIZE)
+    assert request(credit, 14, 14 * SIZE) is None, "another request would get what this one has no room for"
+    assert credit.want_again(9) == 0
+    credit.redelivered(2 * SIZE)
+    credit.count_received(1, SIZE)
+    batch, limit = request(credit, 15, 15 * SIZE) or (0, 0)
+    assert batch == 985, "all that is free, at twice the largest size that was seen"
+    assert limit == LARGEST
+
+
+def test_a_single_redelivery_is_requested_without_a_limit_of_bytes() -> None:
+    """A share of the connection is a little more than a message of the largest size."""
+    credit = redelivering(a_budget(12))
+    assert request(credit) == (1, 0)
+    assert credit.outstanding_bytes >= LARGEST
+
+
+@pytest.mark.parametrize(("consumers", "window_bytes"), [(1, 16 * MIB), (1, 1000), (16, 16 * MIB), (400, 16 * MIB)])
+def test_a_redelivery_that_had_no_room_is_put_back_and_the_next_request_has_no_limit(
+    consumers: int, window_bytes: int
+) -> None:
+    credit = redelivering(a_budget(consumers), window_bytes)
+    credit.redelivered(SIZE)
+    assert request(credit)
+    assert too_large(credit, credit.outstanding, credit.outstanding_bytes) is Verdict.ASK_AGAIN
+    assert credit.moved
+    credit.moved = False  # it was put back
+    assert request(credit) == (1, 0)
+    assert credit.outstanding_bytes >= LARGEST, "its room is accounted for, lent if the share is smaller"
+    assert credit.borrowed == (consumers >= 16)
+
+
+def test_redeliveries_end_when_nothing_is_due_and_with_the_link() -> None:
+    for end in (PullCredit.nothing_due, lambda credit: credit.reopened(1000)):
+        credit = redelivering()
+        request(credit)
+        too_large(credit, 15, credit.outstanding_bytes)
+        end(credit)
+        assert (credit.redelivers, credit.moved) == (False, False)
+
+
+def test_a_change_of_leaders_moves_redeliveries() -> None:
+    credit = redelivering()
+    request(credit)
+    assert credit.read_status(409, "Leadership Change", None, None).verdict is Verdict.ASK_AGAIN
+    assert credit.moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import trio
 
@@ -18,13 +19,24 @@ LOOKED_UP_EVERY = 1.0
 """Seconds between two lookups of an ack wait while these fail."""
 
 
-async def ask_again(consumer: PullConsumer, pending: StreamInHand, within: float) -> float:
+@dataclass(frozen=True, slots=True)
+class Redeliveries:
+    """The messages of an earlier link or process that may be redelivered to a consumer that was opened."""
+
+    not_before: float
+    """The time from which on messages may be requested."""
+    requested: Sequence[int]
+    """Their sequences if they were requested again, in order; empty if they are unknown."""
+    expected: bool
+    """True if unknown messages may be redelivered, also if none were requested."""
+
+
+async def ask_again(consumer: PullConsumer, pending: StreamInHand, within: float) -> Redeliveries:
     """Have messages redelivered that a lost link did not deliver, so that they keep their order and need no ack wait.
 
     If these messages are unknown, if another process may have them, or if the server does not confirm the request, they
-    are redelivered after the ack wait, and nothing may be requested before. Returns the time from which on messages may
-    be requested. `within`: see `StreamCursor.opened`. Blocks for some seconds at most. Raises `LinkError` if the link
-    dies.
+    are redelivered after the ack wait, and nothing may be requested before. `within`: see `StreamCursor.opened`. Blocks
+    for some seconds at most. Raises `LinkError` if the link dies.
     """
     progress, opened_at = consumer.progress, trio.current_time()
     cursor, others = pending.cursor, pending.others
@@ -38,10 +50,10 @@ async def ask_again(consumer: PullConsumer, pending: StreamInHand, within: float
         if unacked is not None:
             missing = [sequence for sequence in unacked if not cursor.knows(sequence)]
             if not missing or await consumer.again(missing):
-                return opened_at
+                return Redeliveries(opened_at, missing, bool(missing))
     elif progress.in_use is not None:
-        return opened_at
-    return opened_at + consumer.ack_wait + OVERDUE
+        return Redeliveries(opened_at, (), expected=False)  # with other processes there is no order to keep
+    return Redeliveries(opened_at + consumer.ack_wait + OVERDUE, (), expected=True)
 
 
 async def wait_for_redeliveries(

@@ -26,7 +26,8 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.source_status import SourceStatus
 from router_trio.routing.stream.consumer.delivery_limit import DeliveryLimit
 from router_trio.routing.stream.consumer.filters import Filters
-from router_trio.routing.stream.consumer.undelivered import wait_for_redeliveries
+from router_trio.routing.stream.consumer.undelivered import Redeliveries, wait_for_redeliveries
+from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.checks import ConsumerChecks
 from router_trio.routing.stream.pulling.payloads import Payloads
@@ -68,6 +69,8 @@ ACKS_TESTED_EVERY = 5.0
 
 PROGRESS_SHARE = 1 / 3
 """The interval, as a share of the ack wait, in which the server is notified that messages are still in progress."""
+
+_NOT_IN_ORDER = "the server did not confirm that it redelivers messages of an earlier process in their order"
 
 LEAD_EVERY = 1.0
 """Seconds between two signs that keep the lead of a standby route with nothing in hand."""
@@ -144,6 +147,7 @@ class PullLoop:
             delivery_limit=delivery_limit,
         )
         self._made_room_at = -math.inf
+        self._redeliveries: Sequence[int] = ()
         self._within = 0.0
         self._comes_again = False  # the next messages are probably redeliveries
         self._look_again = trio.Event()
@@ -218,9 +222,11 @@ class PullLoop:
         if self._quiet:
             self._look_again.set()
 
-    def count_received(self, count: int, size: int, *, again: bool) -> None:
-        """Count received messages and their bytes. `again`: the last of them is a redelivery."""
-        self._credit.count_received(count, size)
+    def count_received(self, deliveries: Sequence[StreamDelivery], size: int, *, again: bool) -> None:
+        """Count received messages, at least one, and their bytes. `again`: the last of them is a redelivery."""
+        self._credit.count_received(len(deliveries), size)
+        if self._credit.redelivers:
+            self._redelivered(deliveries)
         if self._nothing_to_report is not None:
             self.report_progress()
         self._comes_again = again
@@ -256,7 +262,10 @@ class PullLoop:
         if not headers.status(block)[0]:
             return False  # not a status of a server
         unfilled, unfilled_bytes = (headers.find_number(block, name) for name in _PENDING)
-        reading = self._credit.read_status(*headers.status(block), unfilled, unfilled_bytes)
+        code, description = headers.status(block)
+        reading = self._credit.read_status(code, description, unfilled, unfilled_bytes)
+        if code == 408 and self._checks.stopped is None:
+            self._credit.nothing_due()
         if reading.verdict is Verdict.GO_ON:
             return True
         if reading.verdict is Verdict.REOPEN:
@@ -278,7 +287,7 @@ class PullLoop:
         link: Link,
         consumer: PullConsumer,
         within: float,
-        not_before: float,
+        redeliveries: Redeliveries,
         filters: Filters,
         nothing_asked: Callable[[], None],
         send_owed: Callable[[PullConsumer], Awaitable[None]],
@@ -286,9 +295,9 @@ class PullLoop:
         """Request messages until the intake is closed. Raises `SourceError` when the consumer is lost.
 
         `within`: seconds by which a redelivery may be late before the consumer is asked whether it still has the
-        message. `not_before`: nothing is requested until then, or later if the ack wait is edited, so that messages
-        left behind by others are delivered first. `nothing_asked` is called whenever no request is pending. `send_owed`
-        sends refused acks again, until it is cancelled.
+        message. Nothing is requested before the time of `redeliveries`, or later if the ack wait is edited, so that
+        messages left behind by others are delivered first. `nothing_asked` is called whenever no request is pending.
+        `send_owed` sends refused acks again, until it is cancelled.
         """
         pending = self._pending
         self._within = within
@@ -297,6 +306,9 @@ class PullLoop:
         self._filters = filters
         self._credit.most_requests = consumer.limits.max_waiting
         self._lookup_error = None
+        self._redeliveries, not_before = redeliveries.requested, redeliveries.not_before
+        if redeliveries.expected:
+            self._credit.redeliver(link.max_payload + 2 * link.max_control_line)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report_progress, link, consumer)
             nursery.start_soon(self._checks.run, consumer)
@@ -321,6 +333,8 @@ class PullLoop:
                         self._asking_about_late = True
                         nursery.start_soon(self._ask_about, consumer, late, within)
                     if self._not_before is None:
+                        if self._credit.moved and not self._credit.outstanding:
+                            await self._restore_order(consumer)
                         self._ask(consumer, now)
                         self._enter_current()
                     else:
@@ -354,6 +368,22 @@ class PullLoop:
         await wait_for_redeliveries(consumer, until, postponed, self._lifted)
         self._not_before = None
         self._look_again.set()
+
+    def _redelivered(self, deliveries: Sequence[StreamDelivery]) -> None:
+        """Take in messages that were received while the server redelivers those of an earlier link or process."""
+        last, until = deliveries[-1], self._redeliveries
+        # They go before anything new, and in order if none has lost its place.
+        if last.deliveries == 1 or (until and last.sequence >= until[-1] and not self._credit.moved):
+            self._credit.nothing_due()
+        else:
+            self._credit.redelivered(max(framing.delivered_size([one.raw]) for one in deliveries))
+
+    async def _restore_order(self, consumer: PullConsumer) -> None:
+        """Have the server put back a message that lost its place because no request had room for it."""
+        self._credit.moved = False
+        left = [one for one in self._redeliveries if not self._pending.cursor.knows(one)]
+        if left and not await consumer.again(left):
+            self.lose(SourceError(_NOT_IN_ORDER, reason=reasons.TIMEOUT))
 
     async def _ask_about(self, consumer: PullConsumer, late: Sequence[int], within: float) -> None:
         """Stop waiting for messages that will not be redelivered, and wait longer for the others.
@@ -428,15 +458,15 @@ class PullLoop:
             wanted = self._flow.may_ask(wanted, pending.waiting, pending.schedule.behind, credit.outstanding, given_up)
         size = credit.size(wanted, held_bytes) if wanted else 0
         if size:
-            if credit.borrowed or size > credit.window_bytes:
-                wanted = 1  # for one large message: borrowed room is returned as soon as it was received
+            batch = credit.batch(wanted, size)
             heartbeat = min(max(IDLE_HEARTBEAT, self._budget.consumers / HEARTBEATS_A_SECOND), LONGEST_HEARTBEAT)
             if not credit.outstanding:
                 self._heard_at = self._asked_since = now
                 self._heartbeat = heartbeat
             self._heartbeat = max(self._heartbeat, heartbeat)
-            consumer.pull(wanted, BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES, size, heartbeat)
-            credit.asked(wanted, size)
+            expires = BORROWED_EXPIRES if credit.borrowed else PULL_EXPIRES
+            consumer.pull(batch, expires, credit.max_bytes(batch, size), heartbeat)
+            credit.asked(batch, size)
             self._asked("pull", ())
 
     @property
@@ -551,7 +581,8 @@ class PullLoop:
         while True:
             now = trio.current_time()
             in_hand = self._pending.open.values()
-            consumer.hold_lead()
+            # Nothing is requested then before all redeliveries are in order again.
+            self._credit.moved |= consumer.hold_lead() and self._credit.redelivers
             if ACK in obstacles and now >= tested_at + ACKS_TESTED_EVERY:
                 tested_at = now
                 consumer.say_at_work()

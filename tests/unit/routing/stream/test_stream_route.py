@@ -240,7 +240,7 @@ async def test_messages_taken_back_are_announced_though_younger_ones_are_before_
     source.keeper.hand.open = {4: young, 1: taken_back}
     announced: list[bytes] = []
     link = cast(Any, SimpleNamespace(in_progress=announced.append))
-    consumer = cast(Any, SimpleNamespace(ack_wait=3.0, hold_lead=lambda: None))
+    consumer = cast(Any, SimpleNamespace(ack_wait=3.0, hold_lead=lambda: False))
     await trio.sleep_until(4.5)
     with trio.move_on_after(0.1):
         await source._pull_loop._report_progress(link, consumer)
