@@ -21,6 +21,7 @@ from tests.simulation.keyed import SHARE as KEYED
 from tests.simulation.keyed import keyed
 from tests.simulation.permissions import taken_away
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
+from tests.simulation.unequal import unequal
 
 HORIZON = 40.0
 """Seconds of load and faults."""
@@ -87,12 +88,14 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     denials = taken_away(names, routes, Random(f"permissions {seed}"), lambda dice: _when(dice, load), forgers)
     advisories = advised(names, routes, HORIZON, Random(f"advisories {seed}"))
     cuts = cut_short(routes, load, Random(f"cut short {seed}"))
-    steps = [*load, *more, *denials, *advisories, *cuts]
+    routes, sizes = unequal(routes, Random(f"unequal {seed}"))
+    steps = [*load, *more, *denials, *advisories, *cuts, *sizes]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
             if step is not None:
                 steps.append(Step(_when(random, load), kind, step.seconds, step.what))
+    added = (*ends, *forgeries, *denials, *advisories, *cuts, *sizes)
     return Schedule(
         seed=seed,
         brokers=brokers,
@@ -100,7 +103,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
         connections={name: _connection(random) for name in connections},
         shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
         routes=routes,
-        faults=(*faults, *dict.fromkeys(one.kind for one in (*ends, *forgeries, *denials, *advisories, *cuts[1:]))),
+        faults=(*faults, *dict.fromkeys(one.kind for one in added if one.kind in FAULTS)),
         also=also,
         max_payload={
             name: random.choice((200, 1024 * 1024)) if "small max_payload" in faults else 1024 * 1024
