@@ -328,6 +328,7 @@ def _permissions() -> Iterator[str]:
         "reads. Those of dead letters are needed by routes that have them. With",
         "`redrive --to-source` the source is the destination. `check --online` needs what `router-trio permissions`",
         "prints: it tests the permissions of the router, and reports each one that is missing.",
+        "[Its option `--for`](../how-to/commands-as-another-user.md) fills in the names of a configuration.",
         "",
         "| command | connection | subject | used for |",
         "|---|---|---|---|",

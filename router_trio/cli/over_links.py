@@ -8,6 +8,7 @@ import trio
 
 from router_trio.cli.command_line import INTERRUPTED, UsageError
 from router_trio.cli.signals import run_with_signals
+from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink, open_links
 from router_trio.settings import Settings
 
@@ -46,7 +47,10 @@ async def over_links(
                 async with open_links(settings, command, names, unreachable) as links:
                     has_begun = True
                     with around_job:
-                        code = await job(links)
+                        try:
+                            code = await job(links)
+                        except SourceError as error:
+                            raise _with_cure(error, command) from error
         except (OSError, UsageError) as error:
             failure = error  # raised outside of the nurseries, which would wrap it in an exception group
 
@@ -54,3 +58,11 @@ async def over_links(
     if failure is not None:
         raise failure
     return code
+
+
+def _with_cure(error: SourceError, command: str) -> SourceError:
+    """Return an error that names where the permissions of a command are, if one is missing."""
+    if error.reason != reasons.PERMISSION_DENIED:
+        return error
+    cure = f"`router-trio permissions CONFIG --for {command}` prints what the user of the command needs"
+    return SourceError(f"{error}; {cure}", reason=error.reason)

@@ -34,9 +34,19 @@ def add_arguments(parser: Parser) -> None:
         metavar="FORMAT",
         help="server: a block for the configuration of nats-server (default); nsc: commands",
     )
+    parser.add_argument(
+        "--after-first-start",
+        action="store_true",
+        help="leave out those with which the first start makes durables, streams and buckets",
+    )
+    parser.add_argument(
+        "--for", dest="commands", metavar="COMMAND[,...]", help="print those of the user of these commands instead"
+    )
 
 
-def permissions(configs: Sequence[Path], *, connection: str | None, format: str) -> int:
+def permissions(
+    configs: Sequence[Path], *, connection: str | None, format: str, after_first_start: bool, commands: str | None
+) -> int:
     """Print the least permissions that a configuration needs.
 
     For each connection a block is printed that fits into the user of the
@@ -47,30 +57,68 @@ def permissions(configs: Sequence[Path], *, connection: str | None, format: str)
     connection; it removes no permission that the user has already.
 
     It does not connect. Names of streams that the configuration does not
-    contain become wildcards. A handler may send to other subjects, and
-    commands such as dead-letters need further permissions.
+    contain become wildcards. A handler may send to other subjects.
+
+    Those marked (first start) are used until the durables, streams and
+    buckets exist that the router makes: a thief of the credentials could
+    make a consumer that delivers elsewhere. --after-first-start leaves
+    them out. Commands such as audit run as another user: --for prints what
+    that user needs, for a command or for one with its option or action.
 
     For example:
 
         router-trio permissions router.toml
         router-trio permissions router.toml --connection main --format nsc
+        router-trio permissions router.toml --after-first-start
+        router-trio permissions router.toml --for "audit,dead-letters list"
     """
+    wanted = None if commands is None else _commands(commands)
     settings = load(*configs)
     known = settings.connections
     if connection is not None and connection not in known:
         hint = did_you_mean(connection, known) or f"; the connections are {', '.join(known)}"
         raise UsageError(f"there is no connection {connection!r}{hint}")
     for number, name in enumerate(known if connection is None else (connection,)):
-        show(*([""] if number else []), *lines(settings, name, format))
+        show(*([""] if number else []), *lines(settings, name, format, wanted, after_first_start=after_first_start))
     return DONE
 
 
-def lines(settings: Settings, connection: str, format: str) -> Iterator[str]:
-    """Yield the lines that are printed for a connection."""
-    from router_trio.errors.quotes import excerpt
-    from router_trio.settings.permissions import handlers_of, permissions_of
+def _commands(text: str) -> list[str]:
+    """Return the commands of the table that a list names. Raises `UsageError`."""
+    from router_trio.protocol.permissions import LIKE_THE_ROUTER, OF_COMMANDS, command_names
 
-    granted = permissions_of(settings, connection)
+    found: list[str] = []
+    for one in (part.strip() for part in text.split(",")):
+        names = [one] if one == LIKE_THE_ROUTER else command_names(one)
+        if not names:
+            known = [*OF_COMMANDS, LIKE_THE_ROUTER]
+            hint = did_you_mean(one, known) or f"; those that do are {', '.join(known)}"
+            raise UsageError(f"--for {one!r}: no command of this name connects to a server{hint}")
+        found += names
+    return list(dict.fromkeys(found))
+
+
+def lines(
+    settings: Settings,
+    connection: str,
+    format: str,
+    commands: Sequence[str] | None = None,
+    *,
+    after_first_start: bool = False,
+) -> Iterator[str]:
+    """Yield the lines that are printed for a connection: for the router, or for these commands."""
+    from router_trio.errors.quotes import excerpt
+    from router_trio.protocol.permissions import LIKE_THE_ROUTER
+    from router_trio.settings.permissions import handlers_of, permissions_of, permissions_of_commands
+
+    if commands is None or LIKE_THE_ROUTER in commands:
+        granted = permissions_of(settings, connection)
+        if after_first_start:
+            granted = [one for one in granted if not one.first_start]
+    else:
+        granted = []
+    if commands is not None:
+        granted += permissions_of_commands(settings, connection, [one for one in commands if one != LIKE_THE_ROUTER])
     yield f"# connection {excerpt(connection)}"
     if routes := handlers_of(settings, connection):
         several = _several([("route", name) for name in routes])
@@ -107,7 +155,7 @@ def _block(kind: str, grants: Sequence[Grant]) -> Iterator[str]:
 
 def _comment(grant: Grant) -> str:
     reasons = [f"{several}: {sends}" if (several := _several(of)) else sends for sends, of in grant.reasons.items()]
-    return "; ".join(reasons) + " (optional)" * grant.optional
+    return "; ".join(reasons) + " (optional)" * grant.optional + " (first start)" * grant.first_start
 
 
 def _several(parts: Sequence[tuple[str, str]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router_trio.errors.quotes import excerpt
+from router_trio.nats.jetstream.api import ConsumerInfo, StreamInfo
 from router_trio.nats.jetstream.streams import stream_config
 from router_trio.online.facts import ERROR, NOTE, WARNING, Facts, Finding, Found, UnaskedError, Unknown, known
 from router_trio.online.parts import Declared, Server, declared_in, destinations_of, sources_of
@@ -91,9 +92,21 @@ def permission_missing(facts: Facts, server: Server) -> Iterator[Found]:
             unknown = why if unknown is None or unknown.reported else unknown
         elif why is not None:
             cure = f"grant {grant.kind} {excerpt(grant.subject)!r}, as `router-trio permissions` prints it"
-            yield Found(NOTE if grant.optional else ERROR, server.path, f"{why}; it is for {_purpose(grant)}; {cure}")
+            is_needed = not grant.optional and not (grant.first_start and _is_made(facts, server.connection, grant))
+            yield Found(ERROR if is_needed else NOTE, server.path, f"{why}; it is for {_purpose(grant)}; {cure}")
     if unknown is not None:
         raise UnaskedError(unknown)
+
+
+def _is_made(facts: Facts, connection: str, grant: Grant) -> bool:
+    """Return True if everything exists that is made with a permission of the first start, as far as that is known."""
+    known = facts.server(connection)
+    _, creates, durable = grant.subject.partition(".CONSUMER.DURABLE.CREATE.")
+    if creates:
+        stream, _, name = durable.partition(".")
+        return isinstance(known.consumers.get((stream, name)), ConsumerInfo)
+    _, _, stream = grant.subject.partition(".STREAM.CREATE.")
+    return isinstance(known.streams.get(stream), StreamInfo)
 
 
 def _purpose(grant: Grant) -> str:

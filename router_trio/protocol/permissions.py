@@ -90,7 +90,8 @@ class Permission:
     `use` is the part of a configuration that the permission is for, and that has the other names. `sends` is what is
     published or subscribed to, in a few words; `details` continues them. `needed` is which routes or connections need
     the permission, and `refused` what happens without it. If `optional`, the router works without it, and reports what
-    it can't determine.
+    it can't determine. If `first_start`, it is used only where something does not exist yet: once that was made, the
+    router works without it.
     """
 
     kind: Literal["publish", "subscribe"]
@@ -101,6 +102,7 @@ class Permission:
     refused: str
     optional: bool = False
     details: str = ""
+    first_start: bool = False
 
     def of(self, names: Mapping[str, str]) -> str:
         """Return the subject with the names of a configuration filled in. Raises `KeyError` if one is missing."""
@@ -211,6 +213,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         "each route from a stream whose durable does not exist",
         "as for pulls; where the durable exists, nothing",
         details="; to remove its limit of deliveries",
+        first_start=True,
     ),
     Permission(
         PUBLISH,
@@ -249,6 +252,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         "to create the copy with the partitions",
         "each route with `partitions` whose stream has none, until the copy exists",
         "as for pulls; where the copy exists, nothing",
+        first_start=True,
     ),
     Permission(
         PUBLISH,
@@ -257,6 +261,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         "whether the route has read the stream without partitions",
         "each route with `partitions` whose stream has none, until the copy exists",
         "as for pulls; where the copy exists, nothing",
+        first_start=True,
     ),
     Permission(
         PUBLISH,
@@ -289,6 +294,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         "to create the bucket of these processes",
         "each connection with `partitions`, until the bucket exists",
         f"as for which processes share them; where the bucket exists, nothing; {_NOT_READY}",
+        first_start=True,
     ),
     Permission(
         PUBLISH,
@@ -344,6 +350,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         "to create the stream",
         "each connection with `[[streams]]` that do not exist",
         "`NATS_STREAM_NOT_MADE` with `permission_denied`; `/readyz` names it",
+        first_start=True,
     ),
     Permission(
         PUBLISH,
@@ -377,6 +384,7 @@ PERMISSIONS: tuple[Permission, ...] = (
         "to create the bucket",
         "each of `[[positions]]` whose bucket does not exist, the connection of the destination",
         _NOT_SAVED,
+        first_start=True,
     ),
     Permission(
         PUBLISH,
@@ -525,17 +533,17 @@ class CommandPermission(NamedTuple):
     optional: bool = False
 
 
-_AT_SOURCE, _AT_DESTINATION, _AT_DEAD_LETTERS = "source", "destination", "dead letters"
+AT_SOURCE, AT_DESTINATION, AT_DEAD_LETTERS = "source", "destination", "dead letters"
 
 _SOURCE = (
-    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}", "the range of the stream"),
-    CommandPermission(_AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}", "its messages"),
+    CommandPermission(AT_SOURCE, "{api}.STREAM.INFO.{stream}", "the range of the stream"),
+    CommandPermission(AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}", "its messages"),
 )
-_DURABLE = CommandPermission(_AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{durable}", "how far the route is")
+_DURABLE = CommandPermission(AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{durable}", "how far the route is")
 _COPIES = (
-    CommandPermission(_AT_DESTINATION, "{api}.STREAM.NAMES", "the stream of the copies, unless `stream` names it"),
-    CommandPermission(_AT_DESTINATION, "{api}.STREAM.INFO.{target}", "its range and limits"),
-    CommandPermission(_AT_DESTINATION, "{api}.STREAM.MSG.GET.{target}", "the copies"),
+    CommandPermission(AT_DESTINATION, "{api}.STREAM.NAMES", "the stream of the copies, unless `stream` names it"),
+    CommandPermission(AT_DESTINATION, "{api}.STREAM.INFO.{target}", "its range and limits"),
+    CommandPermission(AT_DESTINATION, "{api}.STREAM.MSG.GET.{target}", "the copies"),
 )
 _FASTER = (
     ("{{api}}.CONSUMER.CREATE.{{{}}}.>", "to read faster, by a consumer"),
@@ -550,66 +558,66 @@ def _faster(at: str, stream: str) -> Iterator[CommandPermission]:
         yield CommandPermission(at, subject.format(stream), sends, optional=True)
 
 
-_SEND = CommandPermission(_AT_DESTINATION, "{destination}", "copies that are sent")
+_SEND = CommandPermission(AT_DESTINATION, "{destination}", "copies that are sent")
 _LETTERS = (
-    CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.NAMES", "the stream of the dead letters"),
-    CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.INFO.{letters}", "its range"),
-    CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.MSG.GET.{letters}", "the dead letters"),
+    CommandPermission(AT_DEAD_LETTERS, "{api}.STREAM.NAMES", "the stream of the dead letters"),
+    CommandPermission(AT_DEAD_LETTERS, "{api}.STREAM.INFO.{letters}", "its range"),
+    CommandPermission(AT_DEAD_LETTERS, "{api}.STREAM.MSG.GET.{letters}", "the dead letters"),
 )
 _OF_A_SCHEDULE = "for a route with a `schedule` for retries: "
 _RETRIES = (
-    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{retries}", f"{_OF_A_SCHEDULE}the range of its stream", True),
-    CommandPermission(_AT_SOURCE, "{api}.STREAM.MSG.GET.{retries}", f"{_OF_A_SCHEDULE}messages that wait", True),
+    CommandPermission(AT_SOURCE, "{api}.STREAM.INFO.{retries}", f"{_OF_A_SCHEDULE}the range of its stream", True),
+    CommandPermission(AT_SOURCE, "{api}.STREAM.MSG.GET.{retries}", f"{_OF_A_SCHEDULE}messages that wait", True),
     CommandPermission(
-        _AT_SOURCE, "{api}.CONSUMER.INFO.{retries}.{due}", f"{_OF_A_SCHEDULE}which of its messages are settled", True
+        AT_SOURCE, "{api}.CONSUMER.INFO.{retries}.{due}", f"{_OF_A_SCHEDULE}which of its messages are settled", True
     ),
 )
-_DELETE = CommandPermission(_AT_DEAD_LETTERS, "{api}.STREAM.MSG.DELETE.{letters}", "to delete a dead letter")
+_DELETE = CommandPermission(AT_DEAD_LETTERS, "{api}.STREAM.MSG.DELETE.{letters}", "to delete a dead letter")
 _POSITION = (
     *_SOURCE,
     _DURABLE,
-    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{consumer}", "how far the consumer is"),
+    CommandPermission(AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{consumer}", "how far the consumer is"),
     *_COPIES,
     CommandPermission(
-        _AT_DESTINATION, "{api}.STREAM.MSG.GET.KV_{bucket}", "the checkpoint, if the source can't be reached", True
+        AT_DESTINATION, "{api}.STREAM.MSG.GET.KV_{bucket}", "the checkpoint, if the source can't be reached", True
     ),
 )
 _AUDIT = (
     *_SOURCE,
-    *_faster(_AT_SOURCE, "stream"),
+    *_faster(AT_SOURCE, "stream"),
     _DURABLE,
     *_COPIES,
-    *_faster(_AT_DESTINATION, "target"),
+    *_faster(AT_DESTINATION, "target"),
     *_LETTERS,
-    *_faster(_AT_DEAD_LETTERS, "letters"),
+    *_faster(AT_DEAD_LETTERS, "letters"),
     *_RETRIES,
-    *_faster(_AT_SOURCE, "retries"),
+    *_faster(AT_SOURCE, "retries"),
 )
 _MEMBERS = "router-trio-members"
 _PARTITIONS = (
-    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}", "whether the stream has the partitions itself"),
-    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}-{durable}", "otherwise the stream that has them"),
+    CommandPermission(AT_SOURCE, "{api}.STREAM.INFO.{stream}", "whether the stream has the partitions itself"),
+    CommandPermission(AT_SOURCE, "{api}.STREAM.INFO.{stream}-{durable}", "otherwise the stream that has them"),
     CommandPermission(
-        _AT_SOURCE, "{api}.CONSUMER.INFO.{stream}-{durable}.*", "the durable of each partition, of either stream"
+        AT_SOURCE, "{api}.CONSUMER.INFO.{stream}-{durable}.*", "the durable of each partition, of either stream"
     ),
-    CommandPermission(_AT_SOURCE, f"{{api}}.STREAM.INFO.KV_{_MEMBERS}", "the processes that share the partitions"),
-    CommandPermission(_AT_SOURCE, f"{{api}}.STREAM.MSG.GET.KV_{_MEMBERS}", "what each of them leads"),
+    CommandPermission(AT_SOURCE, f"{{api}}.STREAM.INFO.KV_{_MEMBERS}", "the processes that share the partitions"),
+    CommandPermission(AT_SOURCE, f"{{api}}.STREAM.MSG.GET.KV_{_MEMBERS}", "what each of them leads"),
 )
 _CHANGE = (
-    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}", "whether the stream has the partitions itself"),
-    CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}-{durable}", "otherwise the stream that has them"),
-    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.LIST.{stream}-{durable}", "what is not settled, of either stream"),
+    CommandPermission(AT_SOURCE, "{api}.STREAM.INFO.{stream}", "whether the stream has the partitions itself"),
+    CommandPermission(AT_SOURCE, "{api}.STREAM.INFO.{stream}-{durable}", "otherwise the stream that has them"),
+    CommandPermission(AT_SOURCE, "{api}.CONSUMER.LIST.{stream}-{durable}", "what is not settled, of either stream"),
 )
 _PAUSE = (
-    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{durable}", "whether it is paused"),
-    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.PAUSE.{stream}.{durable}", "to pause or resume"),
-    CommandPermission(_AT_SOURCE, "{api}.CONSUMER.DURABLE.CREATE.{stream}.{durable}", "the name in the metadata", True),
+    CommandPermission(AT_SOURCE, "{api}.CONSUMER.INFO.{stream}.{durable}", "whether it is paused"),
+    CommandPermission(AT_SOURCE, "{api}.CONSUMER.PAUSE.{stream}.{durable}", "to pause or resume"),
+    CommandPermission(AT_SOURCE, "{api}.CONSUMER.DURABLE.CREATE.{stream}.{durable}", "the name in the metadata", True),
 )
 
 _SCHEDULES = (
-    CommandPermission(_AT_DESTINATION, "{api}.STREAM.NAMES", "the stream of delays, unless `stream` names it", True),
-    CommandPermission(_AT_DESTINATION, "{api}.STREAM.INFO.{target}", "its range"),
-    CommandPermission(_AT_DESTINATION, "{api}.STREAM.MSG.GET.{target}", "the schedules"),
+    CommandPermission(AT_DESTINATION, "{api}.STREAM.NAMES", "the stream of delays, unless `stream` names it", True),
+    CommandPermission(AT_DESTINATION, "{api}.STREAM.INFO.{target}", "its range"),
+    CommandPermission(AT_DESTINATION, "{api}.STREAM.MSG.GET.{target}", "the schedules"),
 )
 
 OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
@@ -620,13 +628,13 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
     "dead-letters redrive": (
         *_LETTERS,
         _DELETE,
-        CommandPermission(_AT_SOURCE, "{api}.STREAM.INFO.{stream}", "whether the stream is still the same"),
+        CommandPermission(AT_SOURCE, "{api}.STREAM.INFO.{stream}", "whether the stream is still the same"),
         CommandPermission(
-            _AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}", "newer messages, if it keeps one of each subject", True
+            AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}", "newer messages, if it keeps one of each subject", True
         ),
         *_COPIES,
         CommandPermission(
-            _AT_DESTINATION, "{api}.CONSUMER.LIST.{target}", "what a work-queue or interest stream delivered", True
+            AT_DESTINATION, "{api}.CONSUMER.LIST.{target}", "what a work-queue or interest stream delivered", True
         ),
         _SEND,
     ),
@@ -635,25 +643,25 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
     "partitions": _PARTITIONS,
     "partitions --move": (
         *_PARTITIONS,
-        CommandPermission(_AT_SOURCE, f"{{kv}}.{_MEMBERS}.{{stream}}.{{durable}}.moved", "the move"),
+        CommandPermission(AT_SOURCE, f"{{kv}}.{_MEMBERS}.{{stream}}.{{durable}}.moved", "the move"),
     ),
     "partitions --change": _CHANGE,
     "partitions --change --apply": (
         *_CHANGE,
-        CommandPermission(_AT_SOURCE, "{api}.STREAM.UPDATE.{stream}-{durable}", "the change, of either stream"),
-        CommandPermission(_AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}-{durable}", "the last message that it copied"),
-        CommandPermission(_AT_SOURCE, "{api}.STREAM.PURGE.{stream}-{durable}", "to empty it, when all is settled"),
+        CommandPermission(AT_SOURCE, "{api}.STREAM.UPDATE.{stream}-{durable}", "the change, of either stream"),
+        CommandPermission(AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}-{durable}", "the last message that it copied"),
+        CommandPermission(AT_SOURCE, "{api}.STREAM.PURGE.{stream}-{durable}", "to empty it, when all is settled"),
         CommandPermission(
-            _AT_SOURCE, "{api}.CONSUMER.DELETE.{stream}-{durable}.*", "to delete durables of old partitions"
+            AT_SOURCE, "{api}.CONSUMER.DELETE.{stream}-{durable}.*", "to delete durables of old partitions"
         ),
         CommandPermission(
-            _AT_SOURCE, "{api}.CONSUMER.INFO.{stream}-{durable}.*", "for a work queue: whether it is paused", True
+            AT_SOURCE, "{api}.CONSUMER.INFO.{stream}-{durable}.*", "for a work queue: whether it is paused", True
         ),
         CommandPermission(
-            _AT_SOURCE, "{api}.CONSUMER.PAUSE.{stream}-{durable}.*", "for a work queue: to pause while it stops", True
+            AT_SOURCE, "{api}.CONSUMER.PAUSE.{stream}-{durable}.*", "for a work queue: to pause while it stops", True
         ),
         CommandPermission(
-            _AT_SOURCE,
+            AT_SOURCE,
             "{api}.CONSUMER.DURABLE.CREATE.{stream}-{durable}.*",
             "for a work queue or a stream with the partitions itself: to change or create durables",
             True,
@@ -663,35 +671,46 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
     "position": _POSITION,
     "position --apply": (
         *_POSITION,
-        CommandPermission(_AT_DESTINATION, "{api}.CONSUMER.INFO.{target}.{consumer}", "whether the durable exists"),
-        CommandPermission(_AT_DESTINATION, "{api}.CONSUMER.DURABLE.CREATE.{target}.{consumer}", "to create it"),
+        CommandPermission(AT_DESTINATION, "{api}.CONSUMER.INFO.{target}.{consumer}", "whether the durable exists"),
+        CommandPermission(AT_DESTINATION, "{api}.CONSUMER.DURABLE.CREATE.{target}.{consumer}", "to create it"),
     ),
     "replay": (
         *_SOURCE,
         _DURABLE,
-        *_faster(_AT_SOURCE, "stream"),
+        *_faster(AT_SOURCE, "stream"),
         _SEND,
     ),
     "resume": _PAUSE,
     "schedules list": _SCHEDULES,
     "schedules cancel": (
         *_SCHEDULES,
-        CommandPermission(_AT_DESTINATION, "{api}.STREAM.MSG.DELETE.{target}", "to cancel a delayed copy", True),
-        CommandPermission(_AT_SOURCE, "{prefix}.x.{route}", "the record of a cancelled retry"),
+        CommandPermission(AT_DESTINATION, "{api}.STREAM.MSG.DELETE.{target}", "to cancel a delayed copy", True),
+        CommandPermission(AT_SOURCE, "{prefix}.x.{route}", "the record of a cancelled retry"),
     ),
     "schedules fire": (
         *_SCHEDULES,
-        CommandPermission(_AT_DESTINATION, "{destination}", "the copy of a delay", True),
-        CommandPermission(_AT_SOURCE, "{prefix}.d.{route}", "a retry that is due now"),
+        CommandPermission(AT_DESTINATION, "{destination}", "the copy of a delay", True),
+        CommandPermission(AT_SOURCE, "{prefix}.d.{route}", "a retry that is due now"),
     ),
     "trace": (
-        CommandPermission(_AT_SOURCE, "{subject}", "the message that is traced, and not delivered"),
-        CommandPermission(_AT_SOURCE, "{inbox_prefix}.>", "the reports of the servers"),
-        CommandPermission(_AT_DESTINATION, "{destination}", "copies that are traced, and not delivered"),
-        CommandPermission(_AT_DESTINATION, "{inbox_prefix}.>", "the reports of the servers"),
+        CommandPermission(AT_SOURCE, "{subject}", "the message that is traced, and not delivered"),
+        CommandPermission(AT_SOURCE, "{inbox_prefix}.>", "the reports of the servers"),
+        CommandPermission(AT_DESTINATION, "{destination}", "copies that are traced, and not delivered"),
+        CommandPermission(AT_DESTINATION, "{inbox_prefix}.>", "the reports of the servers"),
     ),
 }
 """The permissions of the user of each command. Every command also subscribes below the inbox prefix."""
+
+LIKE_THE_ROUTER = "check"
+"""The command that tests the permissions of the router, and needs all of them."""
+
+
+def command_names(wanted: str) -> list[str]:
+    """Return the commands of the table for a name such as `dead-letters` or `audit --repair`; empty for none."""
+    if wanted in OF_COMMANDS:
+        return [wanted]
+    return [one for one in OF_COMMANDS if one.startswith(f"{wanted} ")]
+
 
 ACK, PULL, REQUEST = "ack", "pull", "request"
 """The kinds of a `Cause`."""

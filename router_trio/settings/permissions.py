@@ -6,11 +6,22 @@ their names. A further permission of such a part is a new row of the table, with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from router_trio.protocol.permissions import MEMBERS, PERMISSIONS, Permission, Use, kv_below
+from router_trio.protocol.permissions import (
+    AT_DEAD_LETTERS,
+    AT_DESTINATION,
+    AT_SOURCE,
+    MEMBERS,
+    OF_COMMANDS,
+    PERMISSIONS,
+    PUBLISH,
+    SUBSCRIBE,
+    Use,
+    kv_below,
+)
 from router_trio.settings.checks.resolve import by_name, reaches, stream_read
 from router_trio.settings.routes import DestinationSettings, RouteSettings
 from router_trio.settings.routes.destination import destination_of, retries_of
@@ -60,17 +71,21 @@ class Grant:
     subject: str
     reasons: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     optional: bool = True
+    first_start: bool = True
+    """True if it is used only until everything exists that the router makes."""
 
-    def add(self, row: Permission, part: Part) -> None:
-        """Add a part that needs this permission."""
-        self.reasons.setdefault(row.sends, []).append(part.of)
-        self.optional = self.optional and (row.optional or part.optional)
+    def add(self, sends: str, of: tuple[str, str], *, optional: bool, first_start: bool = False) -> None:
+        """Add what is sent with this permission, and the part that needs it."""
+        self.reasons.setdefault(sends, []).append(of)
+        self.optional = self.optional and optional
+        self.first_start = self.first_start and first_start
 
     def include(self, other: Grant) -> None:
         """Add everything that needs a permission which this one covers."""
         for sends, parts in other.reasons.items():
             self.reasons.setdefault(sends, []).extend(parts)
         self.optional = self.optional and other.optional
+        self.first_start = self.first_start and other.first_start
 
 
 def permissions_of(settings: Settings, connection: str) -> list[Grant]:
@@ -89,8 +104,60 @@ def permissions_of(settings: Settings, connection: str) -> list[Grant]:
         for part in parts:
             if part.use is row.use:
                 subject = row.of({**names, **part.names})
-                found.setdefault((row.kind, subject), Grant(row.kind, subject)).add(row, part)
+                found.setdefault((row.kind, subject), Grant(row.kind, subject)).add(
+                    row.sends, part.of, optional=row.optional or part.optional, first_start=row.first_start
+                )
     return _without_covered(list(found.values()))
+
+
+def permissions_of_commands(settings: Settings, connection: str, commands: Sequence[str]) -> list[Grant]:
+    """Return the permissions that the user of a connection needs for commands of the table, on every route."""
+    here = settings.connections[connection]
+    found: dict[tuple[Literal["publish", "subscribe"], str], Grant] = {}
+    for command in commands:
+        for need in OF_COMMANDS[command]:
+            for route in settings.routes:
+                for names in _names_at(settings, connection, route, need.at):
+                    try:
+                        subject = need.subject.format_map(names)
+                    except KeyError:
+                        continue  # the route has nothing that this is for
+                    grant = found.setdefault((PUBLISH, subject), Grant(PUBLISH, subject))
+                    grant.add(need.sends, ("command", command), optional=need.optional)
+    if found:
+        inbox = f"{here.inbox_prefix}.>"
+        grant = found.setdefault((SUBSCRIBE, inbox), Grant(SUBSCRIBE, inbox))
+        for command in commands:
+            grant.add("answers", ("command", command), optional=False)
+    return _without_covered(list(found.values()))
+
+
+def _names_at(settings: Settings, connection: str, route: RouteSettings, at: str) -> Iterator[dict[str, str]]:
+    """Yield the names in the subjects of commands on a route, once for each of its parts at a connection."""
+    here, source = settings.connections[connection], route.source
+    names = {"api": here.api, "kv": kv_below(here.api), "inbox_prefix": here.inbox_prefix, "consumer": ANY}
+    names |= {"bucket": ANY, "route": route.name}
+    consumer = source.kind.consumer(source)
+    if consumer is not None:
+        names |= dict(zip(("stream", "durable"), consumer, strict=True))
+    retry = None if route.retry is None else route.retry.schedule
+    if at == AT_SOURCE and source.connection == connection:
+        if retry is not None:
+            names |= {"retries": retry.stream, "due": retry.names(route.name).durable, "prefix": retry.prefix}
+        for pattern in source.patterns:
+            yield names | {"subject": pattern}
+    letter = route.dead_letter
+    if at == AT_DEAD_LETTERS and letter is not None and letter.connection == connection:
+        pattern = _pattern(settings, route, destination_of(letter, connection))
+        yield names | {"letters": letter.stream or _taker(settings, connection, pattern)}
+    if at == AT_DESTINATION:
+        sent = [(to, to.kind_for(source.kind)) for to in route.to if to.connection == connection]
+        for to, kind in sent:
+            pattern = _pattern(settings, route, to)
+            target = kind.stream(to) or _taker(settings, connection, pattern)
+            yield names | {"destination": pattern} | ({"target": target} if kind.waits_for_puback else {})
+        if retry is not None and source.connection == connection:
+            yield names | {"target": retry.stream}
 
 
 def handlers_of(settings: Settings, connection: str) -> list[str]:
@@ -119,6 +186,7 @@ def _covers(wider: Grant, grant: Grant) -> bool:
         wider.kind == grant.kind
         and wider.subject != grant.subject
         and wider.optional <= grant.optional
+        and wider.first_start <= grant.first_start
         and " " not in wider.subject + grant.subject
         and covers(wider.subject, grant.subject)
     )

@@ -332,3 +332,28 @@ def is_of_permission(event: Event) -> bool:
     if isinstance(event, PositionNotSaved):
         return "may not publish to" in event.detail
     return getattr(event, "reason", "") == "permission_denied"
+
+
+async def test_after_the_first_start_nothing_needs_the_permissions_to_make_something(tmp_path: Path) -> None:
+    """A thief of the credentials can then make no consumer that delivers messages elsewhere."""
+    later = list(lines(everything(), "main", "server", after_first_start=True))
+    marked = [one for one in printed() if one.endswith("(first start)")]
+    subjects = [{subject_of(one) for one in several if '"' in one} for several in (printed(), later, marked)]
+    assert subjects[0] - subjects[1] == subjects[2]
+    assert {subject_of(one).split(".")[2] for one in marked} == {"CONSUMER", "STREAM"}
+    assert not [one for one in later if "CREATE" in one]
+    async with scene(tmp_path, printed()) as at:
+        async with routing(at) as watch:
+            await watch.until("ROUTER_READY")
+        await at.server.reload(users(later))
+        async with connect(at.server.url, user="router", password="router") as thief:
+            subject = "$JS.API.CONSUMER.DURABLE.CREATE.IN.stream"
+            await thief.publish(subject, b'{"stream_name": "IN", "config": {"deliver_subject": "loot"}}')
+            await eventually(lambda: subject in at.refused())
+        before = at.refused()
+        async with routing(at) as watch:
+            await watch.until("ROUTER_READY")
+            await at.send()
+            await eventually(at.arrived, 20, lambda: (at.heard, at.refused(), watch.codes))
+        assert at.refused() == before
+        assert not [one for one in watch.events if is_of_permission(one)]

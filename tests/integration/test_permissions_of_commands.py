@@ -18,7 +18,7 @@ from router_trio.subjects.partitions import Partitioning
 from tests.integration.readiness import refused
 from tests.integration.test_dead_letters import dead_letter
 from tests.integration.test_partitions_command import shared_by
-from tests.support.command import over_its_links
+from tests.support.command import in_process, over_its_links
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -178,6 +178,8 @@ async def test_a_command_needs_exactly_the_permissions_of_the_table(
             assert result.returncode == 1, (subject, result.stdout, result.stderr)
             named = subject.removesuffix("*").removesuffix(">")
             assert re.search(rf"{re.escape(named)}", result.stderr), (subject, result.stderr)
+            if command == "audit":
+                assert "`router-trio permissions CONFIG --for audit` prints" in result.stderr
         await server.reload(users(needed, [NOTHING]))
         result = await over_its_links(*arguments, cwd=tmp_path)
         assert result.returncode == 1, (INBOX, result.stdout)
@@ -191,3 +193,25 @@ async def test_a_command_needs_exactly_the_permissions_of_the_table(
 
 def test_each_command_of_the_table_is_tested() -> None:
     assert {*ARGUMENTS} == {*OF_COMMANDS}
+
+
+@pytest.mark.parametrize("command", OF_COMMANDS)
+async def test_a_command_does_its_work_with_what_permissions_prints_for_it(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions_change, "NOTICED_WITHIN", 0.1)
+    monkeypatch.setattr(partitions_change, "STORED_WITHIN", 0.1)
+    arguments = ARGUMENTS[command].split()
+    async with place(tmp_path, command) as server:
+        file = next(one for one in arguments if one.endswith(".toml"))
+        printed = in_process("permissions", file, "--for", command, cwd=tmp_path)
+        assert printed.returncode == 0, printed.stderr
+        block = printed.stdout.partition("\n")[2]
+        await server.reload(
+            "authorization { users: [\n{ user: admin, password: admin }\n"
+            f"{{ user: router, password: router\n{block} }}\n] }}\n"
+        )
+        before = refused(server, "router")
+        result = await over_its_links(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, (result.stdout, result.stderr, printed.stdout)
+        assert refused(server, "router") == before

@@ -399,7 +399,7 @@ permissions {
       "$JS.API.CONSUMER.MSG.NEXT.IN.d"        # route s: pulls
       "$JS.API.STREAM.INFO.IN"                # route s: whether the stream exists
       "$JS.API.CONSUMER.INFO.IN.d"            # route s: whether the durable exists
-      "$JS.API.CONSUMER.DURABLE.CREATE.IN.d"  # route s: to create the durable
+      "$JS.API.CONSUMER.DURABLE.CREATE.IN.d"  # route s: to create the durable (first start)
       "$JS.API.STREAM.MSG.GET.IN"             # route s: lookups of single messages (optional)
       "$JS.API.STREAM.NAMES"                  # routes r0, r1, r2 and 4 more: which stream takes the messages (optional)
       "$JS.API.STREAM.INFO.*"                 # route s: whether the stream accepts messages (optional)
