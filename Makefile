@@ -12,6 +12,7 @@ NEWEST := .venv-newest
 SERVER := .servers
 GO_TOOLS := .go-tools
 COMPILED := .compiled
+INSTALLED := .venv-compiled
 DIST := dist
 PACKAGING := .venv-dist
 INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
@@ -20,8 +21,8 @@ LOCKED = $(INSTALL) --require-hashes --requirement
 # What a run of the tests imports, the programs that it starts import again: from bytecode, which has to be written once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo tools quick suite test test-compiled test-oldest test-newest test-servers coverage compiled simulate drill test-nightly lint \
-	format types shape peers bench docs docs-serve lock audit dist wheel clean
+.PHONY: help demo tools quick suite test what-differs test-compiled test-compiled-nightly test-oldest test-newest test-servers coverage compiled \
+	simulate drill test-nightly lint format types shape peers bench docs docs-serve lock audit dist wheel clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -87,7 +88,19 @@ WORKERS ?= 6
 WORKING = -n $(WORKERS) --dist worksteal
 
 test: $(READY)  ## All checks and tests but the nightly ones and `make types`, WORKERS=6 at a time
-	@$(MAKE) --no-print-directory --jobs=2 lint suite
+	@$(MAKE) --no-print-directory --jobs=2 checks suite
+	@$(MAKE) --no-print-directory what-differs
+
+# The package is compiled after the checks, while the tests wait for servers.
+.PHONY: checks
+checks: lint
+	@test -n "$(WHY_PURE)" || $(MAKE) --no-print-directory compiled
+
+# On what `pip install .` makes. Where it would be pure, `suite` has tested it.
+WHY_PURE = $(shell $(BIN)/python hatch_build.py)
+what-differs: $(READY)  ## The tests of what compiled code may do differently, on the package compiled and installed
+	@if [ -n "$(WHY_PURE)" ]; then echo "Skipping the tests on the compiled package: $(WHY_PURE)"; \
+	else $(MAKE) --no-print-directory test-compiled ONLY="differs and not nightly"; fi
 
 # Without pyright, which takes minutes: `types` runs it, and `.ci/run` both.
 suite: $(READY)  ## The tests without the checks; TESTS="tests/unit tests/docs" for some of them
@@ -106,16 +119,30 @@ without-servers: $(READY)
 
 SUITES := tests/unit tests/contract tests/integration tests/resilience
 
-$(COMPILED)/.built: $(READY) hatch_build.py $(shell find router_trio -name '*.py')
-	rm -rf $(COMPILED)
-	ROUTER_TRIO_PURE=0 $(BIN)/python $(INSTALL) --target $(COMPILED) .
+# The environment that the compiled wheel is installed into, as at a user's.
+$(INSTALLED)/.installed: requirements/dev.txt
+	$(call environment,$<)
 	@touch $@
 
-compiled: $(COMPILED)/.built  ## Build the package with its data plane compiled; needs a C compiler
+# The tests of it run in a folder with everything of the repository but the package, which is imported as it is installed.
+$(COMPILED)/.built: $(READY) $(INSTALLED)/.installed hatch_build.py $(shell find router_trio -type f -not -name '*.pyc')
+	@echo "Compiling router_trio into $(INSTALLED)"
+	@rm -rf $(COMPILED)
+	@ROUTER_TRIO_PURE=0 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--wheel-dir $(COMPILED)/wheel .
+	@$(INSTALLED)/bin/python $(INSTALL) --no-index --force-reinstall $(COMPILED)/wheel/*.whl
+	@ln -s $(addprefix ../,$(filter-out router_trio,$(wildcard *)) .go-tools) $(COMPILED)
+	@touch $@
 
-test-compiled: compiled  ## The tests of what is compiled, on it
-	TEST_COMPILED=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR) $(BIN)/pytest --import-mode append \
-		-n 2 $(SUITES)
+compiled: $(COMPILED)/.built  ## Install the package into .venv-compiled as users do, compiled; needs a C compiler
+
+ON_COMPILED = cd $(COMPILED) && TEST_COMPILED=1 ../$(INSTALLED)/bin/pytest
+ONLY ?= not nightly
+test-compiled: compiled  ## The tests on the package that users install: compiled, in an environment of its own
+	$(ON_COMPILED) $(WORKING) -m "$(ONLY)" $(SUITES)
+
+test-compiled-nightly: compiled  ## The long ones of these
+	$(ON_COMPILED) -m nightly --timeout 1800 $(SUITES)
 
 # What pip may install for a user, not what is locked. uv takes the Python of pyenv where there is one, and else fetches one.
 UV = PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | grep '^3' | paste -sd:) $(TOOLS)/bin/uv
@@ -224,4 +251,4 @@ format: $(READY)  ## Sort imports, fix what can be fixed, and format
 	$(BIN)/ruff format .
 
 clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) $(DEMO) $(PACKAGING)* $(TOOLS) $(OLDEST) $(NEWEST) $(SERVER) $(GO_TOOLS) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(PACKAGING)* $(TOOLS) $(OLDEST) $(NEWEST) $(INSTALLED) $(SERVER) $(GO_TOOLS) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -32,12 +32,26 @@ setup(name="router_trio", packages=[], ext_modules=modules)
 """
 
 
+def why_pure() -> str | None:
+    """Return why the wheel is pure, as far as that is known before anything is installed; None if it is not."""
+    if os.environ.get(SETTING) == "1":
+        return f"{SETTING}=1"
+    if platform.python_implementation() != "CPython":
+        return f"{platform.python_implementation()} runs no extension modules of mypyc"
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    if shutil.which(compiler) is None:
+        return f"there is no C compiler ({compiler})"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return f"there are no headers of Python ({sysconfig.get_path('include')}/Python.h)"
+    return None
+
+
 class CompileHook(BuildHookInterface[Any]):
     """Builds extension modules from the modules that `include` lists in pyproject.toml."""
 
     def dependencies(self) -> list[str]:
         """Return what compiling needs, which a pure wheel does not. Types of the dependencies are checked as well."""
-        if self._why_pure() is not None:
+        if why_pure() is not None:
             return []
         project = tomllib.loads(Path(self.root, "pyproject.toml").read_text(encoding="utf-8"))
         return [*project["dependency-groups"]["compile"], *self.metadata.core.dependencies]
@@ -46,7 +60,7 @@ class CompileHook(BuildHookInterface[Any]):
         """Add the extension modules to the wheel."""
         if version == "editable":
             return
-        why = self._why_pure() or self._what_is_missing()
+        why = why_pure() or self._what_is_missing()
         if why is None:
             self._folder = tempfile.TemporaryDirectory(prefix="router-trio-")
             why = self._compile(Path(self._folder.name), build_data)
@@ -61,19 +75,6 @@ class CompileHook(BuildHookInterface[Any]):
         """Remove the folder of the extension modules, which are in the wheel now."""
         if hasattr(self, "_folder"):
             self._folder.cleanup()
-
-    def _why_pure(self) -> str | None:
-        """Return why the wheel is pure, as far as that is known before anything is installed; None if it is not."""
-        if os.environ.get(SETTING) == "1":
-            return f"{SETTING}=1"
-        if platform.python_implementation() != "CPython":
-            return f"{platform.python_implementation()} runs no extension modules of mypyc"
-        compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
-        if shutil.which(compiler) is None:
-            return f"there is no C compiler ({compiler})"
-        if not Path(sysconfig.get_path("include"), "Python.h").exists():
-            return f"there are no headers of Python ({sysconfig.get_path('include')}/Python.h)"
-        return None
 
     def _what_is_missing(self) -> str | None:
         if find_spec("mypyc") is None or find_spec("setuptools") is None:
@@ -94,3 +95,7 @@ class CompileHook(BuildHookInterface[Any]):
         build_data["force_include"].update({str(one): str(one.relative_to(built)) for one in built.rglob("*.so")})
         build_data["pure_python"], build_data["infer_tag"] = False, True
         return None
+
+
+if __name__ == "__main__":  # for the Makefile
+    print(why_pure() or "", end="")

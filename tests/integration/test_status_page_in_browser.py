@@ -35,6 +35,7 @@ from tests.alerts.tools import rules
 from tests.integration.pages import telemetry_settings
 from tests.support.axe import NoAxe, script, violations
 from tests.support.browser import BROWSER, NO_BROWSER, Page, browser
+from tests.support.compiled import PACKAGE
 from tests.support.telemetry_views import View, make_view
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)]
@@ -409,7 +410,7 @@ async def test_codes_and_reasons_lead_to_their_documents(shown: Shown) -> None:
 
 
 def test_each_code_leads_to_the_runbook_of_an_alert_that_names_it() -> None:
-    script = (Path(__file__).parents[2] / "router_trio/telemetry/http/status_page/page.js").read_text()
+    script = (PACKAGE / "telemetry/http/status_page/page.js").read_text()
     (table,) = re.findall(r"const RUNBOOKS = \{(.*?)\};", script, re.DOTALL)
     named = dict(re.findall(r"(\w+): \"(\w+)\"", table))
     alerts = {one["alert"]: one["annotations"]["log_code"].split("|") for one in rules("alert")}
@@ -475,7 +476,7 @@ async def test_of_a_thousand_routes_those_that_are_not_well_come_first(many: Vie
 
 def test_the_parts_of_the_page_fit_together() -> None:
     """Each id that the script uses exists in the page."""
-    folder = Path(__file__).parents[2] / "router_trio/telemetry/http/status_page"
+    folder = PACKAGE / "telemetry/http/status_page"
     used: set[Any] = set(re.findall(r"(?:byId|setText|showLedger)\(\"([a-z-]+)\"", (folder / "page.js").read_text()))
     assert len(used) > 10
     assert used <= set(re.findall(r'id="([a-z-]+)"', (folder / "page.html").read_text()))

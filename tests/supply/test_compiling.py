@@ -70,6 +70,20 @@ def test_a_compiled_wheel_that_was_asked_for_and_is_impossible_is_an_error(tmp_p
     assert not [*tmp_path.iterdir()]
 
 
+def make(target: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a target with this interpreter, without installing anything."""
+    command = ["make", "--old-file=.venv/.installed", f"BIN={Path(sys.executable).parent}", target]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def test_without_a_compiler_make_test_prints_why_it_skips_what_is_compiled() -> None:
+    done = make("what-differs", CC="no-such-compiler")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "Skipping the tests on the compiled package: there is no C compiler (no-such-compiler)\n",
+    ), done.stderr
+
+
 @needs_compiler
 @pytest.mark.parametrize(("missing", "version"), [("mypyc", "standard"), ("setuptools", "standard"), ("", "editable")])
 def test_nothing_is_compiled_without_mypy_or_in_a_clone_that_is_installed_to_be_edited(

@@ -89,7 +89,7 @@ def commands(node: Any) -> Iterator[str]:
             yield from commands(value)
 
 
-PARTS = ["unit", "integration", "resilience", "documents"]
+PARTS = ["unit", "integration", "resilience", "compiled", "documents"]
 """Parts of the standard suites, as .ci/run has them."""
 
 
@@ -128,7 +128,7 @@ def ci_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_an_argument_the_standard_suites_run(tmp_path: Path) -> None:
-    assert ci_run(tmp_path).stdout.split() == ["tools", "WORKERS=2", "test", "types"]
+    assert ci_run(tmp_path).stdout.split() == ["tools", "WORKERS=2", "test", "types", "test-compiled"]
 
 
 def test_the_parts_together_run_every_check_and_every_test_once(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_parts_together_run_every_check_and_every_test_once(tmp_path: Path) 
         before, _, tests = run.partition("TESTS=")
         targets += [word for word in before.split() if "=" not in word]
         folders += tests.split()
-    assert sorted(targets) == ["lint", *["suite"] * len(PARTS), "types"]
+    assert sorted(targets) == ["lint", *["suite"] * (len(PARTS) - 1), "test-compiled", "types"]
     with_tests = {path.relative_to(ROOT).parts[1] for path in (ROOT / "tests").rglob("test_*.py")}
     assert sorted(folders) == sorted(f"tests/{name}" for name in with_tests)
 

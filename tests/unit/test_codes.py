@@ -8,9 +8,8 @@ import pytest
 
 from router_trio.errors import codes, reasons
 from router_trio.errors.codes import CODES, Asked, Code, Kind
-from tests.docs.pages import ROOT
+from tests.support.compiled import PACKAGE
 
-PACKAGE = ROOT / "router_trio"
 NUMBER = re.compile(r"(?<![\w.])10[012][0-9]{2}(?![\w.])")
 
 

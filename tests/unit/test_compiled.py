@@ -1,34 +1,66 @@
-"""The compiled data plane: `make test` runs without it, `make test-compiled` with all of it."""
+"""The compiled data plane: in a clone the package is pure, `make test-compiled` installs it as users do, compiled.
+
+The list of what is compiled is in pyproject.toml; these tests are generated from it.
+"""
 
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import os
+import pickle
+import subprocess
+import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from router_trio.protocol import framing
-from tests.support.compiled import COMPILED
+import router_trio
+from router_trio.states import values
+from tests.support.command import environment
+from tests.support.compiled import COMPILED, PACKAGE
 
 ROOT = Path(__file__).parents[2]
+INSTALLED = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
 HOOKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
 
 
-def test_the_modules_tested_are_those_asked_for() -> None:
+def test_the_package_tested_is_the_one_asked_for() -> None:
     """Files that a build left in the source tree, or a wrong path order, must not go unnoticed."""
-    assert ("TEST_COMPILED" in os.environ) == COMPILED, framing.__file__
+    asked_for = "TEST_COMPILED" in os.environ
+    assert asked_for == COMPILED, PACKAGE
+    assert (PACKAGE.parent in INSTALLED) == asked_for, PACKAGE
+
+
+@pytest.mark.skipif(not COMPILED, reason="in a clone the sources are the package")
+def test_no_sources_are_where_modules_are_imported_from() -> None:
+    found = {Path(path).resolve() for path in sys.path if Path(path, "router_trio").exists()}
+    assert found == {PACKAGE.parent.resolve()}
+
+
+def test_programs_that_tests_start_run_the_same_package(tmp_path: Path) -> None:
+    def printed(*arguments: str) -> str:
+        done = subprocess.run([*arguments], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment())
+        return done.stdout
+
+    here = "import router_trio, router_trio.protocol.framing as one; print(router_trio.__file__, one.__file__)"
+    framing = importlib.import_module("router_trio.protocol.framing")
+    assert printed(sys.executable, "-c", here).split() == [router_trio.__file__, framing.__file__]
+    for command in ([sys.executable, "-m", "router_trio"], [str(Path(sys.executable).with_name("router-trio"))]):
+        assert ("(compiled)" in printed(*command, "--version")) == COMPILED
 
 
 @pytest.mark.parametrize("pattern", HOOKS["custom"]["include"])
 def test_each_module_listed_for_compilation_is_compiled(pattern: str) -> None:
-    found = [path.relative_to(ROOT) for path in ROOT.glob(pattern)]
+    found = [str(path.relative_to(PACKAGE)) for path in PACKAGE.parent.glob(pattern)]
     assert found
     for path in found:
-        module = importlib.import_module(".".join(path.with_suffix("").parts))
+        module = module_of(path)
         assert str(module.__file__).endswith(".so" if COMPILED else ".py")
 
 
@@ -44,7 +76,7 @@ REFERRED_TO_WEAKLY = {
 
 def test_no_class_that_is_referred_to_weakly_is_compiled() -> None:
     """Instances of a compiled class have no slot for weak references."""
-    found = {name for name in all_modules() if "weakref import" in (ROOT / "router_trio" / name).read_text()}
+    found = {name for name in all_modules() if "weakref import" in (PACKAGE / name).read_text()}
     assert found == REFERRED_TO_WEAKLY.keys(), "say which classes it refers to"
     assert not {one for classes in REFERRED_TO_WEAKLY.values() for one in classes} & to_be_compiled()
 
@@ -63,9 +95,7 @@ def test_no_interpreted_class_inherits_from_a_compiled_one() -> None:
 
 def test_no_compiled_class_declares_an_attribute_of_its_base_again() -> None:
     """The garbage collector would visit it twice: it would free objects in use, and keep others for ever."""
-    parsed = {
-        module_of(name).__name__: ast.parse((ROOT / "router_trio" / name).read_text()) for name in to_be_compiled()
-    }
+    parsed = {module_of(name).__name__: ast.parse((PACKAGE / name).read_text()) for name in to_be_compiled()}
     declared = {
         (module, one.name): declared_in(one)
         for module, tree in parsed.items()
@@ -103,16 +133,55 @@ def test_no_compiled_error_has_defaults_in_its_class() -> None:
     assert [(one, name) for one in errors for name in one.__annotations__ if name in vars(one)] == []
 
 
+def test_no_compiled_module_defines_a_dataclass() -> None:
+    """A frozen one can't be copied, unpickled or sent to another process. So values are where nothing is compiled."""
+    defined = [
+        (name, kind.name)
+        for name in sorted(to_be_compiled())
+        for kind in ast.walk(ast.parse((PACKAGE / name).read_text()))
+        if isinstance(kind, ast.ClassDef)
+        and any("dataclass" in ast.unparse(decorator) for decorator in kind.decorator_list)
+    ]
+    assert defined == [], "move it to another module, such as router_trio/states/values.py"
+
+
+def test_named_tuples_of_compiled_modules_are_like_any_others() -> None:
+    kinds = [kind for kind in classes_to_be_compiled() if hasattr(kind, "_fields")]
+    assert kinds
+    for kind in kinds:
+        assert_is_a_named_tuple(kind)
+
+
+def assert_is_a_named_tuple(kind: Any) -> None:
+    names: tuple[str, ...] = kind._fields
+    assert kind.__match_args__ == names == tuple(kind.__annotations__)
+    plain = tuple(range(len(names)))
+    one = kind(*plain)
+    copied = pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one), one._replace(), kind._make(plain)
+    for same in copied:
+        assert type(same) is kind
+        assert same == one == plain
+        assert hash(same) == hash(one)
+        assert repr(same) == repr(one)
+    assert repr(one) == f"{kind.__name__}({', '.join(f'{name}={number}' for number, name in enumerate(names))})"
+    assert one._replace(**{names[0]: -1}) != one
+    with pytest.raises(AttributeError):
+        setattr(one, names[0], -1)
+
+
+def test_values_of_states_are_not_compiled() -> None:
+    assert str(values.__file__).endswith(".py")
+
+
 def all_modules() -> set[str]:
     """Return the path of each module below `router_trio`."""
-    package = ROOT / "router_trio"
-    return {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    return {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")}
 
 
 def to_be_compiled() -> set[str]:
     """Return the paths of the modules to be compiled."""
-    found = [path for pattern in HOOKS["custom"]["include"] for path in ROOT.glob(pattern)]
-    return {str(path.relative_to(ROOT / "router_trio")) for path in found}
+    found = [path for pattern in HOOKS["custom"]["include"] for path in PACKAGE.parent.glob(pattern)]
+    return {str(path.relative_to(PACKAGE)) for path in found}
 
 
 def module_of(name: str) -> ModuleType:

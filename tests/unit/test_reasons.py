@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from router_trio.errors import reasons
 from router_trio.errors.reasons import TABLE, Fault
-from tests.docs.pages import ROOT
+from tests.support.compiled import PACKAGE
 from tests.support.syntax import nodes
 
-PACKAGE = ROOT / "router_trio"
 TABLE_MODULE = PACKAGE / "errors" / "reasons.py"
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != TABLE_MODULE]
 CONSTANTS = {name: value for name, value in vars(reasons).items() if name.isupper() and type(value) is str}

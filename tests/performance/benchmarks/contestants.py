@@ -128,21 +128,25 @@ def write_configuration(job: Job) -> Path:
     return path
 
 
-def _router_trio(job: Job) -> list[str]:
-    return [sys.executable, "-m", "router_trio", "run", str(write_configuration(job))]
+def _router_trio(job: Job, python: str | Path = sys.executable) -> list[str]:
+    return [str(python), "-m", "router_trio", "run", str(write_configuration(job))]
 
 
-def _router_trio_of(*directories: Path) -> Callable[[Job], list[str]]:
-    """Return the command of the package that is found first in the directories.
+def _router_trio_of(directory: Path, python: str | Path = sys.executable) -> Callable[[Job], list[str]]:
+    """Return the command of the package in the directory, or of the one that `python` has if there is none.
 
     The current directory and the environment contain the pure package of this checkout.
     """
-    path = ":".join(str(directory) for directory in directories)
 
     def command(job: Job) -> list[str]:
-        return ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *_router_trio(job)]
+        return ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={directory}", *_router_trio(job, python)]
 
     return command
+
+
+def _compiled(checkout: Path) -> Callable[[Job], list[str]]:
+    """Return the command of the compiled package. The handlers are imported where there is none but the installed."""
+    return _router_trio_of(checkout / ".compiled", checkout / COMPILED)
 
 
 def _before() -> list[Contestant]:
@@ -150,10 +154,9 @@ def _before() -> list[Contestant]:
     if BEFORE is None:
         return []
     kinds, note = frozenset({CORE, HANDLED, STREAM}), f"of {BEFORE}"
-    compiled = BEFORE / COMPILED.name
     return [
         Contestant("router_trio_before", kinds, _router_trio_of(BEFORE), note, needs=BEFORE),
-        Contestant("router_trio_compiled_before", kinds, _router_trio_of(compiled, BEFORE), note, needs=compiled),
+        Contestant("router_trio_compiled_before", kinds, _compiled(BEFORE), note, needs=BEFORE / COMPILED),
     ]
 
 
@@ -203,8 +206,8 @@ CONTESTANTS = {
         Contestant(
             "router_trio_compiled",
             frozenset({CORE, HANDLED, STREAM}),
-            _router_trio_of(COMPILED, ROOT),
-            needs=COMPILED,
+            _compiled(ROOT),
+            needs=ROOT / COMPILED,
         ),
         *_before(),
         Contestant("raw", frozenset({CORE, HANDLED, STREAM}), _raw, "the limit: no bookkeeping at all"),

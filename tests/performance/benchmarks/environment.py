@@ -28,8 +28,8 @@ _REQUIREMENTS = HERE / "requirements.txt"
 _INSTALLED = WORK / "installed.txt"
 INSTALL_WITHIN = 600
 
-COMPILED = ROOT / ".compiled"
-"""The package with its data plane compiled, if `make compiled` has built it."""
+COMPILED = Path(".venv-compiled", "bin", "python")
+"""The interpreter, in a checkout, that imports the compiled package, if `make compiled` has installed it."""
 
 BEFORE = Path(os.environ["AGAINST"]).resolve() if os.environ.get("AGAINST") else None
 """Another checkout of the project, to be compared with this one. `make compiled` in it adds its compiled package."""
