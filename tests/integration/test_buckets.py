@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import trio
 
 from router_trio import Message, Router, Settings
+from router_trio.connection.platform import Platform
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import connect
@@ -117,6 +120,24 @@ async def test_a_value_expires_in_the_copy_when_it_does_in_the_source(server: Na
             (marker,) = await of_key(stream, "short")
             assert marker.header("Nats-Marker-Reason") == "MaxAge"
             assert marker.header("Nats-TTL") is not None
+
+
+@needs_server(2, 11, lacks="TTLs")
+@pytest.mark.parametrize("ahead", [-600.0, 600.0, 3600.0 * 24])
+async def test_what_is_left_of_a_value_is_computed_by_the_clock_of_its_server(server: NatsServer, ahead: float) -> None:
+    """And not by that of the router, by which the value would have expired, or would live too long."""
+    platform = Platform(wall_clock=lambda: time.time() + ahead)
+    async with two_buckets(server, **WITH_TTL) as stream:
+        await stream.publish("$KV.here.before", b"1", [("Nats-TTL", "5m")])
+        await trio.sleep(2.0)  # its age
+        router = Router(copying(server), platform=platform, log=False)
+        async with router.open():
+            await until_there(stream, {"before": b"1"})
+            await stream.publish("$KV.here.after", b"1", [("Nats-TTL", "5m")])
+            await until_there(stream, {"before": b"1", "after": b"1"})
+        (before,), (after,) = await of_key(stream, "before"), await of_key(stream, "after")
+    assert 285 <= int(str(before.header("Nats-TTL"))) <= 298
+    assert after.header("Nats-TTL") in ("5m", "300", "299", "298")
 
 
 @needs_server(2, 11, lacks="TTLs")

@@ -8,12 +8,15 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import trio
+
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import PublishError, reasons
 from router_trio.message import Message
 from router_trio.protocol import buckets, framing, headers, message_ids
 from router_trio.protocol.control_headers import ControlHeaders
 from router_trio.routing.policy import hops
+from router_trio.routing.policy.server_clock import ServerClock
 from router_trio.routing.route_plans import Destination
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class CopyContents:
         "control",
         "from_bucket",
         "hops",
+        "source_clock",
     )
 
     def __init__(self, destination: Destination, connection: Connection, transform: Transform | None) -> None:
@@ -64,6 +68,8 @@ class CopyContents:
         self.from_bucket: bool = destination.from_bucket
         """True if a message is an operation of a KV bucket."""
         self._to_bucket = destination.kind.is_bucket
+        self.source_clock: ServerClock = ServerClock()
+        """The clock of the server that stored the messages."""
 
     def headers(
         self, block: bytes, first_id: bytes | None, ending: bytes, facts: Facts | None = None, *, begin: bool = False
@@ -121,7 +127,8 @@ class CopyContents:
         if not self._to_bucket:
             return buckets.marker_as_purge(block, original)
         stored = message_ids.stored_at(message_id or b"")
-        return buckets.carried(block, round(self._wall_clock() * 1e9) - stored if stored else 0)
+        now = self.source_clock.time_ns(trio.current_time(), self._wall_clock())
+        return buckets.carried(block, now - stored if stored else 0)
 
     def first_id(self, block: bytes, own: bytes | None) -> bytes | None:
         """Return the first part of the id of a copy; None if nothing identifies the message."""

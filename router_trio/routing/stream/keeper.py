@@ -91,6 +91,9 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.hand.go_by(self, order, routing.value_limits(place_of), holds_back, same_order=same_order)
         if before is not None and self.hand is before.hand:
             self.left = self.hand.goes_on(before.state, trio.current_time())
+        if stream == plan.stream:
+            for outlet in routing.outlets:
+                outlet.contents.source_clock = self.hand.lag.clock
         self.ack_wait: float = source.ack_wait
         """Seconds after which the server redelivers unacked messages."""
         self.server_limit: int = UNLIMITED

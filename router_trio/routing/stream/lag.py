@@ -17,6 +17,7 @@ from typing import NamedTuple
 from router_trio.link import STATE_FOR, ConsumerState, StoredAt
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.routing.policy.server_clock import ServerClock
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.states import Behind
 
@@ -45,9 +46,9 @@ class Lag:
         "_checked_at",
         "_elsewhere",
         "_oldest",
-        "_server_clock",
         "_standby",
         "_undelivered",
+        "clock",
         "last_at",
         "last_reply",
         "received",
@@ -58,8 +59,7 @@ class Lag:
         """The number of deliveries, and below the time and the reply subject of the last one."""
         self.last_at: float = -inf
         self.last_reply: bytes = b""
-        self._server_clock: float | None = None
-        """The server's time in nanoseconds at which Trio's clock was 0."""
+        self.clock: ServerClock = ServerClock()
         self.forget()
 
     def forget(self) -> None:
@@ -110,8 +110,7 @@ class Lag:
             self._caught_up_at, self._behind_since = asked.at, None
         elif self._behind_since is None:
             self._behind_since = now
-        if state.time:
-            self._server_clock = state.time - now * 1e9
+        self.clock.told(state.time, now)
 
     def stays_known(self, requested: bool, now: float) -> bool:
         """Return True if no check is needed, since deliveries show how far the route is behind.
@@ -152,7 +151,7 @@ class Lag:
         behind = Behind(self._pending, here, self._elsewhere, 0.0, max(0.0, known_for))
         if not behind.messages:
             return behind
-        server_now = now * 1e9 + (time.time_ns() - now * 1e9 if self._server_clock is None else self._server_clock)
+        server_now = self.clock.time_ns(now, time.time())
         times = [] if self._oldest is None or (here and cursor.knows(self._oldest.sequence)) else [self._oldest.time]
         if here and (oldest_here := cursor.oldest_time):
             times.append(oldest_here)

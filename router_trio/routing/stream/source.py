@@ -7,6 +7,7 @@ its successor has the same consumer: see `keeper.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -192,6 +193,8 @@ class StreamSource(KeptSource[StreamKeeper]):
                     self._feeding.check(consumer.stream_created, consumer.limits.stores)
                 if self._routing.newest is not None and consumer.limits.allow_message_ttl:
                     await self._routing.newest.check_expiry()
+                if self._bucket and consumer.limits.allow_message_ttl:
+                    await self._read_clock(consumer)
                 self._acks.await_pull(self._report_ready)
                 tried.set()  # only the start of the router waits until a pull was accepted
                 redeliveries = await ask_again(consumer, self._hand, self._within)
@@ -427,6 +430,15 @@ class StreamSource(KeptSource[StreamKeeper]):
                 to_sequence=goes_on_with,
             )
         )
+
+    async def _read_clock(self, consumer: PullConsumer) -> None:
+        """Learn the server's time before the first value, since a copy expires by the age that its value has there.
+
+        If the consumer can't be checked, this machine's clock is used.
+        """
+        with suppress(SourceError):
+            state = await consumer.check()
+            self._hand.lag.clock.told(state.time, trio.current_time())
 
     # --- its messages ---
 
