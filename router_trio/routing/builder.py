@@ -98,7 +98,7 @@ class RouteBuilder:
         if plan.copies_bucket:
             from router_trio.routing.newest import NewestCheck
 
-            routing.compare_with(NewestCheck(routing, connection.platform.wall_clock, self._emit))
+            routing.compare_with(NewestCheck(routing, connection, self._emit))
         self._built(routing.tracing)
         letters = None
         if (dead := plan.dead_letter) is not None:

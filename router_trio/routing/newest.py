@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import trio
 
+from router_trio.connection.supervisor import Connection
 from router_trio.errors import LinkError, MappingError, RouterError, SourceError, reasons
 from router_trio.events import BucketConflict, Emit
 from router_trio.link import Link, Newest
@@ -33,10 +34,12 @@ T = TypeVar("T")
 class NewestCheck:
     """Compares the messages of one route with the newest values of their keys, read over the current links."""
 
-    def __init__(self, routing: Routing, wall_clock: Callable[[], float], emit: Emit) -> None:
+    def __init__(self, routing: Routing, here: Connection, emit: Emit) -> None:
+        """`here` is the connection of the route's own bucket."""
         self._routing = routing
+        self._here = here
         self._emit = emit
-        self._wall_clock = wall_clock
+        self._wall_clock = here.platform.wall_clock
         source = routing.plan.settings.source
         self._stream = source.kind.stream(source) or ""
         self._outlets: Sequence[tuple[int, Outlet]] = [
@@ -106,7 +109,8 @@ class NewestCheck:
         for place, outlet in self._outlets:
             newest = await _newest(outlet, delivery)
             time = int(delivery.time or b"0")
-            if newest is not None and buckets.is_overtaken(self._stream, delivery.sequence, time, newest):
+            claims = newest is not None and buckets.is_overtaken(self._stream, delivery.sequence, time, newest)
+            if claims and not await self._is_newest(delivery):
                 over.append(place)
 
         def send() -> None:
@@ -119,6 +123,20 @@ class NewestCheck:
             self._routing.forward(delivery)
 
         return send
+
+    async def _is_newest(self, delivery: StreamDelivery) -> bool:
+        """Return True if a message is the newest of its key in its own bucket, so that no copy can be of a later one.
+
+        Any client of the destination can publish an id that says otherwise.
+        """
+        try:
+            subject = framing.text(delivery.raw[0])
+            newest = await _ask(self._here, lambda link: link.newest(self._stream, subject))
+        except SourceError as error:
+            if error.reason != reasons.PERMISSION_DENIED:
+                raise
+            return False
+        return newest is not None and newest.sequence == delivery.sequence
 
     # --- buckets with several writers ---
 
@@ -195,7 +213,7 @@ class NewestCheck:
         if self._site is None or self._site[0] is not link:
             stream = outlet.destination.stream or ""
             try:
-                state = await _ask(outlet, lambda link: link.stream_state(stream))
+                state = await _ask(outlet.connection, lambda link: link.stream_state(stream))
             except SourceError as error:
                 if error.reason != reasons.PERMISSION_DENIED:
                     raise
@@ -223,15 +241,14 @@ async def _newest(outlet: Outlet, delivery: StreamDelivery) -> Newest | None:
     stream = destination.stream or ""
     key = target.removeprefix(destination.subject_prefix)
     subject = buckets.prefix_of(buckets.bucket_of(stream)) + key
-    return await _ask(outlet, lambda link: link.newest(stream, subject))
+    return await _ask(outlet.connection, lambda link: link.newest(stream, subject))
 
 
-async def _ask(outlet: Outlet, ask: Callable[[Link], Awaitable[T]]) -> T:
-    """Return the answer of the current link of a destination. Raises `LinkError` once that link is known to be lost.
+async def _ask(connection: Connection, ask: Callable[[Link], Awaitable[T]]) -> T:
+    """Return the answer of the current link of a connection. Raises `LinkError` once that link is known to be lost.
 
     Earlier, the message would be sent to the same link again, without end.
     """
-    connection = outlet.connection
     link = connection.link
     if link is None:
         await trio.lowlevel.checkpoint()

@@ -297,6 +297,21 @@ async def test_a_redelivered_value_does_not_replace_a_newer_one(server: NatsServ
         assert [one.payload for one in await of_key(stream, "a")] == [b"2"]
 
 
+async def test_a_forged_id_filters_no_value(server: NatsServer) -> None:
+    """A client of the copy claims to have stored a later value; the redelivered one is still the newest of its key."""
+    async with two_buckets(server) as stream:
+        await stream.publish("$KV.here.a", b"1")
+        await stream.create_consumer("KV_here", "copy", filter_subject="$KV.*.>", ack_wait=2 * 10**9)
+        inbox = await stream.client.subscribe("hand")
+        await stream.client.publish("$JS.API.CONSUMER.MSG.NEXT.KV_here.copy", b'{"batch": 1}', None, "hand")
+        await inbox.next()
+        await stream.publish("$KV.there.a", b"forged", [("Nats-Msg-Id", f"KV_here:9:{2**62}:0123456789abcdef")])
+        watch = Watch()
+        async with watched(copying(server, ack_wait="2s"), watch):
+            await until_there(stream, {"a": b"1"})
+            assert not watch.router.routes[0].filtered["older"]
+
+
 def both_ways(server: NatsServer) -> Settings:
     """Return settings with routes between buckets `here` and `there` in both directions."""
     routes = [
