@@ -127,7 +127,7 @@ class CopyContents:
         if not self._to_bucket:
             return buckets.marker_as_purge(block, original)
         stored = message_ids.stored_at(message_id or b"")
-        now = self.source_clock.time_ns(trio.current_time(), self._wall_clock())
+        now = self.source_clock.time_ns(trio.current_time(), round(self._wall_clock() * 1e9))
         return buckets.carried(block, now - stored if stored else 0)
 
     def first_id(self, block: bytes, own: bytes | None) -> bytes | None:

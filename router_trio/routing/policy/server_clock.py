@@ -17,6 +17,6 @@ class ServerClock:
         if time_ns:
             self.zero = time_ns - now * 1e9
 
-    def time_ns(self, now: float, otherwise: float) -> int:
-        """Return the server's time in nanoseconds, or `otherwise`, in seconds, if it is not known."""
-        return round(otherwise * 1e9) if self.zero is None else round(self.zero + now * 1e9)
+    def time_ns(self, now: float, otherwise: int) -> int:
+        """Return the server's time in nanoseconds, or `otherwise` if it is not known."""
+        return otherwise if self.zero is None else int(self.zero + now * 1e9)

@@ -151,7 +151,7 @@ class Lag:
         behind = Behind(self._pending, here, self._elsewhere, 0.0, max(0.0, known_for))
         if not behind.messages:
             return behind
-        server_now = self.clock.time_ns(now, time.time())
+        server_now = self.clock.time_ns(now, time.time_ns())
         times = [] if self._oldest is None or (here and cursor.knows(self._oldest.sequence)) else [self._oldest.time]
         if here and (oldest_here := cursor.oldest_time):
             times.append(oldest_here)
