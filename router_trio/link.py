@@ -111,12 +111,26 @@ MEMBER_GONE_AFTER = 5.0
 
 
 @dataclass(frozen=True, slots=True)
+class CopiedUpTo:
+    """The last message that the copy of a stream had: its `sequence` and its `time` in that stream, as looked up `at`.
+
+    Both times are in nanoseconds since 1970.
+    """
+
+    sequence: int
+    time: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionedSpec:
     """The partitions of `stream` that a route reads.
 
     If `stream` itself puts the token of the partition in front of its subjects, it is read as it is. Otherwise the
     stream `derived` is, which sources it. `deliver` is where `derived` begins if it has to be created, as in
-    `ConsumerSpec`. It has the limits of `stream`, unless it is `declared`.
+    `ConsumerSpec`. It has the limits of `stream`, unless it is `declared`. `known` is what the last look has shown, and
+    `highest` the last message of `stream` that was delivered from `derived` before this link, which had copied it at
+    `highest_at`. By these it is noticed that `stream` was rolled back.
     """
 
     stream: str
@@ -124,6 +138,9 @@ class PartitionedSpec:
     partitioning: Partitioning
     deliver: str | int = "all"
     declared: StreamConfig | None = None
+    known: CopiedUpTo | None = None
+    highest: int = 0
+    highest_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +151,10 @@ class PartitionedStream:
     that it does not have yet, and `sourced` the sequence of the last one that it has. `sourced_at` is the time in
     nanoseconds since 1970 when the source was last heard of; 0 if unknown. `replicas` and `storage` are those of the
     stream of the spec.
+
+    `source` may use sequences up to `reused` again. `went_back` is the evidence for that which this look has found,
+    empty without any, and `stuck` why what `source` stores since then may not be copied. `is_announced`: it is going to
+    be copied again. `known` is for the next spec.
     """
 
     name: str
@@ -144,6 +165,11 @@ class PartitionedStream:
     replicas: int = 1
     storage: str = "file"
     created: bool = False
+    reused: int = 0
+    is_announced: bool = False
+    went_back: str = ""
+    stuck: str = ""
+    known: CopiedUpTo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,10 +597,13 @@ class Link(Protocol):
     async def ensure_partitioned(self, wanted: PartitionedSpec) -> PartitionedStream:
         """Find the stream that has the partitions of a route, or create it. Also called later, for its `lag`.
 
+        If it copies a stream that was rolled back, the server is made to copy what that one stores since then.
+
         Raises `SourceError` as `find_streams`, and with these reasons: `stream_not_found` if there is no
         `wanted.stream`, `partitions_differ` if the stream has other partitions or sources another stream,
         `server_too_old` if the server can't source it without a loss, and `stream_refused` if the server refuses to
-        create it. Blocks for at most three times as long as a lookup. Can be cancelled.
+        create it. Blocks for at most three times as long as a lookup, unless that stream was rolled back. Can be
+        cancelled: the next call finds what was changed by then.
         """
         ...
 

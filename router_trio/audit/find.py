@@ -50,7 +50,7 @@ MAX_READ = 20_000
 MAX_BEHIND = 1_000
 """Messages behind a copy that are read to find the same copy a second time."""
 
-HAS_PARTITIONS = "it has partitions, so the ids of its copies may be made of another stream than this one"
+HAS_PARTITIONS = "it has partitions, so the ids of its copies may lack the time of a message of this stream"
 """Why copies of a route are not looked for."""
 
 UNLIMITED = Limits(sys.maxsize, sys.maxsize)

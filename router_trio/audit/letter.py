@@ -34,7 +34,9 @@ _CONTROL = ControlHeaders()
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _LETTER_ID = re.compile(rb"(.+)" + ID_PART + rb":[A-Za-z0-9_-]{16}", re.DOTALL)
 _REDRIVEN_ID = re.compile(rb"redriven:.+:[0-9]{1,20}:([0-9]{1,20}):[A-Za-z0-9_-]{32}(?::[A-Za-z0-9_-]{16})?", re.DOTALL)
-_COPY_ID = re.compile(rb"(.+):([0-9]{1,20}):([0-9]{1,20}):[A-Za-z0-9_-]{16}", re.DOTALL)
+_IDENTITY = re.compile(rb"[0-9]{1,20}|c[0-9a-f]{8}")
+"""The end of the identity of a message: when it was stored, or its content (see `protocol.copies`)."""
+_COPY_ID = re.compile(rb"(.+):([0-9]{1,20}):(" + _IDENTITY.pattern + rb"):[A-Za-z0-9_-]{16}", re.DOTALL)
 _BREAK = re.compile(rb"[\r\n]")
 _DIGEST_BYTES = 24
 
@@ -75,7 +77,7 @@ class Letter:
         The id of the dead letter begins with the same prefix: see `DeadLetters.store`.
         """
         found = _LETTER_ID.fullmatch(message_ids.find(self.message.headers))
-        if found is None or (self.from_stream and self.source_time is None):
+        if found is None or (self.from_stream and not _IDENTITY.fullmatch(self._behind_place(found[1]))):
             return None
         return found[1]
 
@@ -83,14 +85,15 @@ class Letter:
     def source_time(self) -> int | None:
         """The time at which the source stream stored the message, in nanoseconds since 1970.
 
-        It is part of the id of the dead letter; None if it is not.
+        It is part of the id of the dead letter; None if it is not, as of a message that a server had copied.
         """
-        found = _LETTER_ID.fullmatch(message_ids.find(self.message.headers))
+        time = self._behind_place(self.first_id or b"")
+        return int(time) if time.isdigit() else None
+
+    def _behind_place(self, first: bytes) -> bytes:
+        """Return what follows the place of the message in the first part of an id; `b""` if another place is there."""
         place = framing.wire(f"{self.stream}:{self.source_sequence}:")
-        if found is None or not self.from_stream or not found[1].startswith(place):
-            return None
-        time = found[1][len(place) :]
-        return int(time) if time.isdigit() and len(time) <= 20 else None
+        return first[len(place) :] if self.from_stream and first.startswith(place) else b""
 
     @property
     def digest(self) -> bytes:
@@ -170,7 +173,7 @@ def foreign(letter: Letter, stream: str | None) -> str | None:
         return f"its source is {source}, but the route reads stream {stream}"
     if not letter.source_sequence:
         return f"its {PREFIX}Sequence is not a number"
-    if letter.source_time is None and _LETTER_ID.fullmatch(message_ids.find(letter.message.headers)):
+    if letter.first_id is None and _LETTER_ID.fullmatch(message_ids.find(letter.message.headers)):
         return f"its Nats-Msg-Id does not belong to message {letter.source_sequence} of stream {stream}"
     return None
 
@@ -271,7 +274,7 @@ def is_newer(last: StoredMessage, letter: Letter, message_id: bytes | None, *, a
     copied = _COPY_ID.fullmatch(its_id)
     ours = letter.source_time
     if copied is not None and letter.from_stream and copied[1] == framing.wire(letter.stream):
-        if ours is not None:
+        if ours is not None and copied[3].isdigit():
             return int(copied[3]) > ours
         return int(copied[2]) > (letter.source_sequence or 0)
     if ours is None and at_source and letter.source_sequence is not None and last.sequence > letter.source_sequence:

@@ -40,8 +40,8 @@ def add_range(parser: Parser) -> None:
 def stored_route(settings: Settings, name: str, why_not: str, *, any_partitions: bool = False) -> RouteSettings:
     """Return a route from a stream. Raises `UsageError`, with `why_not` if the route reads a subject.
 
-    A route with partitions is refused as well unless `any_partitions` are allowed: the ids of its copies may be made of
-    another stream than its own, and each partition has a position of its own.
+    A route with partitions is refused as well unless `any_partitions` are allowed: the ids of its copies may lack the
+    time of the message, and each partition has a position of its own.
     """
     for route in settings.routes:
         if route.name == name:

@@ -22,18 +22,18 @@ import trio
 from router_trio.errors import SourceError, reasons
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import ConsumerInfo, StreamInfo, answer_of, done
+from router_trio.nats.jetstream.rolled_back_source import source_of
 from router_trio.nats.jetstream.sourced_stream import (
     CHANGING,
     NO_WINDOW_SINCE,
     Changing,
     Partitioned,
-    copied_from,
     read_partitioned,
-    source_of,
 )
 from router_trio.nats.pause import PausedDurable
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol.consumer import ConsumerSpec
+from router_trio.protocol.copies import copied_from
 from router_trio.protocol.framing import RawMessage
 from router_trio.settings.routes import SourceSettings
 from router_trio.settings.routes.sources.partitioned import derived_stream, durables, partitioning_of

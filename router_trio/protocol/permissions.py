@@ -256,6 +256,22 @@ PERMISSIONS: tuple[Permission, ...] = (
     ),
     Permission(
         PUBLISH,
+        "{api}.STREAM.MSG.GET.{partitioned}",
+        Use.COPY,
+        "whether the stream was rolled back",
+        "each route with `partitions` whose stream has none",
+        f"what a rolled back stream stores may not be copied, nor routed; {_NOT_READY}",
+    ),
+    Permission(
+        PUBLISH,
+        "{api}.STREAM.UPDATE.{stream}",
+        Use.COPY,
+        "to have a rolled back stream copied again",
+        "each route with `partitions` whose stream has none",
+        f"nothing until it was rolled back; then it is not copied, and {_NOT_READY}",
+    ),
+    Permission(
+        PUBLISH,
         "{api}.CONSUMER.INFO.{copied}.{group_durable}",
         Use.COPY,
         "whether the route has read the stream without partitions",

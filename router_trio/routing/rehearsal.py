@@ -17,6 +17,7 @@ from router_trio.errors.reasons import UNMATCHED
 from router_trio.link import Link, LinkListener
 from router_trio.outbox.operation import CoreOperation, OperationWithAck
 from router_trio.protocol import ack_reply, framing
+from router_trio.protocol.copies import Copied
 from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.delivery import Delivery, MirrorCopy
 from router_trio.routing.outlets.outlet import Outlet
@@ -178,6 +179,7 @@ class _NoKeeper:
     def __init__(self, routing: Routing) -> None:
         self.state: RouteState = routing.state
         self.numbering: Numbering = routing.plan.numbering
+        self.copied: Copied | None = None
         self.stored: list[StreamDelivery] = []
 
     def destination_refused(self, delivery: StreamDelivery) -> None: ...

@@ -261,7 +261,8 @@ def _parts_of_partitions(settings: Settings, route: RouteSettings, stream: str, 
     else:
         copy = derived_stream(stream, durable)
         consumers = [(copy, ANY)]
-        yield Part(Use.COPY, {"copied": stream, "stream": copy, "group_durable": durable}, of)
+        names = {"copied": stream, "partitioned": stream, "stream": copy, "group_durable": durable}
+        yield Part(Use.COPY, names, of)
     for name, consumer in consumers:
         names = {"stream": name, "durable": consumer}
         yield Part(Use.CONSUMER, names, of)

@@ -17,6 +17,7 @@ import trio
 
 from router_trio import Message, Retry
 from router_trio.nats.jetstream import members
+from router_trio.nats.jetstream.rolled_back_source import ROLLED_BACK, RolledBack
 from router_trio.protocol.permissions import MEMBERS, PERMISSIONS, PUBLISH, SUBSCRIBE, Permission
 from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.stream.pulling import checks, pull_loop
@@ -62,7 +63,13 @@ BETWEEN_BUCKETS = {
     "from": {"bucket": "in", "durable": "router", "ack_wait": "2s"},
     "to": [{"bucket": "out", "last_writer": True}],
 }
-OF_PARTITIONS = {"copied": "IN", "stream": "IN-router", "group": "IN.router", "group_durable": "router"}
+OF_PARTITIONS = {
+    "copied": "IN",
+    "partitioned": "IN",
+    "stream": "IN-router",
+    "group": "IN.router",
+    "group_durable": "router",
+}
 RETRYING = STREAM | {"retry": {"initial": "50ms"}}
 DEAD_LETTERS = STREAM | {"retry": {"attempts": 1}, "dead_letter": {"subject": "dead.{{wildcard(1)}}"}}
 ANSWERS = CORE | {"respond": True, "reply_to": ["answers.>"], "handler": f"{HERE}:echo"}
@@ -117,6 +124,19 @@ async def _go_away_and_return(at: Place) -> None:
     assert await at.probe()
     await at.live.reload(at.settings.model_copy(update={"routes": []}))
     await at.live.reload(at.settings)
+
+
+async def _copy_one(at: Place) -> None:
+    """Have a message copied, by which a rollback of its stream would be noticed."""
+    await at.until_ready()
+    assert await at.probe()
+
+
+async def _record_a_rollback(at: Place) -> None:
+    """Record that a stream was rolled back, as a process that has ended since then."""
+    await _copy_one(at)
+    record = RolledBack(1, start=2, reused=0, at=1).as_text()
+    await at.streams.edit_stream("IN-router", metadata={ROLLED_BACK: record})
 
 
 async def _left_unacked(streams: JetStream) -> None:
@@ -224,6 +244,7 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{api}.STREAM.MSG.GET.{stream}"): {"": Case(STREAM, _find_the_durable_gone)},
     (PUBLISH, "{api}.STREAM.INFO.{copied}"): {"": PARTITIONS},
     (PUBLISH, "{api}.STREAM.CREATE.{stream}"): {"": PARTITIONS},
+    (PUBLISH, "{api}.STREAM.UPDATE.{stream}"): {"": replace(PARTITIONS, provoke=_record_a_rollback)},
     (PUBLISH, "{api}.CONSUMER.INFO.{copied}.{group_durable}"): {"": PARTITIONS},
     (PUBLISH, "{api}.STREAM.INFO.KV_{members}"): {"": PARTITIONS},
     (PUBLISH, "{kv}.{members}.{group}.*"): {"": PARTITIONS},
@@ -242,6 +263,7 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     (PUBLISH, "{api}.STREAM.CREATE.{made}"): {"": Case(CORE, made=MADE)},
     (PUBLISH, "{api}.CONSUMER.INFO.{copied}.{consumer}"): {"": CHECKPOINTS},
     (PUBLISH, "{api}.STREAM.MSG.GET.{copied}"): {"": CHECKPOINTS},
+    (PUBLISH, "{api}.STREAM.MSG.GET.{partitioned}"): {"": replace(PARTITIONS, provoke=_copy_one)},
     (PUBLISH, "{api}.STREAM.INFO.KV_{bucket}"): {"": CHECKPOINTS},
     (PUBLISH, "{api}.STREAM.CREATE.KV_{bucket}"): {"": CHECKPOINTS},
     (PUBLISH, "{kv}.{bucket}.{key}"): {"": CHECKPOINTS},

@@ -159,6 +159,32 @@ async def test_a_pause_lasts_over_restarts_and_is_reported_with_its_author_until
         assert not [key for key in metadata if "paused" in key], "the record is removed"
 
 
+@pytest.mark.parametrize("more", ["standby = true", "partitions = 4, partition_by = [1]"])
+async def test_a_process_that_waits_for_a_lead_reports_a_pause_from_before_its_start(
+    more: str, tmp_path: Path, server: NatsServer
+) -> None:
+    async with place(tmp_path, server.url) as here:
+        file = tmp_path / "router.toml"
+        file.write_text(file.read_text().replace('durable = "router"', f'durable = "router", {more}'))
+        async with here.router() as running:
+            await running.until_ready()
+            await here.publish(10)
+            await eventually(lambda: _is(here.stored, 10))
+        assert (await here.command("pause", "--for", "1h"))[0] == 0
+        async with here.router() as running:
+            await here.publish(50)
+            assert f" by {ME}; `router-trio resume`" in await running.until_paused("is paused")
+            _, status = await running.page("/status")
+            assert status["routes"]["copy"]["state"] == "paused"
+            await running.watch.until("ROUTE_CONSUMER_PAUSED")
+            assert (await here.command("resume"))[0] == 0
+            await running.until_ready()
+            await eventually(lambda: _is(here.stored, 60))
+            await running.watch.until("ROUTE_CONSUMER_RESUMED")
+            paused = running.watch.count("ROUTE_CONSUMER_PAUSED")
+            assert (paused, running.watch.count("ROUTE_CONSUMER_RESUMED")) == (4 if "part" in more else 1,) * 2
+
+
 async def _is(ask: Callable[[], Awaitable[int]], wanted: int) -> bool:
     return await ask() == wanted
 

@@ -202,7 +202,7 @@ async def test_letters_of_a_route_with_partitions_are_redriven(tmp_path: Path, w
         await p.give_up(3, TWO, source=shared)
         before = await p.streams.stream_messages("OUT")
         assert [one.header("Router-Dead-Letter-Stream") for one in await p.streams.stream_messages("DEAD")] == [
-            "ORDERS-router"
+            "ORDERS"
         ] * 3
         done = await p.run(*way)
         assert (done.returncode, done.stdout.partition(";")[0].strip()) == (0, "3 redriven, 0 failed"), done.stderr

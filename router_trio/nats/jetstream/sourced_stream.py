@@ -25,10 +25,17 @@ from router_trio.nats.jetstream.api import (
     nanoseconds,
     stream_info,
 )
+from router_trio.nats.jetstream.rolled_back_source import (
+    NEVER,
+    RolledBack,
+    RolledBackSource,
+    rolled_back,
+    source_of,
+)
 from router_trio.nats.jetstream.streams import Lookups, creation_error, is_name, lookup_error
-from router_trio.protocol import bounded_json, headers
+from router_trio.protocol import bounded_json
 from router_trio.protocol.bounded_json import AnswerError, Object
-from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.protocol.copies import notation_of
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.partitions import Partitioning, read_transforms
 from router_trio.subjects.patterns import covers
@@ -59,9 +66,6 @@ CHANGING = "router-trio.changing"
 
 MAX_CHANGING = 64 * 1024
 """Bytes of that value, most of them the transforms."""
-
-COPIED_FROM = b"Nats-Stream-Source"
-"""The header in which a server puts the stream and the sequence that a message was copied from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +109,6 @@ def _is_pair(one: object) -> bool:
     return isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one)
 
 
-def copied_from(block: bytes) -> int:
-    """Return the sequence in its source of a message that was copied; 0 if its headers do not contain it."""
-    words = (headers.find(block, COPIED_FROM) or b"").split(b" ")
-    number = words[1] if len(words) > 1 else b""
-    return int(number) if number.isdigit() and len(number) <= len(str(LAST_SEQUENCE)) else 0
-
-
 @dataclass(frozen=True, slots=True)
 class Partitioned:
     """The partitions of a stream, and from where it gets its messages.
@@ -133,6 +130,9 @@ class Partitioned:
     changing: Changing | None = None
     """The record of the change of its partitions; it then copies nothing, and has the old ones. None without a change.
     """
+    rolled_back: RolledBack = NEVER
+    notation: int = 0
+    """That of its source after it was rolled back: see `protocol.copies.as_another`."""
 
 
 def partitioned(config: Object, answer: Object) -> Partitioned | None:
@@ -160,7 +160,14 @@ def partitioned(config: Object, answer: Object) -> Partitioned | None:
     if made is None:
         return None
     window = config.duration("duplicate_window")
-    found = Partitioned(made, source.text("name"), of_others=_is_of_others(config), window=window)
+    found = Partitioned(
+        made,
+        source.text("name"),
+        of_others=_is_of_others(config),
+        window=window,
+        rolled_back=rolled_back(config),
+        notation=notation_of(transforms[0].optional_subject("dest").encode()),
+    )
     states = answer.objects("sources", most=MAX_TRANSFORMS)
     if not states:
         return found
@@ -226,12 +233,6 @@ def config_of(
         # A full copy must not stop: the source goes on, and deletes its oldest messages.
         "discard": "old",
     }
-
-
-def source_of(stream: str, partitioning: Partitioning) -> dict[str, object]:
-    """Return the entry of `sources` that copies a stream with the partitions in front of its subjects."""
-    transforms = [{"src": one, "dest": to} for one, to in partitioning.transforms]
-    return {"name": stream, "subject_transforms": transforms}
 
 
 def _start(stream: StreamInfo, deliver: str | int) -> dict[str, object]:
@@ -312,7 +313,38 @@ async def ensure_partitioned(lookups: Lookups, wanted: PartitionedSpec, info: Se
     if found[1] is not None and (why := drops(wanted.derived, found[1], info.major_minor)) is not None:
         raise SourceError(why, reason=reasons.PARTITIONS_DIFFER)
     assert found[1] is not None, "a stream without partitions differs"
-    return replace(_as_found(wanted.derived, found[1], source), created=created)
+    here = replace(_as_found(wanted.derived, found[1], source), created=created)
+    return here if created or found[1].changing is not None else await _looked_at(lookups, wanted, here, found, info)
+
+
+async def _looked_at(
+    lookups: Lookups,
+    wanted: PartitionedSpec,
+    here: PartitionedStream,
+    found: tuple[StreamInfo, Partitioned | None],
+    info: ServerInfo,
+) -> PartitionedStream:
+    """Return a copy with what became of the stream that it copies."""
+    copy, partitions = found
+    assert partitions is not None, "it was compared"
+    source = RolledBackSource(
+        lookups,
+        wanted,
+        copy,
+        partitions.partitioning,
+        partitions.rolled_back,
+        partitions.notation,
+        info.major_minor,
+    )
+    seen = await source.look(partitions.sequence)
+    return replace(
+        here,
+        reused=seen.record.reused,
+        went_back=seen.went_back,
+        stuck=seen.stuck,
+        is_announced=seen.is_announced,
+        known=seen.known,
+    )
 
 
 def read_partitioned(body: bytes) -> tuple[StreamInfo, Partitioned | None]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import repeat
 from operator import itemgetter
 
-from router_trio.protocol import ack_reply, framing
+from router_trio.protocol import ack_reply, copies, framing
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Columns, Keeper, StreamDelivery, delivery_of
@@ -40,6 +40,22 @@ class Deliveries:
 
     def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
         """Return the deliveries in a batch, as of `cursor`, and the other messages.
+
+        Messages in a copy of another stream are identified by their originals: see `protocol.copies`.
+        """
+        found = self._read(batch, cursor, now)
+        copied = self._keeper.copied
+        if copied is not None:
+            for delivery in found[0]:
+                original = copies.original_in(delivery.raw, copied)
+                if original is not None:
+                    delivery.message_id = copies.first_id(delivery.raw, original, copied)
+                    if original.sequence > copied.highest and delivery.time.isdigit():
+                        copied.highest, copied.highest_at = original.sequence, int(delivery.time)
+        return found
+
+    def _read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
+        """Return the deliveries in a batch, with the ids of the stream that delivers them.
 
         Fast path of `one_by_one`; held equal by
         tests/unit/routing/stream/test_deliveries.py::test_both_ways_to_read_a_batch_give_the_same_result, worth 90

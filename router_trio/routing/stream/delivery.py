@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from router_trio.errors.reasons import OF_THE_MESSAGE, OUT_OF_TURN, SHUTDOWN
 from router_trio.message import Fate
 from router_trio.outbox.operation import Operation
-from router_trio.protocol import ack_reply, framing
+from router_trio.protocol import ack_reply, copies, framing
+from router_trio.protocol.copies import Copied
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.policy.failed_messages import Numbering
@@ -25,6 +26,8 @@ class Keeper(Protocol):
 
     state: RouteState
     numbering: Numbering
+    copied: Copied | None
+    """The stream that the server copies the messages from, by whose originals they are identified; None for none."""
     stored: list[StreamDelivery]
     """Messages whose only destination has stored them, by its PubAcks, and that are not counted yet."""
 
@@ -49,12 +52,13 @@ class Keeper(Protocol):
 class StreamDelivery(Delivery):
     """A message from a stream. `ack_subject`, that of the newest delivery, acks it.
 
-    `number` is the consumer's number of the delivery, `cursor` belongs to the incarnation of the stream that it came
-    from, and `time` is when the stream stored the message, in nanoseconds since 1970, as undecoded digits. `message_id`
-    is the same for every delivery of the message, and another one if the stream was recreated. `refused`: a destination
-    refused it, not because of its content. `recalled`: it was taken back from a destination, see `Outbox.recall`, or
-    the connection of a destination ended before that confirmed it; either alone is no failure. `key` is the value of
-    its route's key, once that is known.
+    `number` is the consumer's number of the delivery, `cursor` belongs to the incarnation of the stream that it
+    came from, and `time` is when the stream stored the message, in nanoseconds since 1970, as undecoded digits.
+    `message_id` is the same for every delivery of the message, and another one if the stream was recreated. Of a
+    message in a copy of another stream it is that of the original, and so is the place that `origin` and
+    `in_stream` return. `refused`: a destination refused it, not because of its content. `recalled`: it was taken
+    back from a destination, see `Outbox.recall`, or the connection of a destination ended before that confirmed it;
+    either alone is no failure. `key` is the value of its route's key, once that is known.
     """
 
     __slots__ = (
@@ -144,8 +148,7 @@ class StreamDelivery(Delivery):
     def origin(self) -> dict[str, Any]:
         tokens = ack_reply.tokens(self.ack_subject)
         return {
-            "stream": framing.text(tokens[ack_reply.STREAM]),
-            "sequence": self.sequence,
+            **self._place(tokens),
             "deliveries": _number(tokens[ack_reply.DELIVERIES]),
             "timestamp": _number(tokens[ack_reply.TIME]) / 1e9,
         }
@@ -153,11 +156,18 @@ class StreamDelivery(Delivery):
     def in_stream(self) -> dict[str, Any]:
         tokens = ack_reply.tokens(self.ack_subject)
         return {
-            "stream": framing.text(tokens[ack_reply.STREAM]),
-            "sequence": self.sequence,
+            **self._place(tokens),
             "deliveries": _number(tokens[ack_reply.DELIVERIES]),
             "time_ns": _number(tokens[ack_reply.TIME]),
         }
+
+    def _place(self, tokens: Sequence[bytes]) -> dict[str, Any]:
+        """Return the stream and the sequence by which the message is identified."""
+        copied = self.keeper.copied
+        original = None if copied is None else copies.original_in(self.raw, copied)
+        if original is None:
+            return {"stream": framing.text(tokens[ack_reply.STREAM]), "sequence": self.sequence}
+        return {"stream": framing.text(original.stream), "sequence": original.sequence}
 
     def fail(self, reason: str, failure: Failure | None = None) -> None:
         if reason in (OUT_OF_TURN, SHUTDOWN):
@@ -170,7 +180,9 @@ class StreamDelivery(Delivery):
 
     @property
     def place_in_stream(self) -> int:
-        return self.sequence
+        copied = self.keeper.copied
+        original = None if copied is None else copies.original_in(self.raw, copied)
+        return self.sequence if original is None else original.sequence
 
     @property
     def attempt(self) -> int:

@@ -26,6 +26,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import reasons
 from router_trio.events import Emit, MessageGivenUp
 from router_trio.outbox.operation import Operation
+from router_trio.protocol.copies import Copied
 from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.failures import Failures
 from router_trio.routing.hand_over import Batches
@@ -66,10 +67,12 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         before: StreamKeeper | None,
         stream: str,
         lease: Lease | None = None,
+        copied: Copied | None = None,
     ) -> None:
         """`before` is the keeper of the same consumer in the previous generation of the route, which has ended.
 
-        `stream` is the name of its stream. Without `lease`, no other process may get these messages.
+        `stream` is the name of its stream, and `copied` the one it copies, if it does. Without `lease`, no
+        other process may get these messages.
         """
         super().__init__(routing, place_of)
         plan, source = routing.plan, routing.plan.settings.source
@@ -99,6 +102,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.server_limit: int = UNLIMITED
         """Deliveries after which the server does not redeliver a message, although the route wants that."""
         self.policy: RetryPolicy = policy_for(plan.settings, connection.platform.random.uniform)
+        self.copied: Copied | None = copied
         self._stream = stream
         self._lease = lease
         self._failures: Failures[StreamDelivery] = Failures(

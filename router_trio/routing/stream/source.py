@@ -30,6 +30,7 @@ from router_trio.events import (
 from router_trio.link import ConsumerSpec, ConsumerState, Link, PullConsumer
 from router_trio.protocol import buckets, framing
 from router_trio.protocol.advisories import MAX_DELIVERIES, Advisory
+from router_trio.protocol.copies import Copied
 from router_trio.protocol.metadata import ROUTE
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import KeptSource
@@ -50,6 +51,7 @@ from router_trio.routing.stream.keeper import StreamKeeper
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.routing.stream.pulling.pull_loop import PullLoop
 from router_trio.settings.routes.sources.partitioned import partitioning_of
+from router_trio.states import PAUSED, RUNNING
 
 if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
@@ -62,13 +64,14 @@ GIVES_WAY_FOR = 1.0
 class StreamPart:
     """The part of a stream that one of several sources of a route reads, and the `status` to which it reports.
 
-    `owns_stream`: no other route has durables of the stream.
+    `copied` is the stream that the server copies this one from, if it was made for the route: then no other route has
+    durables of it.
     """
 
     spec: ConsumerSpec
     status: SourceStatus
     lease: Lease | None
-    owns_stream: bool = False
+    copied: Copied | None = None
 
 
 class StreamSource(KeptSource[StreamKeeper]):
@@ -92,15 +95,15 @@ class StreamSource(KeptSource[StreamKeeper]):
         spec = consumer_spec(source) if part is None else part.spec
         spec = self._spec = replace(spec, metadata=self._metadata)
         lease = self._lease = None if part is None else part.lease
-        keeper = StreamKeeper(routing, connection, emit, dead_letters, before, spec.stream, lease)
+        copied = None if part is None else part.copied
+        keeper = StreamKeeper(routing, connection, emit, dead_letters, before, spec.stream, lease, copied)
         self.keeper: StreamKeeper = keeper
         self._hand: StreamInHand = keeper.hand
         self._acks = keeper.acks
         self._max_in_flight = source.max_in_flight
         self.state.in_flight_limit = source.max_in_flight
         self._payloads = Payloads()
-        owns_stream = part is not None and part.owns_stream
-        self._advisories = connection.advisories.about(spec.stream, spec.durable, with_others=owns_stream)
+        self._advisories = connection.advisories.about(spec.stream, spec.durable, with_others=copied is not None)
         self._delivery_limit = DeliveryLimit(
             lambda: self._hand.cursor,
             self._take_over,
@@ -147,6 +150,8 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._within = 0.0
         """Upper bound, in seconds, on the redelivery delay of any message, also of those nak'ed by other processes."""
         self._reported_differences: list[str] = []
+        self._paused: str | None = None
+        """Until when the durable is paused whose lead this process waits for; None if it is not."""
         self._filters: Filters = Filters(self.state.name, spec, emit)
 
     def _make_lead(self) -> Lead:
@@ -172,6 +177,7 @@ class StreamSource(KeptSource[StreamKeeper]):
                 raise
             if spec.pin is None:
                 return  # closed
+            self._waits_while(None)  # a paused durable gives no lead
             spec = replace(self._next_spec(), pin=spec.pin)  # more is known about the stream by now
         consumer = await link.open_consumer(spec, self.received)
         self._lead.holds(consumer)
@@ -334,6 +340,17 @@ class StreamSource(KeptSource[StreamKeeper]):
         if hand.cursor.stream_created == stream_created:
             hand.cursor.begin_behind(state.passed)
         hand.lag.checked_by_standby(state, trio.current_time())
+        self._waits_while(state.paused)
+
+    def _waits_while(self, paused: str | None) -> None:
+        """Report that the durable is paused, or not any more, while this process waits for the lead."""
+        if paused is not None:
+            self._status.enter(PAUSED, paused)
+        elif self._paused is not None:
+            self._status.enter(RUNNING)
+        if paused != self._paused:
+            self._paused = paused
+            self._report_pause(paused)
 
     def _compare(self, consumer: PullConsumer) -> None:
         """Use the limits of the server's consumer, and log how they differ from the configuration."""

@@ -21,7 +21,6 @@ from router_trio.nats.jetstream.sourced_stream import (
     Changing,
     Partitioned,
     config_of,
-    copied_from,
     differs,
     ensure_partitioned,
     partitioned,
@@ -30,7 +29,6 @@ from router_trio.nats.jetstream.sourced_stream import (
 from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol import bounded_json
 from router_trio.protocol.bounded_json import AnswerError
-from router_trio.protocol.headers import Headers, encode
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.partitions import Partitioning
 
@@ -142,23 +140,6 @@ def test_a_copy_whose_partitions_are_being_changed_has_the_old_ones() -> None:
 def test_a_malformed_record_of_a_change_is_refused(record: str) -> None:
     with pytest.raises(AnswerError):
         found({"subjects": ["R"], "metadata": {CHANGING: record}})
-
-
-@pytest.mark.parametrize(
-    ("value", "sequence"),
-    [
-        ("ORDERS 41 orders.*.* {{partition(4,1)}}.orders.$1.$2 orders.a.new", 41),
-        ("ORDERS 41", 41),
-        ("ORDERS", 0),
-        ("", 0),
-        ("ORDERS x", 0),
-        ("ORDERS " + "9" * 5000, 0),
-        ("ORDERS -1", 0),
-    ],
-)
-def test_the_sequence_that_a_message_was_copied_from_is_read(value: str, sequence: int) -> None:
-    assert copied_from(encode(Headers({"Nats-Stream-Source": value}))) == sequence
-    assert copied_from(b"") == 0
 
 
 def test_partitions_are_read_from_the_source_of_a_copy() -> None:

@@ -11,6 +11,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError, reasons
 from router_trio.events import Emit
 from router_trio.link import ConsumerSpec, Learn, Link, PullConsumer
+from router_trio.protocol.copies import Copied
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.resubscribe import SourceRetry
 from router_trio.routing.stream.consumer.lead import WHILE_DRAINING_EVERY, Lead
@@ -60,9 +61,9 @@ class Partition(StreamSource):
         listener: LeadListener,
         before: StreamKeeper | None = None,
         *,
-        owns_stream: bool,
+        copied: Copied | None,
     ) -> None:
-        """`owns_stream`: the stream was made for the partitions, so all of its durables are theirs."""
+        """`copied` is the stream that is copied, if the stream of the partitions was made for them."""
         self.number: int = number
         self.lease: Lease = Lease()
         self.status: PartStatus = PartStatus(routing.state, f"partition {number}", listener.changed)
@@ -73,7 +74,7 @@ class Partition(StreamSource):
         self.served: bool = False
         """True while a task serves it, or hands it over."""
         self._listener = listener
-        part = StreamPart(spec, self.status, self.lease, owns_stream)
+        part = StreamPart(spec, self.status, self.lease, copied)
         super().__init__(routing, connection, emit, dead_letters, before, part)
 
     def _make_lead(self) -> Lead:

@@ -27,8 +27,11 @@ from router_trio.events import (
     RoutePartitionGivenUp,
     RoutePartitionLost,
     RoutePartitionTaken,
+    StreamWentBack,
 )
 from router_trio.link import MEMBER_GONE_AFTER, Announced, Group, Link, Members, PartitionedSpec, PartitionedStream
+from router_trio.protocol.copies import Copied
+from router_trio.protocol.framing import wire
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import KeptSource
 from router_trio.routing.stream.consumer.feeding import Feeding
@@ -68,7 +71,7 @@ LOOK_AT_STREAM_EVERY = 5.0
 STALLED_AFTER = 30.0
 """Seconds for which the source of that stream was not heard of, while messages are missing, until that is reported."""
 
-SOURCING = "sourcing"
+SOURCING, ROLLED_BACK = "sourcing", "rolled back"
 
 ANNOUNCE, LOOK = "announce", "look"
 _FAILING = {
@@ -114,6 +117,7 @@ class PartitionedSource(KeptSource[PartsKeeper]):
         self._membership: Membership = Membership(me, partitioning.count)
         self._partitions: dict[int, Partition] = {}
         self._before: Mapping[int, StreamKeeper] = {}
+        self._copied: Copied = Copied(b"")
         self._found: PartitionedStream | None = None
         """The stream of the partitions, as found last."""
         self._failing: dict[str, tuple[float, str]] = {}
@@ -131,6 +135,8 @@ class PartitionedSource(KeptSource[PartsKeeper]):
     def _continue(self, before: PartitionedSource) -> None:
         """Continue with the messages that the previous source has left in hand."""
         self._found = before._found
+        self._copied = before._copied
+        self._wanted = replace(self._wanted, known=before._wanted.known)
         self._before = {number: one.keeper for number, one in before._partitions.items()}
         left: list[Holder] = []
         for number, keeper in self._before.items():
@@ -140,8 +146,13 @@ class PartitionedSource(KeptSource[PartsKeeper]):
     # --- on one link ---
 
     async def _receive(self, link: Link, tried: Latch) -> None:
-        found = await link.ensure_partitioned(self._wanted)
-        self._use(found)
+        # On this link, messages that were stored since a rollback may be delivered before the next look.
+        copied = self._copied
+        wanted = replace(self._wanted, highest=copied.highest, highest_at=copied.highest_at)
+        self._use(await link.ensure_partitioned(wanted))
+        copied.highest = 0
+        found = self._found
+        assert found is not None, "just found"
         await self._check_feeding(link)
         group = Group(self._stream, self._durable, self._membership.me, found.replicas, found.storage)
         members = await link.members(group)
@@ -177,6 +188,18 @@ class PartitionedSource(KeptSource[PartsKeeper]):
                 reason=reasons.PARTITIONS_DIFFER,
             )
         self._found = found
+        self._wanted = replace(self._wanted, known=found.known)
+        if found.source:
+            self._copied.stream = wire(found.source)
+        self._copied.reused = found.reused
+        if found.went_back:
+            at, route = trio.current_time(), self.state.name
+            self._emit(StreamWentBack(at=at, route=route, stream=found.source, detail=found.went_back))
+        if found.stuck:
+            text = f"it is not known whether the stream {found.source!r} was rolled back: {found.stuck}"
+            self.state.add_obstacle(ROLLED_BACK, bounded(text))
+        else:
+            self.state.remove_obstacle(ROLLED_BACK)
         stalled = found.lag and found.sourced_at
         if stalled and self._connection.platform.wall_clock() > found.sourced_at / 1e9 + STALLED_AFTER:
             text = f"the stream {found.name!r} lacks {found.lag} messages of the stream {found.source!r}, and has not "
@@ -197,7 +220,8 @@ class PartitionedSource(KeptSource[PartsKeeper]):
     async def _look_at_stream(self, link: Link) -> None:
         """Look at the stream of the partitions, until cancelled. If it does not have them any more, nothing is read."""
         while True:
-            await trio.sleep(LOOK_AT_STREAM_EVERY)
+            is_announced = self._found is not None and self._found.is_announced
+            await trio.sleep(LOOK_EVERY if is_announced else LOOK_AT_STREAM_EVERY)
             try:
                 self._use(await link.ensure_partitioned(self._wanted))
             except SourceError as error:
@@ -316,7 +340,7 @@ class PartitionedSource(KeptSource[PartsKeeper]):
             self._dead_letters,
             self,
             self._before.get(number),
-            owns_stream=bool(stream.source),
+            copied=self._copied if stream.source else None,
         )
 
     def _go_by(self, changed: Iterable[int]) -> None:

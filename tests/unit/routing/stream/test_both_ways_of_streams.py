@@ -239,6 +239,7 @@ class _Keeper:
     """The keeper of the deliveries."""
 
     state = RouteState("r", "main", ("out",))
+    copied = None
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
         return delivery.raw[0]

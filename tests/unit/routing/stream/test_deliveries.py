@@ -22,7 +22,7 @@ from tests.support.world import LOCAL, all_acked, another_link, fill, hear, one_
 STATUS = raw(b"_INBOX.x", b"", b"NATS/1.0 409 Batch Completed\r\n\r\n", b"")
 
 
-SOURCE = cast(Keeper, SimpleNamespace(state=RouteState("r", "main", ("out",))))
+SOURCE = cast(Keeper, SimpleNamespace(state=RouteState("r", "main", ("out",)), copied=None))
 
 
 def read(batch: list[RawMessage], stream: str = "IN", durable: str = "router") -> Read:

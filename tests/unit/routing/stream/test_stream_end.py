@@ -253,7 +253,7 @@ async def test_nothing_that_a_client_publishes_to_the_inbox_ends_the_router(
 
 
 def test_a_malformed_delivery_has_no_misleading_origin() -> None:
-    source = cast(Keeper, SimpleNamespace(state=RouteState("route", "main", ("out.x",))))
+    source = cast(Keeper, SimpleNamespace(state=RouteState("route", "main", ("out.x",)), copied=None))
     message = raw(b"in.x", b"$JS.ACK.IN.router.x.9.9.y.z", b"", b"")
     delivery = delivery_of(source, StreamCursor(), message, 0.0)
     assert delivery.deliveries == 0
