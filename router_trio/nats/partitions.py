@@ -124,19 +124,26 @@ class RoutePartitions:
 
     async def _put(self, moves: Mapping[int, str], sequence: int) -> bool:
         """Store the moves. Return False if a later message than that of the sequence has others."""
-        subject = f"{kv_below(self._link.link.api.prefix)}.{members.BUCKET}."
-        subject += members.key(self._stream, self._durable, members.MOVED)
-        block = {"Nats-Expected-Last-Subject-Sequence": str(sequence), **({} if moves else EXPIRES)}
-        encoded = headers.encode(headers.Headers(block))
-        request = self._link.requests.send(framing.wire(subject), members.moves(moves), encoded)
-        try:
-            read_puback(await request.answered())
-        except Refused as error:
-            if error.reason == reasons.WRONG_EXPECTATION:
-                return False
-            detail = f"the bucket {members.BUCKET!r} has not stored the move: {error}"
-            raise SourceError(detail, reason=reasons.JETSTREAM) from error
-        return True
+        key = members.key(self._stream, self._durable, members.MOVED)
+        stored = await put_after(self._link, key, sequence, members.moves(moves), {} if moves else EXPIRES)
+        return stored is not None
 
     def _key(self, member: str) -> str:
         return f"{KV}.{members.BUCKET}.{members.key(self._stream, self._durable, member)}"
+
+
+async def put_after(link: CommandLink, key: str, sequence: int, value: bytes, fields: Mapping[str, str]) -> int | None:
+    """Store a key of the bucket if its last message is that of the sequence, 0 for none. Return the new sequence.
+
+    Return None if it has a later one. Raises `SourceError`.
+    """
+    subject = f"{kv_below(link.link.api.prefix)}.{members.BUCKET}.{key}"
+    block = {"Nats-Expected-Last-Subject-Sequence": str(sequence), **fields}
+    request = link.requests.send(framing.wire(subject), value, headers.encode(headers.Headers(block)))
+    try:
+        return read_puback(await request.answered())[1]
+    except Refused as error:
+        if error.reason == reasons.WRONG_EXPECTATION:
+            return None
+        detail = f"the bucket {members.BUCKET!r} has not stored {key}: {error}"
+        raise SourceError(detail, reason=reasons.JETSTREAM) from error

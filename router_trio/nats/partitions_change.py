@@ -20,6 +20,7 @@ from typing import Any
 import trio
 
 from router_trio.errors import SourceError, reasons
+from router_trio.nats.change_lock import ChangeLock
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream.api import ConsumerInfo, StreamInfo, answer_of, done
 from router_trio.nats.jetstream.rolled_back_source import source_of
@@ -111,6 +112,7 @@ class PartitionsChange:
         self._wanted = wanted
         self._origin, self._durable = consumer
         self._wanted_durables = durables(source)
+        self._lock = ChangeLock(link, self._origin, self._durable)
 
     # --- what there is ---
 
@@ -172,7 +174,22 @@ class PartitionsChange:
     # --- what is done ---
 
     async def apply(self, report: Callable[[str], object]) -> None:
-        """Change the partitions. Calls `report` with what is done, as text."""
+        """Change the partitions. Calls `report` with what is done, as text.
+
+        Raises `SourceError` if another command changes them.
+        """
+        await self._lock.take()
+        try:
+            await self._apply(report)
+            now = await self.standing()
+        finally:
+            await self._lock.free()
+        if not now.has_wanted:
+            count = now.found.partitioning.count
+            detail = f"the partitions of {now.stream!r} are not those of the configuration: it has {count} now"
+            raise SourceError(detail, reason=reasons.PARTITIONS_DIFFER)
+
+    async def _apply(self, report: Callable[[str], object]) -> None:
         now = await self.standing()
         if not now.source and (other := sorted({*now.unneeded} & {*self._wanted_durables})):
             detail = (
@@ -205,6 +222,7 @@ class PartitionsChange:
             await self._edit(stored, {}, change)
         await self._resume(now)
         await self._settle(report)
+        await self._lock.keep()
         await stored.of_stream("PURGE", done)
         report(f"going on: {now.stream} copies {now.source} from message {change.next:,}, {self._counted()}")
         sources = [source_of(change.source, self._wanted) | {"opt_start_seq": change.next}]
@@ -224,6 +242,7 @@ class PartitionsChange:
         last, before = (await stored.info()).last_sequence, -1
         while last != before:
             # Messages that a cluster was about to store when it stopped are stored a little later.
+            await self._lock.keep()
             await trio.sleep(STORED_WITHIN)
             last, before = (await stored.info()).last_sequence, last
         message = await stored.get(last) if last else None
@@ -287,6 +306,7 @@ class PartitionsChange:
             if left != reported:
                 reported = left
                 report(f"waiting: {left:,} messages in {len(now.left):,} of the old partitions are not settled")
+            await self._lock.keep()
             await trio.sleep(LOOK_EVERY)
 
     async def _pause(self, now: Standing) -> None:
@@ -311,8 +331,10 @@ class PartitionsChange:
                 return
             report(f"deleting: {len(now.unneeded)} durables of the old partitions")
             for durable in now.unneeded:
+                await self._lock.keep()
                 await stored.delete_consumer(durable)
             await trio.sleep(NOTICED_WITHIN)
+            await self._lock.keep()
             now = await self.standing()
         detail = f"processes with the old partitions create their durables again: {', '.join(now.unneeded)}; end them"
         raise SourceError(detail, reason=reasons.PARTITIONS_DIFFER)
@@ -321,6 +343,7 @@ class PartitionsChange:
         self, stored: StoredMessages, changes: Mapping[str, object], change: Changing | None
     ) -> Partitioned | None:
         """Change fields of the configuration of a stream, None removes one, and what is recorded of the change."""
+        await self._lock.keep()
         fields = await stored.of_stream("INFO", _config_fields)
         metadata = {key: value for key, value in (fields.get("metadata") or {}).items() if not _is_added(key)}
         metadata.pop(CHANGING, None)

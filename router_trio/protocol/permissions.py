@@ -664,6 +664,10 @@ OF_COMMANDS: Mapping[str, tuple[CommandPermission, ...]] = {
     "partitions --change": _CHANGE,
     "partitions --change --apply": (
         *_CHANGE,
+        CommandPermission(AT_SOURCE, f"{{kv}}.{_MEMBERS}.{{stream}}.{{durable}}.change", "that no other one does it"),
+        CommandPermission(AT_SOURCE, f"{{api}}.STREAM.INFO.KV_{_MEMBERS}", "the same"),
+        CommandPermission(AT_SOURCE, f"{{api}}.STREAM.MSG.GET.KV_{_MEMBERS}", "the same"),
+        CommandPermission(AT_SOURCE, f"{{api}}.STREAM.CREATE.KV_{_MEMBERS}", "the same, if no router has run", True),
         CommandPermission(AT_SOURCE, "{api}.STREAM.UPDATE.{stream}-{durable}", "the change, of either stream"),
         CommandPermission(AT_SOURCE, "{api}.STREAM.MSG.GET.{stream}-{durable}", "the last message that it copied"),
         CommandPermission(AT_SOURCE, "{api}.STREAM.PURGE.{stream}-{durable}", "to empty it, when all is settled"),

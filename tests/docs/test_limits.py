@@ -44,6 +44,8 @@ NO_BOUNDS = {
     "_ANSWER_WITHIN nats/other_client.py": "of the demo, which reads streams of its own server",
     "NOTICED_WITHIN nats/partitions_change.py": "of `router-trio partitions --change`, no router has it",
     "STORED_WITHIN nats/partitions_change.py": "of `router-trio partitions --change`, no router has it",
+    "FREED_WITHIN nats/change_lock.py": "of `router-trio partitions --change`, no router has it",
+    "MOST_SHOWN nats/change_lock.py": "of `router-trio partitions --change`, no router has it",
     "ANSWER_WITHIN nats/requests.py": "of `router-trio dead-letters`, no router has it",
     "MOST_REPORTED cli/dead_letters/actions.py": "lines that it prints",
     "LEAST_WIDTH cli/top/table.py": "of a terminal, for which the table is made",

@@ -20,7 +20,8 @@ import trio
 from router_trio.cli.partitions_change import plan
 from router_trio.errors import SourceError
 from router_trio.link import PartitionedSpec
-from router_trio.nats import partitions_change
+from router_trio.nats import change_lock, partitions_change
+from router_trio.nats.change_lock import ChangeLock
 from router_trio.nats.command_link import CommandLink, open_links
 from router_trio.nats.jetstream.api import stream_info
 from router_trio.nats.jetstream.sourced_stream import config_of
@@ -236,6 +237,57 @@ async def test_a_change_that_is_interrupted_anywhere_is_continued(
         await at.publish(50)
         await at.apply(3)
         await at.until_all_is_routed()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["copy", "own"])
+async def test_of_two_commands_at_once_one_changes_and_the_other_is_refused(tmp_path: Path, own: bool) -> None:
+    async with place(tmp_path, own=own) as at, reading(at):
+        await at.publish(200)
+        ended: dict[int, str] = {}
+
+        async def apply(count: int) -> None:
+            try:
+                await at.change(count).apply(at.said.append)
+            except SourceError as error:
+                ended[count] = str(error)
+            else:
+                ended[count] = "done"
+
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                for count in (2, 3):
+                    nursery.start_soon(apply, count)
+        (done,) = (count for count, how in ended.items() if how == "done")
+        (refused,) = (how for how in ended.values() if how != "done")
+        assert "changed by another command" in refused
+        assert (await at.change(done).standing()).is_done
+        await at.publish(50)
+        await at.until_all_is_routed()
+
+
+async def test_the_lock_of_a_command_that_was_killed_is_free_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_lock, "HELD_FOR", 2)
+    async with place(tmp_path) as at, reading(at):
+        await ChangeLock(at.link, "ORDERS", "router").take()
+        await at.publish(20)
+        await at.apply(3)
+        await at.until_all_is_routed()
+
+
+async def test_a_command_that_was_suspended_changes_nothing_when_another_one_has_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_lock, "HELD_FOR", 1)
+    monkeypatch.setattr(change_lock, "RENEW_EVERY", 0.1)
+    async with place(tmp_path) as at:
+        suspended = ChangeLock(at.link, "ORDERS", "router")
+        await suspended.take()
+        await trio.sleep(change_lock.HELD_FOR + 0.1)
+        await ChangeLock(at.link, "ORDERS", "router").take()
+        with pytest.raises(SourceError, match="interrupted for too long"):
+            await suspended.keep()
 
 
 async def test_a_copy_from_which_everything_was_deleted_goes_on_where_it_was(tmp_path: Path) -> None:

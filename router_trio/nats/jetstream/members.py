@@ -66,6 +66,9 @@ MAX_ANNOUNCEMENT = 16 * 1024
 MOVED = "moved"
 """In place of the id of a process: the key of the partitions that were moved by hand. It does not expire."""
 
+CHANGE = "change"
+"""In place of the id of a process: the key that the command holds which changes the partitions."""
+
 SINCE = (2, 11)
 """The first version of nats-server whose messages can expire one by one."""
 
