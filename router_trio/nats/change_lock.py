@@ -56,10 +56,8 @@ class ChangeLock:
             found = await self._bucket.last(f"{KV}.{members.BUCKET}.{self._key}")
             sequence = 0 if found is None else found.sequence
             now = await self._bucket.clock()
-            is_over = (
-                found is None or not found.payload or (now is not None and now > members.expires_at(found, HELD_FOR))
-            )
-            if is_over:
+            expired = found is not None and now is not None and now > members.expires_at(found, HELD_FOR)
+            if found is None or not found.payload or expired:
                 self._sequence = sequence
                 if await self._put():
                     return

@@ -469,8 +469,16 @@ class Server:
         found = PartitionedStream(stream.name, origin, replicas=source.config.replicas, storage=source.config.storage)
         if copying is None or (copied := self.streams.get(copying.source)) is None:
             return found
+        went_back = copying.copy_again(copied)
         heard_at = int((stream.epoch + copying.copied_at) * 1e9)
-        return replace(found, lag=len(copying.behind(copied)), sourced=copying.copied, sourced_at=max(heard_at, 0))
+        return replace(
+            found,
+            lag=len(copying.behind(copied)),
+            sourced=copying.copied,
+            sourced_at=max(heard_at, 0),
+            reused=copying.reused,
+            went_back=went_back,
+        )
 
     def _copy(self, now: float) -> None:
         """Have each stream that copies another one copy its new messages."""

@@ -17,6 +17,7 @@ from router_trio.errors import codes, reasons
 from router_trio.link import ConsumerSpec, SchedulesCount, StreamState
 from router_trio.protocol import headers, message_ids, schedules
 from router_trio.protocol.buckets import Newest
+from router_trio.protocol.copies import as_another
 from router_trio.protocol.framing import text, wire
 from router_trio.protocol.headers import Headers, decode
 from router_trio.protocol.headers import replace as replace_header
@@ -103,6 +104,11 @@ class Copying:
         """The next sequence of the source to look at."""
         self.copied: int = first - 1
         """The last sequence of the source that was copied."""
+        self.copied_time: int = 0
+        """When the source stored that message; 0 before one was copied."""
+        self.rolled_back: int = 0
+        self.reused: int = 0
+        """Sequences of the source up to this one may be used again."""
         self.copied_at: float = -inf
         self.stalled_until: float = -inf
 
@@ -116,9 +122,22 @@ class Copying:
             return None
         subject = f"{self.partitioning.partition_of(one.subject)}.{one.subject}"
         patterns = ",".join(self.partitioning.patterns)
-        origin = f"{self.source} {one.sequence} {patterns} > {one.subject}"
+        transform = as_another(self.partitioning.transforms[0][1], self.rolled_back)
+        origin = f"{self.source} {one.sequence} {patterns} {transform} {one.subject}"
         header = replace_header(one.publish.header, b"Nats-Stream-Source", wire(origin))
         return Publish(wire(subject), b"", header, one.publish.payload)
+
+    def copy_again(self, source: Stream) -> str:
+        """Copy what the source stores since it was rolled back. Return the evidence for that; empty if it was not."""
+        last, stored = self.copied, source.stored
+        if not self.copied_time or (last <= len(stored) and stored[last - 1].timestamp == self.copied_time):
+            return ""
+        newer = (one.sequence for one in stored if one.timestamp > self.copied_time)
+        self.next = next(newer, len(stored) + 1)
+        self.reused, self.rolled_back = max(self.reused, last), self.rolled_back + 1
+        self.copied = self.next - 1
+        self.copied_time = stored[self.copied - 1].timestamp if self.copied else 0
+        return f"its last sequence is {len(stored)}, but message {last} was copied"
 
     def _takes(self, subject: str) -> bool:
         return any(matches(pattern, subject) for pattern in self.partitioning.patterns)
@@ -337,7 +356,7 @@ class Stream:
         for one in source.stored[copying.next - 1 :]:
             copying.next = one.sequence + 1
             if (copy := copying.copy_of(one)) is not None:
-                copying.copied = one.sequence
+                copying.copied, copying.copied_time = one.sequence, one.timestamp
                 self._append(copy, now)
         copying.copied_at = now
         return self.stored[before:]

@@ -74,6 +74,32 @@ async def processes(broker: FakeBroker, count: int, **options: Any) -> AsyncIter
         ]
 
 
+@pytest.mark.parametrize("stream", ["ORDERS", "ORDERS-router"])
+async def test_a_rolled_back_stream_and_a_rolled_back_copy_route_each_message_once(
+    stream: str, autojump_clock: MockClock
+) -> None:
+    published = 0
+
+    def publish_some(count: int) -> None:
+        nonlocal published
+        publish(broker, count, published)
+        published += count
+
+    broker = group_broker()
+    async with processes(broker, 2) as both:
+        publish_some(100)
+        await eventually(lambda: len(broker.messages("OUT")) == 100)
+        publish_some(100)
+        await eventually(lambda: len(broker.messages("OUT")) == 200)
+        broker.trouble.restore(stream, 100)
+        if stream == "ORDERS":
+            await eventually(lambda: any(w.watch.count("STREAM_WENT_BACK") for w in both))
+        publish_some(60)
+        await eventually(lambda: len(broker.messages("OUT")) == 260)
+        await trio.sleep(60)
+        assert len(broker.messages("OUT")) == 260
+
+
 async def test_a_lone_process_leads_all_partitions(autojump_clock: MockClock) -> None:
     broker = group_broker()
     publish(broker, 100)
