@@ -1,6 +1,6 @@
 """The lock by which one command at a time changes the partitions of a route: a key in the bucket of their members.
 
-The key is stored only if nobody else has stored it since it was read, again every few seconds while the change is
+The key is stored only if no other command has stored it since it was read, again every few seconds while the change is
 carried out, and with a time to live. So a command that was killed holds it for a short time only.
 """
 

@@ -147,7 +147,7 @@ class RolledBackSource:
         self._version = version
 
     async def look(self, copied: int) -> Found:
-        """Look at the source, of which the server reports the sequence `copied`; 0 if unknown.
+        """Look at the source. The server reports that it has copied it up to `copied`; 0 if unknown.
 
         Raises `SourceError` if a lookup fails, but for missing permissions.
         """

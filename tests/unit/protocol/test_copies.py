@@ -1,4 +1,4 @@
-"""The headers of copied messages show their originals, of which ids are made."""
+"""The headers of copied messages show their originals, and ids are made of these."""
 
 from __future__ import annotations
 
