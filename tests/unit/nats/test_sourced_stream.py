@@ -212,6 +212,8 @@ class Server:
         if what == "STREAM.CREATE":
             self.created.append(json.loads(body))
             return read(answer(self.created[-1]))
+        if what == "STREAM.MSG.GET":
+            raise ApiError(404, 10037, "no message found")
         if name not in self._streams:
             raise ApiError(404, 10059, "stream not found")
         return read(self._streams[name])
