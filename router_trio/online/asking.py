@@ -25,11 +25,13 @@ from router_trio.nats.jetstream.api import (
     ConsumerInfo,
     StreamInfo,
     consumer_info,
+    consumer_list,
     nanoseconds,
     no_jetstream,
     stream_info,
     stream_names,
 )
+from router_trio.nats.jetstream.flows import StreamFlow, stream_flows
 from router_trio.nats.jetstream.sourced_stream import Partitioned, read_partitioned
 from router_trio.nats.requests import Request, all_answered
 from router_trio.online.facts import Facts, Key, ServerFacts, UnaskedError, Unknown
@@ -78,6 +80,7 @@ class _Asked:
     skew: float | None = None
     untested: str | None = None
     partitioned: dict[str, Partitioned] = field(default_factory=dict)
+    flows: dict[str, StreamFlow] | Unknown = field(default_factory=dict)
 
     async def each(self, asked: Sequence[tuple[str, bytes]], read: Callable[[bytes], T]) -> list[T | Unknown | None]:
         """Send requests, and return their answers; None for what does not exist."""
@@ -141,6 +144,19 @@ class _Asked:
             names += answer or ()
         self.takers[path] = tuple(dict.fromkeys(names))[:MOST_TAKERS]
 
+    async def look_around(self) -> None:
+        """Look up what all streams of the account do with messages, and the routes that read them."""
+        [page] = await self.each([("STREAM.LIST", b"")], stream_flows)
+        if isinstance(page, Unknown) or page is None:
+            self.flows = page or Unknown("there is no list of streams")
+            return
+        read = [one for one in page if one.consumers]
+        listed = await self.each([(f"CONSUMER.LIST.{one.name}", b"") for one in read], consumer_list)
+        self.flows = {one.name: one for one in page}
+        for flow, answer in zip(read, listed, strict=True):
+            if isinstance(answer, tuple):
+                self.flows[flow.name] = flow.read_by(answer[0])
+
     async def measure_clock(self) -> None:
         """Compare the clock of a server that answered with ours."""
         there = next((name for name, info in self.streams.items() if isinstance(info, StreamInfo) and info.now), None)
@@ -166,6 +182,7 @@ class _Asked:
             permissions=self.permissions,
             untested=self.untested,
             partitioned=self.partitioned,
+            flows=self.flows,
         )
 
 
@@ -198,6 +215,7 @@ async def ask(
     for name, here in asked.items():
         await here.look_up(one for taken in here.takers.values() if not isinstance(taken, Unknown) for one in taken)
         await here.measure_clock()
+        await here.look_around()
         await _test_permissions(settings, name, here)
     return Facts(
         settings,

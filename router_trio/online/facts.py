@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from router_trio.nats.info import DEFAULT_MAX_PAYLOAD
 from router_trio.nats.jetstream.api import ConsumerInfo, StreamInfo
+from router_trio.nats.jetstream.flows import StreamFlow
 from router_trio.nats.jetstream.sourced_stream import Partitioned
 from router_trio.online.parts import Destination, Source
 from router_trio.settings import Settings
@@ -76,6 +77,8 @@ class ServerFacts:
     permissions: Mapping[Key, str | Unknown | None] = field(default_factory=dict)
     untested: str | None = None
     partitioned: Mapping[str, Partitioned] = field(default_factory=dict)
+    flows: Mapping[str, StreamFlow] | Unknown = field(default_factory=dict)
+    """The ways of messages through all of its streams, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,11 @@ class Facts:
         read = source.stream if has else source.copy
         names = durables(source.route.source)
         return [replace(source, stream=read, durable=one, partition=number) for number, one in enumerate(names)]
+
+    def flows(self) -> dict[str, Mapping[str, StreamFlow]]:
+        """Return what the streams of each connection do with messages, as far as that is known."""
+        known = ((name, one.flows) for name, one in self.servers.items() if isinstance(one, ServerFacts))
+        return {name: flows for name, flows in known if not isinstance(flows, Unknown)}
 
     def takers(self, to: Destination) -> list[StreamInfo]:
         """Return the streams that store messages of a destination."""

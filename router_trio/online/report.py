@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from router_trio.online import destinations, partitions, servers, sources, streams
+from router_trio.online import circles, destinations, partitions, servers, sources, streams
 from router_trio.online.facts import NOTE, Facts, Finding, ServerFacts, Severity, UnaskedError, Unknown
 from router_trio.online.parts import Server, Source, declared_in, destinations_of, sources_of
 
@@ -23,6 +23,8 @@ class Part(Protocol):
 P = TypeVar("P", bound=Part)
 
 SYNC_INTERVAL = "sync_interval of the servers: how much a power failure can lose; no account can look it up"
+
+UNLISTED = "circles over other routers and over streams that copy, on connection {}: {}"
 
 UNTESTED = "permissions to publish of connection {}: {}"
 
@@ -74,6 +76,7 @@ def report_of(facts: Facts) -> Report:
         if source.connection in asked:
             run.source(source)
     run.each(destinations.FINDINGS, (one for one in destinations_of(settings) if one.connection in asked))
+    run.each(circles.FINDINGS, circles.circulating(facts))
     run.each(streams.FINDINGS, streams.used_streams(facts, run.without_stream))
     return run.report()
 
@@ -112,7 +115,7 @@ class _Run:
     def without_server(self, connection: str, unknown: Unknown) -> None:
         """Record that every finding about a connection is missing."""
         of_sources = (*sources.FINDINGS, *partitions.FINDINGS)
-        for find in (*servers.FINDINGS, *servers.DECLARED, *of_sources, *destinations.FINDINGS):
+        for find in (*servers.FINDINGS, *servers.DECLARED, *of_sources, *destinations.FINDINGS, *circles.FINDINGS):
             self._leave_out(f"connections.{connection}", unknown, find.__name__)
         self.without_stream(f"connections.{connection}", unknown)
 
@@ -132,7 +135,12 @@ class _Run:
             for name, server in self._facts.servers.items()
             if isinstance(server, ServerFacts) and server.untested is not None
         ]
-        return Report(tuple(self._found), tuple(self._left_out()), (SYNC_INTERVAL, *untested))
+        unlisted = [
+            UNLISTED.format(name, server.flows.why)
+            for name, server in self._facts.servers.items()
+            if isinstance(server, ServerFacts) and isinstance(server.flows, Unknown) and not server.flows.reported
+        ]
+        return Report(tuple(self._found), tuple(self._left_out()), (SYNC_INTERVAL, *untested, *unlisted))
 
     def _left_out(self) -> Iterator[Missing]:
         for (path, why), names in self._missing.items():

@@ -7,13 +7,20 @@ routers of several versions can share it, and an administrator can change it. Pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 ROUTE = "router-trio.route"
 VERSION = "router-trio.version"
 CONFIG = "router-trio.config"
 """Keys of the route, the version of the router, and the hash of its configuration, all at the time of creation."""
+
+SENDS = "router-trio.sends"
+"""Key in a durable: where its route sends, at the time of creation. See `sends`."""
+
+MOST_SENDS = 2048
+"""Bytes of it, in all."""
 
 CONTINUES = "router-trio.continues"
 """Key in a durable that continues where a deleted one was: its start is not where the route started."""
@@ -46,6 +53,31 @@ def package_version() -> str:
 def created_by(config_hash: str) -> dict[str, str]:
     """Return the metadata that identifies the router that creates something."""
     return {VERSION: package_version(), CONFIG: config_hash}
+
+
+def sends(ends: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return where a route sends, as metadata: servers, `""` for that of its source, and subjects.
+
+    Those that do not fit into `MOST_SENDS` are left out.
+    """
+    kept: list[tuple[str, str]] = []
+    for end in ends:
+        if len(json.dumps([*kept, end])) > MOST_SENDS:
+            break
+        kept.append(end)
+    return {SENDS: json.dumps(kept)} if kept else {}
+
+
+def sends_of(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the servers and subjects of the metadata; none if another client has written something else."""
+    try:
+        found = json.loads(text) if 0 < len(text) <= MOST_SENDS else []
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(found, list) or not all(isinstance(one, list) and len(one) == 2 for one in found):
+        return ()
+    pairs = tuple((server, subject) for server, subject in found)
+    return pairs if all(type(one) is str and one.isprintable() for pair in pairs for one in pair) else ()
 
 
 def monitored_consumer(max_ack_pending: int, max_in_flight: int) -> dict[str, str]:

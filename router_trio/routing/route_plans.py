@@ -255,6 +255,8 @@ class RoutePlan:
     retry_schedule: RetrySchedule | None = None
     passed_as: bytes = b""
     """Its name in messages that it has passed on: see `policy.hops`."""
+    sends: tuple[tuple[str, str], ...] = ()
+    """Where it sends, for the metadata of its durables: servers, `""` for that of its source, and templates."""
     copy: StreamConfig | None = None
     """How `[[streams]]` wants the copy of its stream, if it has partitions and reads a copy."""
 
@@ -400,6 +402,7 @@ def compile_routes(
         per = None if route.limit is None else _compiled(route.limit.per, PER, route)
         plan = RoutePlan(route.name, source.connection, source.pattern, destinations, route, handler, when, key)
         plan = replace(plan, per=per, never_replied_to=never_replied, passed_as=_passed_as(settings, route))
+        plan = replace(plan, sends=_sends(settings, plan))
         if key is None and (partitioning := partitioning_of(source)) is not None:
             plan = replace(plan, partition_key=partitioning.key_of())
         if source.partitions is not None:
@@ -482,6 +485,12 @@ def _numbered(destinations: Sequence[Destination], strategy: str) -> tuple[Desti
     return tuple(
         replace(one, number=number) if (number := numbers.get(i)) else one for i, one in enumerate(destinations)
     )
+
+
+def _sends(settings: Settings, plan: RoutePlan) -> tuple[tuple[str, str], ...]:
+    here = servers_of(settings.connections[plan.connection])
+    theirs = [(servers_of(settings.connections[one.connection]), one) for one in plan.destinations]
+    return tuple(("" if here & there else min(there), one.template) for there, one in theirs)
 
 
 def _passed_as(settings: Settings, route: RouteSettings) -> bytes:

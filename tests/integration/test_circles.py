@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from router_trio.routing.policy import hops
+from tests.support.command import over_its_links
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -110,3 +113,62 @@ async def test_a_circle_of_buckets_over_a_mirror_ends(server: NatsServer) -> Non
             await eventually(lambda: watch.router.routes[0].received >= 1 and not watch.router.routes[0].in_hand)
             await trio.sleep(2)
             assert await stored(stream, "KV_there") <= MOST
+
+
+# --- what `check --online` shows of them ---
+
+HEAD = """
+[telemetry]
+listen = ""
+[connections.main]
+servers = ["{url}"]
+"""
+
+ROUTE = """
+[[routes]]
+name = "{name}"
+from = {{ stream = "{source}", durable = "{name}" }}
+to = [ {{ subject = "{to}" }} ]
+"""
+
+
+async def circles_found(folder: Path) -> list[str]:
+    done = await over_its_links("check", "router.toml", "--online", "--json", cwd=folder)
+    assert done.stdout, done.stderr
+    return [one["message"] for one in json.loads(done.stdout)["findings"] if one["name"] == "circle_over_servers"]
+
+
+async def test_check_online_shows_a_circle_over_another_router(server: NatsServer, tmp_path: Path) -> None:
+    text = HEAD.format(url=server.url) + ROUTE.format(name="there", source="A", to="b.x")
+    (tmp_path / "router.toml").write_text(text)
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("A", ["a.*"])
+        await stream.create_stream("B", ["b.*"])
+        assert await circles_found(tmp_path) == []
+        async with watched(settings(server.url, routes=[stream_route("back", "B", "a.x")])) as other:
+            await other.until("ROUTE_READY")
+        (found,) = await circles_found(tmp_path)
+        assert found == (
+            "messages of route 'there' may return to it: route 'there' sends 'b.x', route 'back' of another router "
+            "(durable 'back') sends 'a.x', which the route reads; send to other subjects, narrow a source, or set "
+            "hop_limit on the route if it is intended"
+        )
+        (tmp_path / "router.toml").write_text(text.replace("[[routes]]", "[[routes]]\nhop_limit = 4"))
+        assert await circles_found(tmp_path) == []
+
+
+@pytest.mark.parametrize("way", COPIES)
+async def test_check_online_shows_a_circle_over_what_a_server_copies(
+    server: NatsServer, tmp_path: Path, way: str
+) -> None:
+    source, sink, _ = COPIES[way]
+    text = HEAD.format(url=server.url) + ROUTE.format(name="round", source="SOURCE", to="sink.copy")
+    (tmp_path / "router.toml").write_text(text)
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("SINK", ["sink.*"], **sink)
+        await stream.create_stream("SOURCE", **source)
+        (found,) = await circles_found(tmp_path)
+        moved = "SINK' republishes as 'source.copy'" if way == "republish" else "SOURCE' copies from stream 'SINK'"
+        assert f"sends 'sink.copy', stream '{moved}, which the route reads; send" in found

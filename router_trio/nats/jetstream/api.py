@@ -22,7 +22,7 @@ from router_trio.protocol import framing, permissions
 from router_trio.protocol.bounded_json import AnswerError, Object, read
 from router_trio.protocol.framing import LAST_SEQUENCE
 from router_trio.protocol.headers import Headers, encode, status
-from router_trio.protocol.metadata import CONTINUES, ROUTE
+from router_trio.protocol.metadata import CONTINUES, ROUTE, SENDS, sends_of
 from router_trio.protocol.stream_config import StreamSubjects
 
 T = TypeVar("T")
@@ -389,6 +389,8 @@ class ConsumerConfig:
     """The route that created the consumer, as it is in the metadata; empty if another client did."""
     continues: bool
     """True if the route created it to continue where a deleted one was, as it is in the metadata."""
+    sends: tuple[tuple[str, str], ...] = ()
+    """Where that route sends: servers, `""` for that of the stream, and templates of subjects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -608,6 +610,7 @@ def _consumer_config(config: Object) -> ConsumerConfig:
         priority_groups=config.subjects("priority_groups", most=MAX_PRIORITY_GROUPS),
         route=_metadata(config, ROUTE),
         continues=bool(_metadata(config, CONTINUES)),
+        sends=sends_of(_metadata(config, SENDS)),
     )
 
 

@@ -31,7 +31,7 @@ from router_trio.link import ConsumerSpec, ConsumerState, Link, PullConsumer
 from router_trio.protocol import buckets, framing
 from router_trio.protocol.advisories import MAX_DELIVERIES, Advisory
 from router_trio.protocol.copies import Copied
-from router_trio.protocol.metadata import ROUTE
+from router_trio.protocol.metadata import ROUTE, sends
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import KeptSource
 from router_trio.routing.source_status import SourceStatus
@@ -286,7 +286,7 @@ class StreamSource(KeptSource[StreamKeeper]):
 
     def _metadata(self) -> Mapping[str, str]:
         """Return what identifies this route on a server."""
-        return {**self._connection.metadata(), ROUTE: self.state.name}
+        return {**self._connection.metadata(), ROUTE: self.state.name, **sends(self._routing.plan.sends)}
 
     def _next_spec(self) -> ConsumerSpec:
         """Return the consumer for the next link, which continues behind the known part of the stream."""

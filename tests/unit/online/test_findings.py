@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from router_trio.nats.jetstream.api import ConsumerInfo, StreamInfo, consumer_info, stream_info
+from router_trio.nats.jetstream.flows import StreamFlow
 from router_trio.nats.jetstream.sourced_stream import Partitioned
-from router_trio.online import destinations, partitions, servers, sources, streams
+from router_trio.online import circles, destinations, partitions, servers, sources, streams
 from router_trio.online.facts import Facts, ServerFacts, Unknown
 from router_trio.online.report import report_of
+from router_trio.protocol import metadata
 from router_trio.settings import Settings
 from router_trio.subjects.partitions import Partitioning
 from tests.support.command import ROOT
@@ -110,7 +112,8 @@ def test_processes_of_the_route_itself_may_pull_from_a_durable_that_it_has_creat
 def test_every_finding_has_a_fixture() -> None:
     lists = (servers.FINDINGS, servers.DECLARED, sources.FINDINGS, destinations.FINDINGS, streams.FINDINGS)
     names = {find.__name__ for one in lists for find in one}
-    assert names | {find.__name__ for find in partitions.FINDINGS} == set(CASES)
+    names |= {find.__name__ for find in (*partitions.FINDINGS, *circles.FINDINGS)}
+    assert names == set(CASES)
 
 
 def test_the_page_lists_every_finding_with_its_severities() -> None:
@@ -147,6 +150,21 @@ CASES["subjects_not_taken"] = [
         TO,
         "streams take only a part of copies.*: copies.a, copies.b; every other copy fails with no_responders; add the "
         "subjects to a stream, or narrow the source",
+    )
+]
+CASES["circle_over_servers"] = [
+    (
+        facts(
+            flows={
+                "ORDERS": StreamFlow("ORDERS", ("orders.*",), None, None, (), 1),
+                "COPIES": StreamFlow("COPIES", ("copies.*",), None, ("copies.*", "orders.{{wildcard(1)}}"), (), 0),
+            }
+        ),
+        "warning",
+        "routes[0]",
+        "messages of route 'copy' may return to it: route 'copy' sends 'copies.*', stream 'COPIES' republishes as "
+        "'orders.*', which the route reads; send to other subjects, narrow a source, or set hop_limit on the route if "
+        "it is intended",
     )
 ]
 CASES["fed_by_its_own_route"] = [
@@ -767,3 +785,20 @@ def test_the_report_names_what_can_not_be_seen() -> None:
     assert untested == (
         "permissions to publish of connection main: nats-server before 2.11 has no test without a message"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", "[" * 2000, "{}", "[1]", '[["a"]]', "[[1, 2]]", '[["a", "b\\u0007"]]', '[["", "' + "x" * 3000 + '"]]'],
+)
+def test_metadata_by_another_client_is_not_followed(text: str) -> None:
+    assert consumer(metadata={"router-trio.route": "r", "router-trio.sends": text}).config.sends == ()
+
+
+def test_where_a_route_sends_is_bounded_in_the_metadata() -> None:
+    ends = [("", f"subject.{number}") for number in range(1000)]
+    written = metadata.sends(ends)[metadata.SENDS]
+    assert len(written) <= metadata.MOST_SENDS
+    kept = consumer(metadata={"router-trio.sends": written}).config.sends
+    assert [*kept] == ends[: len(kept)]
+    assert len(kept) > 50
