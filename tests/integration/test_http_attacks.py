@@ -353,3 +353,22 @@ def test_nonsense(sent: bytes) -> None:
                 assert await probe(address) == 200
 
     trio.run(attack)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n",
+        b"GET /healthz HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 2\r\n\r\nxx",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\nx",
+    ],
+)
+async def test_a_request_whose_end_is_ambiguous_is_refused(request_: bytes, view: View) -> None:
+    async with served(view) as address:
+        answer = await say(address, request_ + b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1

@@ -72,6 +72,10 @@ class HTTPConnection:
             raise RequestRefused(431, f"request line and headers may have {MAX_HEADER_BYTES} bytes")
         if request.http_version not in _VERSIONS:
             raise RequestRefused(505, "only HTTP/1.1 and HTTP/1.0 are supported")
+        names = {name for name, _ in request.headers}
+        if b"transfer-encoding" in names and (b"content-length" in names or request.http_version == b"1.0"):
+            # A proxy in front may read it as another number of requests: RFC 9112, 6.1 and 6.3.
+            raise RequestRefused(400, "Transfer-Encoding is refused with Content-Length and in HTTP/1.0")
         if not request.target.startswith(b"/"):
             raise RequestRefused(400, "the target of a request must be a path")
         # Without a body the next event is the end of the request, which the caller does not need.
