@@ -121,5 +121,5 @@ def _refused(answer: Answer, url: ServerURL) -> LinkError:
 def _location(answer: Answer) -> str:
     """Return the target of a redirect as the end of a text, without parts that may hold a secret."""
     found = next((value for name, value in answer.headers if name == b"location"), b"").decode("latin-1")
-    where = str(without_keys(found.partition("?")[0].partition("#")[0]))
+    where = str(without_keys(found.partition("?")[0].partition("#")[0], path_shown=True))
     return f": see {excerpt(where)}" if where else ""

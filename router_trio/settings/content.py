@@ -49,13 +49,18 @@ def hash_of_messages(
     return _hash([{name: _section(one) for name, one in part.items()} for part in (connections, routes, streams)])
 
 
-def without_keys(value: Any) -> Any:
-    """Remove from a URL what may hold a secret: user, query and fragment. Return any other value as it is."""
+def without_keys(value: Any, *, path_shown: bool = False) -> Any:
+    """Remove from a URL what may hold a secret: user, path, query and fragment. Return any other value as it is.
+
+    Only HTTP has paths with keys, which `path_shown` leaves in.
+    """
     if not isinstance(value, str) or not _URL.match(value):
         return value
     scheme, _, rest = value.partition("://")
     where, mark, _ = rest.partition("?") if "?" in rest else rest.partition("#")
     authority, slash, path = where.partition("/")
+    if scheme.lower() in ("http", "https") and path and not path_shown:
+        path = "..."
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}{mark and mark + '...'}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from router_trio.cli.diff import lines
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import Difference, Names, connections_of, difference, other_partitions
@@ -233,7 +235,17 @@ def test_a_url_is_shown_without_parts_that_may_be_credentials() -> None:
     assert line == "telemetry.otlp_endpoint: not shown -> not shown"
     moved = configuration(telemetry={"otlp_endpoint": "https://other:4318/v1?api-key=SECRET1"})
     (line,) = difference(old, moved).lines()
-    assert line == ('telemetry.otlp_endpoint: "https://collector:4318/v1?..." -> "https://other:4318/v1?..."')
+    assert line == ('telemetry.otlp_endpoint: "https://collector:4318/...?..." -> "https://other:4318/...?..."')
+
+
+@pytest.mark.parametrize("after", ["", "?a=b", "#c", "/v1/traces"])
+def test_no_key_in_the_path_of_a_url_is_shown(after: str) -> None:
+    old = configuration(telemetry={"otlp_endpoint": f"https://collector:4318/SECRET1{after}"})
+    new = configuration(telemetry={"otlp_endpoint": f"HTTPS://collector:4318/api/SECRET2{after}"})
+    for one, other in ((old, new), (new, old), (configuration(), new), (new, configuration())):
+        (line,) = difference(one, other).lines()
+        assert "SECRET" not in line
+        assert line.startswith("telemetry.otlp_endpoint: ")
 
 
 def test_each_key_that_differs_has_a_line_that_names_its_owner() -> None:
