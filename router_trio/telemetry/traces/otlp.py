@@ -9,10 +9,15 @@ send; `tests/unit/telemetry/test_otlp_encoding.py` compares the two.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from functools import lru_cache
+from http.client import responses
 from struct import Struct
+from typing import Any
 
+import requests
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -23,7 +28,19 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from router_trio.telemetry.traces.export import Readable, all_readable
 from router_trio.telemetry.traces.spans import MAX_FORMS, MessageSpan, SpanForm
 
+MAX_ANSWER = 64 * 1024
+"""Bytes of a collector's answer that are read. The SDK uses status and headers only."""
+
+ANSWER_WITHIN = 5.0
+"""Seconds for that part of the answer, behind its headers."""
+
 _KINDS = {"CONSUMER": trace_pb2.Span.SPAN_KIND_CONSUMER, "PRODUCER": trace_pb2.Span.SPAN_KIND_PRODUCER}
+_PROVIDERS = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+)
+"""Variables that name a session of the user's own."""
+
 _LOCAL = trace_pb2.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE = _LOCAL | trace_pb2.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _NO_ERROR = trace_pb2.Span(status=trace_pb2.Status()).SerializeToString()
@@ -60,8 +77,52 @@ _times = Struct(f"<{len(_START)}sQ{len(_END)}sQ").pack
 _flags = Struct(f"<{len(_FLAGS)}sI").pack
 
 
+class _Session(requests.Session):
+    """A session that reads status and headers of an answer, and no more than the begin of its body."""
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """Send a request and return the answer. Raises as the session of `requests` does, also for a redirect.
+
+        That is not followed: another host would get the spans, and the credentials in the headers.
+        """
+        options.pop("allow_redirects", None)
+        try:
+            response = self.get_adapter(url=str(request.url)).send(request, **(options | {"stream": True}))
+        except requests.RequestException as error:
+            # The path may hold a key, and the SDK logs this.
+            raise type(error)(str(error).replace(request.path_url, "/...")) from None
+        _drain(response)
+        response._content, response._content_consumed = b"", True
+        if response.is_redirect:
+            raise requests.TooManyRedirects("the collector redirects, which is not followed; correct the endpoint")
+        # The SDK logs that as well. The collector may have repeated what it was sent.
+        response.reason = responses.get(response.status_code, "")
+        return response
+
+
+def _drain(response: requests.Response) -> None:
+    """Read an answer's body, so that the connection can be used again. Close it for one that is long or slow."""
+    deadline, read = time.monotonic() + ANSWER_WITHIN, 0
+    try:
+        while part := response.raw.read1(MAX_ANSWER, decode_content=False):
+            read += len(part)
+            if read >= MAX_ANSWER or time.monotonic() >= deadline:
+                response.close()
+                return
+    except Exception:  # the spans have arrived: the status says so
+        response.close()
+
+
 class MessageSpanExporter(OTLPSpanExporter):
     """The SDK's exporter of spans over HTTP, which is an `export.MessageExporter` too."""
+
+    def __init__(self, endpoint: str | None) -> None:
+        """`endpoint` is the URL of spans; None for that of OpenTelemetry's variables.
+
+        With a credential provider in these variables, its session is used, and reads what it likes.
+        """
+        provided = any(os.environ.get(name) for name in _PROVIDERS)
+        super().__init__(endpoint=endpoint, session=None if provided else _Session())
 
     def export_with(self, spans: Sequence[ReadableSpan | MessageSpan], readable: Readable) -> SpanExportResult:
         """Export the spans. Blocks until the collector has answered or all retries have failed."""
