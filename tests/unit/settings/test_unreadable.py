@@ -73,7 +73,7 @@ def test_a_variable_is_refused(name: str, value: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raised", [MemoryError(), RecursionError(), ValueError("hunter2"), KeyError("hunter2")])
-def test_an_error_that_nobody_foresaw_is_one_of_the_file(
+def test_an_unforeseen_error_is_one_of_the_file(
     raised: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
