@@ -262,7 +262,8 @@ OF_MEMBERS = [
 def test_a_route_with_partitions_reads_a_copy_with_any_of_its_consumers() -> None:
     *of_consumer, messages = of_durable("IN-d", "*")
     publish = [*of_consumer, "$JS.API.CONSUMER.UNPIN.IN-d.*", messages]
-    publish += ["$JS.API.STREAM.INFO.IN", "$JS.API.STREAM.CREATE.IN-d", "$JS.API.CONSUMER.INFO.IN.d", *OF_MEMBERS]
+    publish += ["$JS.API.STREAM.INFO.IN", "$JS.API.STREAM.CREATE.IN-d"]
+    publish += ["$JS.API.STREAM.MSG.GET.IN", "$JS.API.STREAM.UPDATE.IN-d", "$JS.API.CONSUMER.INFO.IN.d", *OF_MEMBERS]
     settings = configured(partitioned())
     subscribe = [*INBOX, *heard("IN-d", durable="*")]
     assert granted(settings) == (publish, subscribe)
