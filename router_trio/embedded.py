@@ -14,6 +14,7 @@ Guarantees:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -22,11 +23,12 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib import metadata
@@ -58,6 +60,10 @@ _WATCH_INTERVAL = 0.2
 _POLL_INTERVAL = 0.01
 _LOG_TAIL_BYTES = 8192
 _LONGEST_REASON = 500
+_LONGEST_URL = 4096
+_OTHERS = 0o077
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TZ", "TMPDIR", "GOMAXPROCS", "GOMEMLIMIT", "GOGC")
+"""Variables that the server gets. The others may hold secrets of the router."""
 _URL_FILE = "url"
 _PASSWORD = re.compile("[!-~]{1,200}")
 """Pattern of the passwords that its user may choose. A configuration of nats-server has no others as they are."""
@@ -282,8 +288,8 @@ class EmbeddedServer:
         if self._password is not None:
             log += f"authorization {{ user: {USER}, password: {json.dumps(self._password)} }}\n"
             log += f"server_name: {self._name}\n"
-        descriptor = os.open(self._config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(_open_own(self._config_path, os.O_WRONLY | os.O_CREAT), "w", encoding="utf-8") as file:
+            file.truncate()
             file.write(log + config)
 
     @property
@@ -309,10 +315,17 @@ class EmbeddedServer:
             command = bound + command
         try:
             self.write_config(self._config)
-            with self._stderr_path.open("ab") as stderr:
+            with os.fdopen(_open_own(self._log_path, os.O_WRONLY | os.O_CREAT), "ab"):
+                """Only checked: the server opens it by itself."""
+            with os.fdopen(_open_own(self._stderr_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as stderr:
                 # A separate process group: the server must outlive our drain, so Ctrl-C must not reach it.
                 return subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, process_group=0
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stderr,
+                    stderr=stderr,
+                    process_group=0,
+                    env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
                 )
         except UnicodeEncodeError:
             what = f"the name of {str(self.directory)!r} is not UTF-8, which nats-server needs: choose another one"
@@ -415,7 +428,8 @@ def _locked(directory: Path) -> Iterator[None]:
     """Create the directory if it is missing, and lock it. Raises `EmbeddedServerError` if it is locked or unusable."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (directory / "lock").open("wb")
+        _check_directory(directory)
+        lock = os.fdopen(_open_own(directory / "lock", os.O_RDWR | os.O_CREAT), "r+b")
     except OSError as error:
         raise EmbeddedServerError(f"can't use the directory {directory}: {error}") from error
     with lock:
@@ -436,7 +450,13 @@ def _kept_access(directory: Path) -> tuple[int, str]:
     """
     path = directory / _URL_FILE
     try:
-        url = urlsplit(path.read_text(encoding="utf-8").strip())
+        with os.fdopen(_open_own(path, os.O_RDONLY), encoding="utf-8") as file:
+            others = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & directory.stat().st_mode & _OTHERS
+            if others:
+                raise EmbeddedServerError(
+                    f"other users may read the password in {path}: delete it to get a new one, or chmod 700 {directory}"
+                )
+            url = urlsplit(file.read(_LONGEST_URL).strip())
         password = unquote(url.password or "", errors="strict")
         is_ours = url.scheme == "nats" and url.username == USER and url.hostname == HOST
         if is_ours and url.port and _PASSWORD.fullmatch(password):
@@ -471,6 +491,48 @@ async def _reserved_again(port: int) -> AsyncIterator[_Reservation]:
         yield reservation
 
 
+def _check_directory(directory: Path) -> None:
+    """Raise `EmbeddedServerError` for a directory in which another user may replace files, and for a store of theirs.
+
+    The volumes of Kubernetes belong to root, and to the group of the pod.
+    """
+    found = directory.stat()
+    trusted = found.st_uid == os.geteuid() or (found.st_uid == 0 and not found.st_mode & stat.S_IWOTH)
+    if not trusted:
+        raise EmbeddedServerError(f"the directory {directory} belongs to another user: choose one of your own")
+    if (found.st_uid and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) or found.st_mode & stat.S_IWOTH:
+        raise EmbeddedServerError(f"other users may write to the directory {directory}: chmod 700 {directory}")
+    store = directory / "jetstream"
+    if os.path.lexists(store):
+        _check_owner(store, store.lstat(), stat.S_ISDIR)
+
+
+def _check_owner(path: Path, found: os.stat_result, is_kind: Callable[[int], bool]) -> None:
+    """Raise `EmbeddedServerError` for a link, a device or another user's file, to which a store would be written."""
+    if not is_kind(found.st_mode) or found.st_uid != os.geteuid() or (found.st_nlink > 1 and is_kind is stat.S_ISREG):
+        raise EmbeddedServerError(f"{path} is a link, or belongs to another user: remove it, or use another directory")
+
+
+def _open_own(path: Path, flags: int) -> int:
+    """Open a file that is no link and belongs to this user, and return the descriptor. A new one is private.
+
+    Raises `OSError`, and `EmbeddedServerError` for a link and for a file of another user.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        _check_owner(path, path.lstat(), stat.S_ISREG)
+        raise
+    try:
+        _check_owner(path, os.fstat(descriptor), stat.S_ISREG)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read. After a power failure it has either the old or the new text.
 
@@ -478,8 +540,8 @@ def _write_private(path: Path, text: str) -> None:
     """
     written = path.with_name(f"{path.name}.new")
     try:
-        descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        written.unlink(missing_ok=True)
+        with os.fdopen(_open_own(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

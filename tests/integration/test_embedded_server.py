@@ -455,3 +455,84 @@ class TestKeepRunning:
             server.write_config("")
             await eventually(lambda: isinstance(events[-1], EmbeddedServerRestarted))
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", ["lock", "url", "nats-server.conf", "nats-server.log", "nats-server.stderr"])
+@pytest.mark.parametrize("kind", ["symlink", "hardlink", "dangling", "folder"])
+async def test_no_file_is_written_through_a_link_in_the_directory(tmp_path: Path, name: str, kind: str) -> None:
+    directory, target = tmp_path / "data", tmp_path / "precious"
+    directory.mkdir(mode=0o700)
+    target.write_text("kept")
+    path = directory / name
+    if kind == "symlink":
+        path.symlink_to(target)
+    elif kind == "hardlink":
+        path.hardlink_to(target)
+    elif kind == "dangling":
+        path.symlink_to(tmp_path / "new")
+    else:
+        path.mkdir()
+    with pytest.raises(EmbeddedServerError, match=name):
+        async with open_server_in(directory):
+            raise AssertionError("it started")
+    assert target.read_text() == "kept"
+    assert not (tmp_path / "new").exists()
+
+
+async def test_a_store_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir(mode=0o700)
+    (directory / "jetstream").symlink_to(tmp_path)
+    with pytest.raises(EmbeddedServerError, match="is a link"):
+        async with open_server_in(directory):
+            raise AssertionError("it started")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o722, 0o702])
+async def test_a_directory_that_all_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    directory.chmod(mode)
+    with pytest.raises(EmbeddedServerError, match="chmod 700"):
+        async with open_server_in(directory):
+            raise AssertionError("it started")
+    assert not any(directory.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+@pytest.mark.parametrize("what", [".", "lock", "url", "nats-server.conf", "jetstream"])
+async def test_what_belongs_to_another_user_is_not_used(tmp_path: Path, what: str) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir(mode=0o700)
+    path = directory / what
+    if what == "jetstream":
+        path.mkdir()
+    elif what != ".":
+        path.write_text(f"nats://router:{'x' * 32}@{HOST}:4222\n")
+        path.chmod(0o600)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(EmbeddedServerError, match="another user"):
+        async with open_server_in(directory):
+            raise AssertionError("it started")
+
+
+async def test_a_password_that_others_may_read_is_not_used(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    directory.chmod(0o755)
+    (directory / "url").write_text(f"nats://router:{'x' * 32}@{HOST}:4222\n")
+    (directory / "url").chmod(0o644)
+    with pytest.raises(EmbeddedServerError, match="may read the password"):
+        async with open_server_in(directory):
+            raise AssertionError("it started")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_the_server_gets_no_secret_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTER_TRIO_CONNECTIONS__MAIN__PASSWORD", "hunter2")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    async with open_server_in(tmp_path) as server:
+        process = server._process
+        assert process is not None
+        variables = await trio.Path(f"/proc/{process.pid}/environ").read_bytes()
+    assert b"hunter2" not in variables

@@ -175,6 +175,7 @@ async def test_an_older_exporter_encodes_the_spans_itself(monkeypatch: pytest.Mo
     assert not any(isinstance(span, MessageSpan) for span in spans)
 
 
-def test_an_unreachable_collector_is_a_failed_export() -> None:
-    exporter = MessageSpanExporter(endpoint="http://127.0.0.1:9/v1/traces", timeout=0.2)
+def test_an_unreachable_collector_is_a_failed_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+    exporter = MessageSpanExporter(endpoint="http://127.0.0.1:9/v1/traces")
     assert exporter.export_with([], Kept().readable) is SpanExportResult.FAILURE
