@@ -44,6 +44,7 @@ NO_BOUNDS = {
     "_ENTRY_BYTES routing/outlets/address.py": "an estimate, part of what MAX_REMEMBERED_BYTES bounds",
     "PASSWORD_BYTES embedded.py": "how long a password of ours is",
     "NAME_BYTES embedded.py": "how long a name of ours is",
+    "_LONGEST_URL embedded.py": "of the url file, which is the router's own",
     "_ANSWER_WITHIN nats/other_client.py": "of the demo, which reads streams of its own server",
     "NOTICED_WITHIN nats/partitions_change.py": "of `router-trio partitions --change`, no router has it",
     "STORED_WITHIN nats/partitions_change.py": "of `router-trio partitions --change`, no router has it",

@@ -501,7 +501,7 @@ async def test_a_directory_that_all_may_write_to_is_refused(tmp_path: Path, mode
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 @pytest.mark.parametrize("what", [".", "lock", "url", "nats-server.conf", "jetstream"])
-async def test_what_belongs_to_another_user_is_not_used(tmp_path: Path, what: str) -> None:
+async def test_files_of_another_user_are_not_used(tmp_path: Path, what: str) -> None:
     directory = tmp_path / "data"
     directory.mkdir(mode=0o700)
     path = directory / what
