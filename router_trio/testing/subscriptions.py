@@ -263,6 +263,12 @@ class FakePullConsumer(FakeSubscription):
             self._named().again([sequence], now, self._link.inbox)
             received.append(sequence)
 
+        if self._pin is not None and sequences:
+            # Ends the requests of the former leader, as a real link does.
+            self._link.publishing(
+                self._ack_subject(sequences[0]), partial(self._named().again, sequences[:1], by=self._link.inbox)
+            )
+            await self._link.request(lambda _: None)
         for sequence in sequences:
             self._link.publishing(self._ack_subject(sequence), partial(redeliver, sequence))
         await self._link.request(lambda _: None)

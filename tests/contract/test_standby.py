@@ -138,6 +138,40 @@ async def test_a_sign_that_keeps_the_lead_moves_the_next_redelivery(peer: Peer, 
         assert sequences((await received.until_delivered(9))[6:]) == [1, 2, 3]
 
 
+async def test_requests_of_the_former_leader_do_not_change_the_order_of_redeliveries(
+    peer: Peer, clock: trio.abc.Clock | None
+) -> None:
+    """They are behind the request that took the lead, and the server ends them when a message is due."""
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for number in range(5):
+        await peer.publish("orders.new", b"%d" % number)
+    spec, received, again = replace(STANDBY, ack_wait=30.0), Recorder(), Recorder()
+    async with link_of(peer) as first, peer.connect(peer.server, b"_INBOX.other", Recorder()) as second:
+        pin = await first.take_the_lead(spec, ignore)
+        consumer = await first.open_consumer(replace(spec, pin=pin), received)
+        consumer.pull(9, 30.0)
+        await received.until_delivered(4)
+        taken: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def wait() -> None:
+                taken.append(await second.take_the_lead(spec, ignore))
+
+            await trio.sleep(0.5)  # its request waits
+            consumer.pull(9, 30.0)
+            await first.fence()
+            consumer.release_lead()
+            await first.fence()
+            await peer.publish("orders.new", b"6")
+        leading = await second.open_consumer(replace(spec, pin=taken[0]), again)
+        unacked = await leading.unacked(1)
+        assert unacked
+        assert await leading.again(unacked)
+        leading.pull(len(unacked), 5.0)
+        assert sequences(await again.until_delivered(len(unacked))) == list(unacked)
+
+
 async def test_a_consumer_of_the_other_kind_is_refused(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     async with link_of(peer) as link:

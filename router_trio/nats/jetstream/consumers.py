@@ -251,6 +251,10 @@ class WirePullConsumer:
     async def again(self, sequences: Sequence[int]) -> bool:
         subjects = [self._ack_subject(sequence) for sequence in sequences]
         *most, last = subjects
+        if self._lead:
+            # Requests of the former leader may wait. The server ends them when a message is due, and moves that one
+            # behind all others: so only one is due.
+            await self._answered(subjects[0], b"-NAK")
         # Some of them are queued for redelivery already: those that the server was about to send when the dead link was
         # closed. They would be delivered before the others. A nak with a delay removes a message from that queue, one
         # without puts it at the end. On a busy server a message may be queued only now, between the two. An answer
