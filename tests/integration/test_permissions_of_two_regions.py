@@ -27,7 +27,9 @@ from tests.support.watch import Watch, until_stored
 
 pytestmark = needs_server(2, 14, lacks="acks with domain and account")
 
-ONE_WAY, BOTH_WAYS = (one.text for one in page(DOCS / "how-to" / "two-regions.md").blocks if one.language == "toml")
+ONE_WAY, BY_HEADER, BY_SUBJECT, _ = (
+    one.text for one in page(DOCS / "how-to" / "two-regions.md").blocks if one.language == "toml"
+)
 REGIONS = ("eu", "us")
 
 
@@ -67,7 +69,7 @@ def lines_of(text: str) -> list[Line]:
 
 EACH = [
     pytest.param(one, id=f"{way}: {one.region}: {'subscribe' if one.subscribes else 'publish'} {subject_of(one.line)}")
-    for way, text in (("one way", ONE_WAY), ("both ways", BOTH_WAYS))
+    for way, text in (("one way", ONE_WAY), ("by header", BY_HEADER), ("by subject", BY_SUBJECT))
     for one in lines_of(text)
 ]
 
@@ -143,7 +145,14 @@ async def regions(tmp_path: Path, text: str, without: Line | None = None, extra:
 
 
 @pytest.mark.parametrize("extra", [pytest.param("", id="as it is"), pytest.param(ACKS_WITH_ACCOUNT, id="newer acks")])
-@pytest.mark.parametrize("text", [pytest.param(ONE_WAY, id="one way"), pytest.param(BOTH_WAYS, id="both ways")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(ONE_WAY, id="one way"),
+        pytest.param(BY_HEADER, id="by header"),
+        pytest.param(BY_SUBJECT, id="by subject"),
+    ],
+)
 async def test_with_the_printed_permissions_each_message_is_copied_and_nothing_is_refused(
     text: str, extra: str, tmp_path: Path
 ) -> None:
