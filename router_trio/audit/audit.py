@@ -13,6 +13,7 @@ import trio
 from router_trio.audit import comparison
 from router_trio.audit.comparison import Comparison, Repeated
 from router_trio.audit.expectations import Expectations, ExpectedCopy, Identified, size_limits
+from router_trio.audit.extra import ExtraKey, ExtraKeys
 from router_trio.audit.letter import is_letter_of
 from router_trio.audit.removals import NEVER, Removals, ahead_by
 from router_trio.audit.report import MAX_FINDINGS, Finding, Report
@@ -24,6 +25,7 @@ from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.range_reader import MOST_PULLED, StreamRange
 from router_trio.nats.stored import StoredMessages
 from router_trio.protocol import framing, message_ids
+from router_trio.protocol.message_ids import Origin
 from router_trio.settings import RouteSettings, Settings
 
 CLOCKS_DIFFER_BY = 600
@@ -89,6 +91,15 @@ class Range:
     last: int | None = None
     since: int | None = None
     until: int | None = None
+
+    def has(self, origin: Origin) -> bool:
+        """Return True if the message of a copy is in the range, whether it is still stored or not."""
+        return (
+            (self.first is None or self.first <= origin.sequence)
+            and (self.last is None or origin.sequence <= self.last)
+            and (self.since is None or self.since <= origin.time_ns)
+            and (self.until is None or origin.time_ns <= self.until)
+        )
 
 
 EVERYTHING = Range()
@@ -238,6 +249,9 @@ class Audit:
         self._start = Start(0)
         self._removals: dict[int, Removals] = {}
         self._gone_since: set[int] = set()
+        self._extra = ExtraKeys(route, links, self.expectations, self._read_all)
+        self._wanted = EVERYTHING
+        self._with_extra: Sequence[int] = ()
 
     async def run(self, wanted: Range) -> Report:
         """Compare, and return the report.
@@ -246,6 +260,7 @@ class Audit:
         cancelled.
         """
         reader, name = self._messages, self._route.name
+        self._wanted = wanted
         durable = await reader.consumer(self._durable)
         if durable is None:
             detail = f"stream {reader.stream} has no consumer {self._durable}, so nothing is known to be settled; "
@@ -279,6 +294,7 @@ class Audit:
             for group in self._judged:
                 await self._explain(group, dead)
                 await self._judge(group, report)
+        await self._find_extra(report)
         report.gone = await self._gone(report, info)
         for group in self._judged:
             self._gone_since.update(group[0].compared.sequences(comparison.GONE))
@@ -303,6 +319,12 @@ class Audit:
                         self.overtaken += 1
                     else:
                         yield expected
+
+    async def extra(self) -> AsyncGenerator[ExtraKey, None]:
+        """Yield the keys of copies that the source of the route lacks, compared again with the keys that it has now."""
+        for index in self._with_extra:
+            for one in await self._extra.find(index, self._wanted.has):
+                yield one
 
     def lacking(self) -> int:
         """Return how many messages the last `run` has found to lack the copy of one destination, the most of any."""
@@ -405,6 +427,14 @@ class Audit:
 
     def _range(self, first: int, last: int, patterns: Sequence[str], *, headers_only: bool) -> StreamRange:
         return StreamRange(first, last, patterns, OWNER, headers_only, self._pace.most)
+
+    async def _read_all(self, link: CommandLink, info: StreamInfo) -> AsyncGenerator[Sequence[StoredMessage], None]:
+        """Read the headers of a stream, to the end that it has by then."""
+        everything = self._range(max(info.first_sequence, 1), framing.LAST_SEQUENCE, [">"], headers_only=True)
+        async with aclosing(link.read(info, everything)) as batches:
+            async for batch in batches:
+                await self._pace.spend(len(batch))
+                yield batch
 
     async def _compare(self, report: Report, info: StreamInfo, floor: int) -> None:
         patterns, total = self._route.source.patterns, report.last - report.first + 1
@@ -550,6 +580,22 @@ class Audit:
                 else:
                     compared.explain(sequence, comparison.MISSING)
                     removals[0].lost(copies.get(group[0].index))
+
+    async def _find_extra(self, report: Report) -> None:
+        """Count and list the keys of copies that the source of the route no longer has."""
+        found = []
+        for index in self._extra.destinations:
+            extra = await self._extra.find(index, self._wanted.has)
+            report.notes += self._extra.notes
+            to = self.expectations.destinations[index]
+            name = f"{to.connection}:{to.template}"
+            report.counts["extra"] += len(extra)
+            for one in extra[: MAX_FINDINGS - len(report.findings)]:
+                detail = f"message {one.value.sequence:,} of stream {to.stream}"
+                report.findings.append(Finding(one.origin.sequence, one.value.subject, "extra", name, detail))
+            if extra:
+                found.append(index)
+        self._with_extra = found
 
     async def _judge(self, group: Sequence[_Destination], report: Report) -> None:
         """Count the copies by class, and list what is wrong."""

@@ -1,4 +1,7 @@
-"""Audit a route, publish the copies that are missing, with the ids that they would have had, and audit it again."""
+"""Audit a route, publish the copies that are missing, delete the keys that are extra, and audit it again.
+
+Missing copies get the ids that they would have had.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from contextlib import aclosing
 
 from router_trio.audit.audit import Audit, Pace, Progress, Range
 from router_trio.audit.expectations import ExpectedCopy
+from router_trio.audit.extra import ExtraKey
 from router_trio.audit.report import Report
 from router_trio.errors import SourceError
 from router_trio.errors.quotes import excerpt
@@ -60,11 +64,11 @@ async def repaired(
     begun: Callable[[Audit], None] = lambda audit: None,
     confirm: Callable[[str], Awaitable[None]] = refuse,
 ) -> tuple[Report, Repair]:
-    """Audit a route and publish what is missing. Return the report after that, and what was published.
+    """Audit a route, publish what is missing and delete what is extra. Return the report after that, and the repair.
 
-    Takes as long as two audits if something is missing; `begun` is called with each of them. `confirm` is called with
-    the reason if more messages lack copies than the route has ever got, and raises unless they are to be published.
-    Raises `SourceError`, `LinkError`, and by default `RepairError`; can be cancelled.
+    Takes as long as two audits if there is something to repair; `begun` is called with each of them. `confirm` is
+    called with the reason if more messages lack copies than the route has ever got, and raises unless they are to be
+    published. Raises `SourceError`, `LinkError`, and by default `RepairError`; can be cancelled.
     """
     limit = 0.0 if route.limit is None else route.limit.rate.messages / route.limit.rate.seconds
     repair = Repair(links, Pace(min((one for one in (rate, limit) if one), default=0.0)))
@@ -72,20 +76,22 @@ async def repaired(
         found = Audit(settings, route, links, rate=rate, progress=progress)
         begun(found)
         report = await found.run(wanted)
-        if repair.was_used or not report.counts["missing"]:
+        if repair.was_used or not (report.counts["missing"] or report.counts["extra"]):
             return report, repair
         if (why := excess(found)) is not None:
             await confirm(why)
         await repair.publish(found.missing())
         repair.overtaken = found.overtaken
+        await repair.delete(found.extra())
 
 
 class Repair:
-    """Publishes copies and counts what became of them: `stored`, `duplicates` and `refused`."""
+    """Publishes copies and deletes of keys, and counts: `stored`, `deleted`, `duplicates` and `refused`."""
 
     def __init__(self, links: Mapping[str, CommandLink], pace: Pace) -> None:
         """`pace` limits the copies in a second."""
         self.stored: int = 0
+        self.deleted: int = 0
         self.refused: int = 0
         self.duplicates: int = 0
         """Copies that were not stored because a stream still remembers their ids, for its duplicate window."""
@@ -105,15 +111,31 @@ class Repair:
             async for expected in copies:
                 copy = expected.copy
                 assert copy is not None, "only copies that can be computed are missing"
-                await self._pace.spend(1)
-                requests = self._links[copy.connection].requests
-                request = requests.send(framing.wire(copy.subject), copy.payload, copy.headers)
-                waiting.append((copy.subject, request))
+                await self._send(waiting, copy.connection, copy.subject, copy.payload, copy.headers)
                 if len(waiting) == TOGETHER:
-                    await self._finish(waiting)
-        await self._finish(waiting)
+                    self.stored += await self._finish(waiting)
+        self.stored += await self._finish(waiting)
 
-    async def _finish(self, waiting: list[tuple[str, Request]]) -> None:
+    async def delete(self, keys: AsyncGenerator[ExtraKey, None]) -> None:
+        """Delete keys whose values have not changed since. Raises as `publish` does, and `SourceError`."""
+        self.was_used = True
+        waiting: list[tuple[str, Request]] = []
+        async with aclosing(keys):
+            async for one in keys:
+                await self._send(waiting, one.connection, one.subject, b"", one.headers)
+                if len(waiting) == TOGETHER:
+                    self.deleted += await self._finish(waiting)
+        self.deleted += await self._finish(waiting)
+
+    async def _send(
+        self, waiting: list[tuple[str, Request]], connection: str, subject: str, payload: bytes, block: bytes
+    ) -> None:
+        await self._pace.spend(1)
+        waiting.append((subject, self._links[connection].requests.send(framing.wire(subject), payload, block)))
+
+    async def _finish(self, waiting: list[tuple[str, Request]]) -> int:
+        """Wait for these PubAcks, and return how many publishes were stored."""
+        stored = 0
         for subject, request in waiting:
             try:
                 _, _, duplicate = read_puback(await request.answered())
@@ -122,6 +144,7 @@ class Repair:
                 if len(self.refusals) < MAX_REFUSALS:
                     self.refusals.append(f"{excerpt(subject)}: {error}")
             else:
-                self.stored += not duplicate
+                stored += not duplicate
                 self.duplicates += duplicate
         waiting.clear()
+        return stored

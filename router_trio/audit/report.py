@@ -12,6 +12,7 @@ CLASSES = {
     "missing": "the copy is not stored, and nothing explains that",
     "twice": "the copy is stored several times",
     "different": "the copy is stored with another payload",
+    "extra": "the copy of a bucket has a key that the bucket of the route no longer has",
     "expired": "the copy is not stored, and limits of its stream can have removed it",
     "overruled": "the later value of another writer is stored instead (last_writer)",
     "unknown": "no copy is found, and it is not known whether there should be one",
@@ -22,7 +23,7 @@ CLASSES = {
 }
 """The classes of messages and copies."""
 
-WRONG = ("missing", "twice", "different")
+WRONG = ("missing", "twice", "different", "extra")
 """The classes of findings."""
 
 MAX_FINDINGS = 10_000
@@ -31,7 +32,10 @@ MAX_FINDINGS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A copy that is wrong. `stored_class` is one of `WRONG`."""
+    """A copy that is wrong. `stored_class` is one of `WRONG`.
+
+    `subject` is that of the message, but for an `extra` key, whose message is gone, that of the copy.
+    """
 
     sequence: int
     subject: str
@@ -55,8 +59,8 @@ class Report:
     """The result for the messages `first` to `last` of the source of a route.
 
     `gone` of these sequences are no longer in the stream, `messages` of the others belong to the route. `counts` has
-    every class; they add up to `messages` if the route has one destination, else to its copies and the messages
-    without copies.
+    every class; without `extra`, they add up to `messages` if the route has one destination, else to its copies and the
+    messages without copies.
     """
 
     route: str

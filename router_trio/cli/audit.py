@@ -29,8 +29,10 @@ def add_arguments(parser: Parser) -> None:
         "--as", dest="alias", metavar="NAME", help="the name that the route had when it made the copies"
     )
     parser.add_argument("--rate", type=number(1), metavar="N", help="read at most N messages a second")
-    parser.add_argument("--repair", action="store_true", help="publish what is missing, and audit again")
-    parser.add_argument("--dry-run", action="store_true", help="with --repair, print what would be published")
+    parser.add_argument(
+        "--repair", action="store_true", help="publish what is missing, delete what is extra, audit again"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --repair, print what would be done")
     parser.add_argument("--yes", action="store_true", help="with --repair, publish without confirmation")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -55,15 +57,17 @@ def audit(
     their ids. Prints how many copies are there, missing, twice, different
     and so on, and each one that is wrong. Messages above the ack floor of
     the durable are pending. Copies of a handler are recognized, but their
-    contents are not compared, and one that is absent is unknown.
+    contents are not compared, and one that is absent is unknown. Between
+    buckets, a key that only the copy has is extra.
 
     Nothing is changed. With --repair, missing copies are published with
     the ids that they would have had, at the rate of the route's limit,
     and everything is audited again. They are stored behind newer ones. A
-    repair of more messages than the route ever got asks first.
+    repair of more messages than the route ever got asks first. Extra keys
+    are deleted unless their values have changed.
 
-    The exit code is 1 if a copy is missing, twice or different, or if a
-    server can't be reached or refuses a request. Interrupted by Ctrl-C, the
+    The exit code is 1 if a copy is missing, twice, different or extra, or if
+    a server can't be reached or refuses a request. Interrupted by Ctrl-C, the
     command reports how far it came and the --from with which to continue.
 
     For example:
@@ -128,6 +132,8 @@ async def _job(
                 assert expected.copy is not None
                 copy = f"would publish {expected.copy.subject} to connection {expected.copy.connection}"
                 (to_stderr if json else show)(copy)
+            async for one in audits[0].extra():
+                (to_stderr if json else show)(f"would delete {one.subject} of connection {one.connection}")
             _print_overtaken(audits[0].overtaken)
             if (why := excess(audits[0])) is not None:
                 to_stderr(f"router-trio: {why}; --repair asks first")
@@ -150,6 +156,8 @@ async def _job(
 
 def _print_repair(published: Repair) -> None:
     to_stderr(f"router-trio: copies published: {published.stored:,}, refused: {published.refused:,}")
+    if published.deleted:
+        to_stderr(f"router-trio: extra keys deleted: {published.deleted:,}")
     if published.duplicates:
         why = "their streams still remember the ids; repeat the repair after the duplicate window"
         to_stderr(f"router-trio: copies not stored: {published.duplicates:,}: {why}")

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import pytest
 import trio
 
 from router_trio import Settings
-from router_trio.audit.audit import EVERYTHING, Audit, connections_of
+from router_trio.audit.audit import EVERYTHING, Audit, Pace, connections_of
+from router_trio.audit.extra import ExtraKey
 from router_trio.audit.find import Finder, connections_for
+from router_trio.audit.repair import Repair, repaired
 from router_trio.audit.report import Report
 from router_trio.nats.command_link import open_links
-from tests.integration.test_buckets import DELETE, PURGE, both_ways, copying, of_key, two_buckets, until_there, values
+from tests.integration.test_buckets import (
+    BUCKET,
+    DELETE,
+    PURGE,
+    WITH_TTL,
+    both_ways,
+    copying,
+    of_key,
+    two_buckets,
+    until_there,
+    values,
+)
+from tests.support.command import over_its_links
 from tests.support.eventually import eventually
+from tests.support.raw_jetstream import JetStream
+from tests.support.server_version import needs_server
 from tests.support.servers import NatsServer
 from tests.support.watch import Watch, watched
 
@@ -107,3 +125,175 @@ async def test_find_names_the_subject_of_a_key(server: NatsServer) -> None:
             found = await Finder(settings, links).find("shop.7")
         (note,) = found.notes
         assert note.endswith("no route from this stream reads shop.7: a key has the subject $KV.here.shop.7")
+
+
+async def repair(settings: Settings, number: int = 0) -> tuple[Report, Repair]:
+    route = settings.routes[number]
+    async with open_links(settings, "audit", connections_of(route)) as links:
+        return await repaired(settings, route, links, EVERYTHING)
+
+
+async def purge(stream: JetStream, bucket: str, key: str) -> None:
+    """Remove a key without a trace, as a marker does that has expired."""
+    await stream.api(f"STREAM.PURGE.KV_{bucket}", {"filter": f"$KV.{bucket}.{key}"})
+
+
+@needs_server(2, 11, lacks="TTLs")
+async def test_a_key_whose_purge_expired_before_it_was_copied_is_extra(server: NatsServer) -> None:
+    async with two_buckets(server, **WITH_TTL) as stream:
+        settings = copying(server)
+        async with watched(settings, Watch()) as watch:
+            await stream.publish("$KV.here.kept", b"1")
+            await stream.publish("$KV.here.gone", b"1")
+            await until_there(stream, {"kept": b"1", "gone": b"1"})
+            await eventually(lambda: watch.router.routes[0].in_hand == 0)
+        await stream.publish("$KV.here.gone", b"", [*PURGE, ("Nats-TTL", "1s")])
+        await until_gone(stream, "here", "gone")
+        await stream.publish("$KV.there.own", b"1")  # of somebody else
+        report = await audited(settings)
+        assert counts(report) == {"there": 1, "extra": 1}
+        assert not report.clean
+        (finding,) = report.findings
+        assert (finding.stored_class, finding.subject) == ("extra", "$KV.there.gone")
+        assert finding.detail == "message 2 of stream KV_there"
+        report, done = await repair(settings)
+        assert (counts(report), done.deleted, done.refusals) == ({"there": 1}, 1, [])
+        assert await values(stream, "there") == {"kept": b"1", "gone": None, "own": b"1"}
+        (purged,) = await of_key(stream, "gone")
+        assert purged.header("KV-Operation") == "PURGE"
+        # A later value is copied as any other.
+        await stream.publish("$KV.here.gone", b"2")
+        async with watched(settings, Watch()):
+            await until_there(stream, {"kept": b"1", "gone": b"2", "own": b"1"})
+
+
+async def test_a_key_that_is_written_meanwhile_is_not_deleted(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        settings = copying(server)
+        async with watched(settings, Watch()) as watch:
+            for key in ("here.a", "here.b"):
+                await stream.publish(f"$KV.{key}", b"1")
+            await until_there(stream, {"a": b"1", "b": b"1"})
+            await eventually(lambda: watch.router.routes[0].in_hand == 0)
+        for key in ("a", "b"):
+            await purge(stream, "here", key)
+        (route,) = settings.routes
+        async with open_links(settings, "audit", connections_of(route)) as links:
+            audit = Audit(settings, route, links)
+            assert counts(await audit.run(EVERYTHING)) == {"extra": 2}
+            await stream.publish("$KV.here.a", b"2")  # back before the repair looks again
+            (extra,) = [one async for one in audit.extra()]
+            assert extra.subject == "$KV.there.b"
+            await stream.publish("$KV.there.b", b"of another writer")
+
+            async def found() -> AsyncGenerator[ExtraKey, None]:
+                yield extra
+
+            done = Repair(links, Pace(0))
+            await done.delete(found())
+        assert (done.deleted, done.refused) == (0, 1)
+        assert await values(stream, "there") == {"a": b"1", "b": b"of another writer"}
+
+
+async def test_a_bucket_that_was_created_again_makes_no_key_extra(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        settings = copying(server)
+        async with watched(settings, Watch()) as watch:
+            await stream.publish("$KV.here.a", b"1")
+            await until_there(stream, {"a": b"1"})
+            await eventually(lambda: watch.router.routes[0].in_hand == 0)
+        await stream.api("STREAM.DELETE.KV_here")
+        await stream.create_stream("KV_here", ["$KV.here.>"], **BUCKET)
+        async with watched(settings, Watch()):
+            await stream.publish("$KV.here.b", b"1")
+            await until_there(stream, {"a": b"1", "b": b"1"})
+        report, done = await repair(settings)
+        assert (report.counts["extra"], done.deleted) == (0, 0)
+        assert any("1 keys of stream KV_there" in note for note in report.notes)
+        assert await values(stream, "there") == {"a": b"1", "b": b"1"}
+
+
+@pytest.mark.parametrize("key", ["eu.{{key()}}", "{{wildcard(2)}}.{{wildcard(1)}}", "all"])
+async def test_keys_that_are_mapped_are_compared_by_their_mapping(server: NatsServer, key: str) -> None:
+    async with two_buckets(server) as stream:
+        settings = copying(server, to={"key": key}, filter="*.*")
+        async with watched(settings, Watch()) as watch:
+            await stream.publish("$KV.here.a.1", b"1")
+            await stream.publish("$KV.here.b.2", b"1")
+            await eventually(lambda: watch.router.routes[0].settled["routed"] == 2)
+        assert counts(await audited(settings))["there"] == 2
+        await purge(stream, "here", "b.2")
+        extra = (await audited(settings)).counts["extra"]
+        assert extra == (0 if key == "all" else 1)
+
+
+async def test_the_value_of_another_writer_is_never_extra(server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        settings = both_ways(server)
+        async with watched(settings, Watch()) as watch:
+            await stream.publish("$KV.here.a", b"1")
+            await stream.publish("$KV.there.b", b"2")
+
+            async def is_everywhere() -> bool:
+                return await values(stream, "here") == await values(stream, "there") == {"a": b"1", "b": b"2"}
+
+            await eventually(is_everywhere)
+            await eventually(lambda: [route.filtered["echo"] for route in watch.router.routes] == [1, 1])
+            await eventually(lambda: sum(route.in_hand for route in watch.router.routes) == 0)
+        for key in ("a", "b"):
+            await purge(stream, "here", key)
+        report, done = await repair(settings)
+        assert (report.counts["extra"], done.deleted, done.refusals) == (0, 1, [])
+        assert await values(stream, "there") == {"a": None, "b": b"2"}
+        async with watched(settings, Watch()) as watch:  # the delete is no write of the other bucket
+            await eventually(lambda: watch.router.routes[1].filtered["echo"] == 1)
+            assert await values(stream, "here") == {}
+            await stream.publish("$KV.here.a", b"3")
+            await until_there(stream, {"a": b"3", "b": b"2"})
+
+
+@needs_server(2, 11, lacks="TTLs")
+async def test_a_value_that_expires_in_the_copy_soon_is_not_extra(server: NatsServer) -> None:
+    async with two_buckets(server, **WITH_TTL) as stream:
+        settings = copying(server)
+        async with watched(settings, Watch()) as watch:
+            await stream.publish("$KV.here.a", b"1", [("Nats-TTL", "8s")])
+            await stream.publish("$KV.here.b", b"1", [("Nats-TTL", "1h")])
+            await until_there(stream, {"a": b"1", "b": b"1"})
+            await eventually(lambda: watch.router.routes[0].in_hand == 0)
+        for key in ("a", "b"):
+            await purge(stream, "here", key)
+        report = await audited(settings)
+        assert [one.subject for one in report.findings] == ["$KV.there.b"]
+
+
+async def until_gone(stream: JetStream, bucket: str, key: str) -> None:
+    """Wait until a bucket has no message of a key."""
+
+    async def is_gone() -> bool:
+        return key not in await values(stream, bucket)
+
+    await eventually(is_gone)
+
+
+async def test_the_command_deletes_extra_keys(tmp_path: Path, server: NatsServer) -> None:
+    async with two_buckets(server) as stream:
+        settings = copying(server)
+        async with watched(settings, Watch()) as watch:
+            await stream.publish("$KV.here.a", b"1")
+            await until_there(stream, {"a": b"1"})
+            await eventually(lambda: watch.router.routes[0].in_hand == 0)
+        await purge(stream, "here", "a")
+        (tmp_path / "router.toml").write_text(
+            f'[connections.main]\nservers = ["{server.url}"]\n[[routes]]\nname = "copy"\n'
+            'from = { bucket = "here", durable = "copy" }\nto = [ { bucket = "there" } ]\n'
+        )
+        command = ("audit", "router.toml", "copy")
+        result = await over_its_links(*command, cwd=tmp_path)
+        assert (result.returncode, "extra 1 $KV.there.a" in result.stdout) == (1, True)
+        result = await over_its_links(*command, "--repair", "--dry-run", cwd=tmp_path)
+        assert (result.returncode, "would delete $KV.there.a of connection main" in result.stdout) == (1, True)
+        assert await values(stream, "there") == {"a": b"1"}
+        result = await over_its_links(*command, "--repair", cwd=tmp_path)
+        assert (result.returncode, "extra keys deleted: 1" in result.stderr) == (0, True)
+        assert await values(stream, "there") == {"a": None}
