@@ -21,6 +21,9 @@ from router_trio.settings import ConnectionSettings
 if TYPE_CHECKING:
     from nkeys import KeyPair
 
+SECRET_FIELDS = frozenset({"jwt", "sig", "pass", "auth_token"})
+"""Fields of CONNECT that are never shown."""
+
 _JWT = re.compile(r"BEGIN NATS USER JWT-*\s+(\S+)")
 _SEED = re.compile(r"BEGIN USER NKEY SEED-*\s+(\S+)")
 
@@ -34,6 +37,11 @@ class Login:
     token: str | None = field(default=None, repr=False)
     jwt: str | None = field(default=None, repr=False)
     seed: str | None = field(default=None, repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The fields that are never shown, even if a peer repeats them."""
+        return tuple(one for one in (self.password, self.token, self.jwt, self.seed) if one)
 
     def answer_to(self, nonce: str) -> dict[str, str]:
         """Return the fields of CONNECT with which to log in. Signs `nonce` if there is one, and a key."""

@@ -25,8 +25,9 @@ from router_trio.errors import (
     UnexpectedError,
     reasons,
 )
-from router_trio.nats.credentials import Login, login
+from router_trio.nats.credentials import SECRET_FIELDS, Login, login
 from router_trio.nats.info import ServerInfo, parse_info, quote
+from router_trio.nats.secrets import Secrets, secrets_of
 from router_trio.nats.transport import (
     CURE,
     WEBSOCKET_CURE,
@@ -71,6 +72,8 @@ class Handshake:
         self._name = name
         # The text of a server has no query, which may be a secret: the configured one has it.
         self._url = next((url for url in settings.servers if str(url) == server), None) or address(server)
+        self.secrets: Secrets = secrets_of(settings, self._url)
+        """Secrets that are removed from every text of a peer."""
         self._demand = tls_demand(server, settings)
         """The setting that requires TLS, or None."""
         self.stream: trio.SocketStream | SecureStream | WebSocketStream = stream
@@ -94,6 +97,7 @@ class Handshake:
         Raises `LinkError`, `AuthorizationError` or `CertificateError`.
         """
         credentials = await self._login()
+        self.secrets.add(*credentials.secrets)
         # If nothing but the server requires TLS, the context is created later: reading the system's authorities takes
         # some 20 ms, too long for each of many connections that reconnect at the same time.
         context = None if self._demand is None else await self._tls_context()
@@ -107,7 +111,9 @@ class Handshake:
                     await self._upgrade(context or await self._tls_context())
                 if self._vet_greeting(await self._read_line()) and not self.secured:
                     await self._upgrade(context or await self._tls_context())
-                await self.send(self._connect(credentials.answer_to(self.info.nonce)) + PING)
+                answer = credentials.answer_to(self.info.nonce)
+                self.secrets.add(*(answer[name] for name in answer.keys() & SECRET_FIELDS))
+                await self.send(self._connect(answer) + PING)
                 await self._read_pong()
         except trio.TooSlowError:
             raise self._in_words(LinkError(self._too_slow(), reason=reasons.TIMEOUT)) from None

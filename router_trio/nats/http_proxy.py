@@ -22,14 +22,12 @@ async def open_tunnel(stream: trio.SocketStream, proxy: ProxyURL, url: ServerURL
     """
     target = url.address.encode()
     lines: list[Header] = [(b"Host", target)]
-    secrets: list[str] = []
     if proxy.user is not None:
         password = "" if proxy.password is None else proxy.password.get_secret_value()
         login = b64encode(f"{proxy.user.get_secret_value()}:{password}".encode())
         lines.append((b"Proxy-Authorization", b"Basic " + login))
-        secrets = [password, login.decode()]
     lines.append(USER_AGENT)
-    answer = await request(stream, b"CONNECT", target, lines, of=f"the proxy {proxy}", secrets=secrets)
+    answer = await request(stream, b"CONNECT", target, lines, of=f"the proxy {proxy}")
     if 200 <= answer.status < 300:
         return answer.rest
     text = f"the proxy {proxy} answered {answer} to the request for a tunnel to {url.address}"

@@ -14,14 +14,11 @@ import h11
 import trio
 
 from router_trio.errors import LinkError, ProtocolError, reasons
-from router_trio.errors.quotes import LONGEST_QUOTE, REDACTED, excerpt, redact
+from router_trio.errors.quotes import LONGEST_QUOTE, excerpt, redact
 from router_trio.nats.transport import SecureStream, certificate_required
 
 MAX_ANSWER = 16 * 1024
 """Maximum bytes of the answer up to the end of its headers, including informational answers before it."""
-
-SHORTEST_SECRET = 4
-"""Minimum length of a secret that is removed from an answer. Shorter ones are parts of many words."""
 
 _READ_SIZE = 4096
 
@@ -63,14 +60,12 @@ async def request(
     headers: list[Header],
     *,
     of: str,
-    secrets: Sequence[str] = (),
 ) -> Answer:
     """Send a request without a body, and return the answer with any status from 200 on, or 101.
 
-    `of` names the peer in errors. A peer may repeat what it was sent: `secrets` are removed from the answer. Raises
-    `LinkError`, `CertificateError` or `ProtocolError`. Waits for the peer without a limit.
+    `of` names the peer in errors. These and the answer may repeat what was sent: see `Secrets`. Raises `LinkError`,
+    `CertificateError` or `ProtocolError`. Waits for the peer without a limit.
     """
-    hidden = sorted({one.encode() for one in secrets if len(one) >= SHORTEST_SECRET}, key=len, reverse=True)
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_ANSWER)
     data = connection.send(h11.Request(method=method, target=target, headers=headers)) or b""
     data += connection.send(h11.EndOfMessage()) or b""
@@ -90,31 +85,24 @@ async def request(
                 received += len(part)
                 begin = (begin + part)[:LONGEST_QUOTE]
                 if not _HTTP.startswith(begin[: len(_HTTP)]):  # refused here, since h11 waits for an empty line
-                    raise _no_http(of, _without(hidden, begin))
+                    raise _no_http(of, begin)
                 if received > MAX_ANSWER + _READ_SIZE:
                     raise _endless(of)
                 connection.receive_data(bytes(part))
             elif isinstance(event, h11.Response | h11.InformationalResponse):
                 status = event.status_code
                 if status >= HTTPStatus.OK or status == HTTPStatus.SWITCHING_PROTOCOLS:
-                    reason = excerpt(redact(_without(hidden, event.reason).decode("latin-1")))
-                    found = [(name, _without(hidden, value)) for name, value in event.headers]
-                    return Answer(status, reason, found, connection.trailing_data[0])
+                    reason = excerpt(redact(event.reason.decode("latin-1")))
+                    return Answer(status, reason, list(event.headers), connection.trailing_data[0])
     except h11.RemoteProtocolError as error:
         if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
             raise _endless(of) from None
-        raise _no_http(of, _without(hidden, begin)) from None
+        raise _no_http(of, begin) from None
     except trio.BrokenResourceError as error:
         # With TLS 1.3 a missing client certificate is noticed only now.
         raise certificate_required(error) or LinkError(
             f"the connection to {of} broke before its answer", reason=reasons.CLOSED
         ) from error
-
-
-def _without(secrets: Sequence[bytes], text: bytes) -> bytes:
-    for one in secrets:
-        text = text.replace(one, REDACTED.encode())
-    return text
 
 
 def _no_http(of: str, begin: bytes) -> ProtocolError:

@@ -99,18 +99,19 @@ class NatsLink:
             denied=self._was_denied,
             read_begins=listener.read_begins,
             read_done=listener.read_done,
+            hide=handshake.secrets.hide,
         )
         self.wire.unread = handshake.rest
         self._subscriptions = self.wire.subscriptions
         self._denials = Denials()
         self.requests: Requests = Requests(self.wire, inbox + b"-api", self._too_large)
-        self.api: Api = Api(self.requests, self._denials, settings.api)
+        self.api: Api = Api(self.requests, self._denials, settings.api, handshake.secrets.hide)
         self._unknown: deque[StreamName] = deque()
         self._domains: dict[str, str] = {}
         """The JetStream domains of streams that PubAcks have named, by name of the stream."""
         self._absent_until: dict[StreamName, float] = {}
         self._some_unknown = trio.Event()
-        self._pubacks = PubAcks(listener, self._ask_about)
+        self._pubacks = PubAcks(listener, self._ask_about, handshake.secrets.hide)
         self._answers = self._subscriptions.add(inbox + b".*", self._pubacks.read)
         self._records: tuple[set[bytes], ...] = ()  # see `_own_answers`
         self._pins: set[str] = set()  # pins of leads taken on this link
@@ -447,6 +448,8 @@ class Dialer:
                 nursery.cancel_scope.cancel()
         except BaseException as error:
             bare = innermost(error, LinkError)
+            if handshake is not None and isinstance(bare, LinkError):
+                bare = handshake.secrets.hide_in(bare)
             if not opened:
                 # The attempt failed, by any kind of error.
                 bare = failed_attempt(server, bare)

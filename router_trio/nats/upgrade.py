@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from urllib.parse import unquote
 
 import trio
 from pydantic import SecretStr
@@ -45,23 +44,12 @@ async def open_websocket(
     ]
     if not any(name.lower() == "user-agent" for name in headers):
         lines.append(USER_AGENT)
-    given = [value.get_secret_value() for value in headers.values()]
-    secrets = [*given, *(one.rpartition(" ")[2] for one in given), *_of_query(url)]  # also without `Bearer`
-    answer = await request(stream, b"GET", url.target.encode(), lines, of=str(url), secrets=secrets)
+    answer = await request(stream, b"GET", url.target.encode(), lines, of=str(url))
     if answer.status != _SWITCHING:
         raise _refused(answer, url)
     _check(answer, key, url)
     masking = [one.lower() for one in answer.values(b"nats-no-masking")] != [b"true"]
     return WebSocketStream(stream, FrameReader(), FrameWriter(masking=masking), answer.rest)
-
-
-def _of_query(url: ServerURL) -> list[str]:
-    """Return the query of an address and the values in it, as they are sent and decoded."""
-    if url.query is None:
-        return []
-    query = url.query.get_secret_value()
-    values = [one.rpartition("=")[2] for one in query.split("&")]
-    return [query, *values, *map(unquote, values)]
 
 
 def _check(answer: Answer, key: bytes, url: ServerURL) -> None:

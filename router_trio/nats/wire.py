@@ -53,10 +53,12 @@ class Wire:
         denied: Callable[[Denied | None, str], None],
         read_begins: Callable[[], None] = lambda: None,
         read_done: Callable[[], None],
+        hide: Callable[[str], str] = str,
     ) -> None:
         """`on_info` gets the JSON of an INFO, `denied` what the server denied (None if that can't be parsed), and why.
 
-        `read_begins` is called before the messages of each read are delivered, `read_done` after it.
+        `read_begins` is called before the messages of each read are delivered, `read_done` after it. `hide` removes
+        secrets from a text of the server.
         """
         self._stream = stream
         self._write_some = stream.write_some if isinstance(stream, TCPStream | WebSocketTCPStream) else None
@@ -69,6 +71,7 @@ class Wire:
         """Bytes that were read from the stream behind the handshake."""
         self._on_info = on_info
         self._denied = denied
+        self._hide = hide
         self._read_begins = read_begins
         self._read_done = read_done
         self._last_words: tuple[float, str] | None = None
@@ -284,7 +287,7 @@ class Wire:
             self._error(line[5:].strip().strip(b"'"))
 
     def _error(self, words: bytes) -> None:
-        text = quote(words)
+        text = self._hide(quote(words))
         if words.lower().startswith(_REFUSED):
             self._denied(read_denied(words), text)
         elif words.lower().startswith(_TOO_MANY_SUBSCRIPTIONS):

@@ -103,14 +103,24 @@ class NoResponders(Exception):
 
 
 class Api:
-    """The JetStream API of one link. `prefix` begins its subjects, as configured for a domain or an import."""
+    """The JetStream API of one link. `prefix` begins its subjects, as configured for a domain or an import.
 
-    __slots__ = ("denials", "prefix", "requests")
+    `hide` removes secrets of the connection from the description of an error.
+    """
 
-    def __init__(self, requests: Requests, denials: Denials, prefix: str = API) -> None:
+    __slots__ = ("_hide", "denials", "prefix", "requests")
+
+    def __init__(
+        self, requests: Requests, denials: Denials, prefix: str = API, hide: Callable[[str], str] = str
+    ) -> None:
         self.requests: Requests = requests
         self.denials: Denials = denials
         self.prefix: str = prefix
+        self._hide = hide
+
+    def at(self, prefix: str) -> Api:
+        """Return the API below another prefix, on the same link."""
+        return Api(self.requests, self.denials, prefix, self._hide)
 
     def subject_of(self, request: str) -> str:
         """Return the subject of a request."""
@@ -137,6 +147,8 @@ class Api:
         answer = await self.request(subject, body, within, headers)
         try:
             return read(answer)
+        except ApiError as error:
+            raise ApiError(error.code, error.error_code, self._hide(error.description)) from None
         except AnswerError as error:
             raise SourceError(
                 f"the answer to {subject} is not a valid JetStream answer: {error}", reason=reasons.BAD_ANSWER

@@ -104,8 +104,14 @@ class PubAcks:
     stream are accepted.
     """
 
-    def __init__(self, listener: LinkListener, ask: Callable[[StreamName], None] | None = None) -> None:
-        """Without `ask`, PubAcks of every stream are accepted."""
+    def __init__(
+        self,
+        listener: LinkListener,
+        ask: Callable[[StreamName], None] | None = None,
+        hide: Callable[[str], str] = str,
+    ) -> None:
+        """Without `ask`, PubAcks of every stream are accepted. `hide` removes secrets from the text of a refusal."""
+        self._hide = hide
         self._listener = listener
         self._ask = ask
         self._streams: dict[bytes, str] = {}
@@ -213,7 +219,8 @@ class PubAcks:
         try:
             named, sequence, duplicate = read_puback(raw)
         except Refused as refused:
-            self._listener.ack_refused(order, refused.reason, refused.detail, refused.retriable, stream=refused.stream)
+            detail = self._hide(refused.detail)
+            self._listener.ack_refused(order, refused.reason, detail, refused.retriable, stream=refused.stream)
             return
         stream = named[0]
         if self._ask is not None and named not in self._known:

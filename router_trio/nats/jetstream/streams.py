@@ -100,9 +100,7 @@ class Lookups:
         prefixes = {self._api.prefix} - {API} | {f"$JS.{domain}.API" if domain else API}
         for prefix in sorted(prefixes):
             try:
-                await self.ask(
-                    f"STREAM.INFO.{name}", b"", stream_info, Api(self._api.requests, self._api.denials, prefix)
-                )
+                await self.ask(f"STREAM.INFO.{name}", b"", stream_info, self._api.at(prefix))
             except ApiError as error:
                 if error.error_code == codes.STREAM_NOT_FOUND:
                     continue
@@ -126,8 +124,7 @@ class Lookups:
             if not is_name(domain):
                 return None
             try:
-                other = Api(self._api.requests, self._api.denials, f"$JS.{domain}.API")
-                info = await self.ask(f"STREAM.INFO.{name}", b"", stream_info, other)
+                info = await self.ask(f"STREAM.INFO.{name}", b"", stream_info, self._api.at(f"$JS.{domain}.API"))
             except ApiError as error:
                 if error.code == NOT_FOUND:
                     return None
