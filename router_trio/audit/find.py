@@ -513,10 +513,10 @@ class _OneRoute:
 
     async def _letter(self) -> LetterFound | None:
         message, finder = self._message, self._finder
-        name, stream = finder.as_named(self._route).name, self._source.stream
+        name, searched = finder.as_named(self._route).name, self._source
 
         def is_letter(stored: StoredMessage, same_subject: bool) -> bool:
-            return is_letter_of(stored, name, stream, message, is_gone=self._is_gone)
+            return is_letter_of(stored, name, searched.stream, message, is_gone=self._is_gone)
 
         search = await finder.letters(
             self._route, message.subject, is_letter, source=self._source, since=message.time_ns

@@ -80,7 +80,7 @@ ODD_LINES = [
 
 
 @pytest.mark.parametrize(("lines", "left"), ODD_LINES)
-async def test_what_begins_like_a_header_of_schedules_is_cut_up_to_the_next_crlf(
+async def test_lines_that_begin_like_a_header_of_schedules_are_cut_up_to_the_next_crlf(
     lines: bytes, left: bytes, peer: Peer, kind: str, clock: object
 ) -> None:
     """Behind any LF, and without a colon. So the next header is no header any more, if the LF was a bare one."""
@@ -214,8 +214,9 @@ async def test_a_count_has_the_last_sequence_and_the_creation_of_its_stream(peer
         await listener.until(lambda recorder: len(recorder.acks) == 3)
         count, state = await link.count_schedules(RETRIES), await link.stream_state("RETRY")
     assert state is not None
+    assert all(sequence is not None for _, sequence, _ in listener.acks.values())
     assert before.created == count.created == state.created
-    assert count.last_sequence == max(sequence for _, sequence, _ in listener.acks.values())
+    assert count.last_sequence == max(sequence or 0 for _, sequence, _ in listener.acks.values())
     assert not count.in_flux
 
 

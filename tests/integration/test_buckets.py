@@ -124,7 +124,7 @@ async def test_a_value_expires_in_the_copy_when_it_does_in_the_source(server: Na
 
 @needs_server(2, 11, lacks="TTLs")
 @pytest.mark.parametrize("ahead", [-600.0, 600.0, 3600.0 * 24])
-async def test_what_is_left_of_a_value_is_computed_by_the_clock_of_its_server(server: NatsServer, ahead: float) -> None:
+async def test_the_rest_of_a_ttl_is_computed_by_the_clock_of_its_server(server: NatsServer, ahead: float) -> None:
     """And not by that of the router, by which the value would have expired, or would live too long."""
     platform = Platform(wall_clock=lambda: time.time() + ahead)
     async with two_buckets(server, **WITH_TTL) as stream:

@@ -1,6 +1,6 @@
 """Notice that the stream of retries has lost its tail, which its own record of the schedules can't show.
 
-The last sequence went back together with the number of messages. A router that was told of a higher sequence knows.
+The last sequence went back together with the number of messages. A router that knows of a higher sequence knows.
 Pure and synchronous.
 """
 
@@ -14,7 +14,7 @@ _NOTHING = SchedulesCount(0, 0, 0, 0)
 
 
 @dataclass(slots=True)
-class Told:
+class Confirmed:
     """The numbers of a route at a count: schedules confirmed, each once; due messages; the last sequence."""
 
     stored: int = 0
@@ -27,7 +27,7 @@ class Account:
 
     def __init__(self) -> None:
         self._last: SchedulesCount = _NOTHING
-        self._told: Told = Told()
+        self._confirmed: Confirmed = Confirmed()
         self._newest = 0
         """The highest last sequence that the stream is known to have had."""
         self.is_behind: bool = False
@@ -35,31 +35,31 @@ class Account:
 
     def goes_on(self) -> None:
         """Continue with a route whose numbers begin at 0."""
-        self._told = Told()
+        self._confirmed = Confirmed()
 
-    def judged(self, count: SchedulesCount, told: Told) -> SchedulesCount | None:
+    def judged(self, count: SchedulesCount, confirmed: Confirmed) -> SchedulesCount | None:
         """Return the count, with the schedules that were lost together with the stream's record of them.
 
-        `told` are the numbers before the count, so that those that were stored or due meanwhile make the number of lost
+        `confirmed` are the numbers before the count, so that those stored or due meanwhile make the number of lost
         schedules seem smaller. Return None if another look has to decide, before which nothing is remembered.
         """
         if count.in_flux:
             return count
         last = self._last
         again = last.created not in ("", count.created)
-        newest = max(self._newest, told.newest)
+        newest = max(self._newest, confirmed.newest)
         behind = not count.is_first and (again or count.last_sequence < newest)
         if behind and not self.is_behind:
             self.is_behind, self._newest = True, newest
             return None
         lost = 0
         if behind or self.is_behind or count.is_first:
-            stored, received = told.stored - self._told.stored, told.received - self._told.received
+            stored, received = confirmed.stored - self._confirmed.stored, confirmed.received - self._confirmed.received
             if count.is_first or again:  # its record is a new one
                 gone = count.fired + count.cancelled
             else:
                 gone = max(count.fired - last.fired, received) + count.cancelled - last.cancelled
             lost = max(0, last.there + stored - count.there - gone)
         self.is_behind = False
-        self._last, self._told, self._newest = count, told, count.last_sequence
+        self._last, self._confirmed, self._newest = count, confirmed, count.last_sequence
         return replace(count, scheduled=count.scheduled + lost)

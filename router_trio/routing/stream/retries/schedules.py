@@ -17,7 +17,7 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.policy.failed_messages import Failed, Numbering
 from router_trio.routing.route_plans import RetrySchedule
 from router_trio.routing.stream.delivery import StreamDelivery
-from router_trio.routing.stream.retries.account import Told
+from router_trio.routing.stream.retries.account import Confirmed
 from router_trio.routing.stream.retries.origin import Origin, retry_id_of, with_origin
 from router_trio.states import RouteState
 
@@ -33,13 +33,15 @@ Report = Callable[[Fate], None]
 class ScheduledRetry:
     """A schedule that is being published: the `operation.Owner` of its publish. `report` is called with its fate."""
 
-    __slots__ = ("_report", "_told", "delivery", "destination")
+    __slots__ = ("_confirmed", "_report", "delivery", "destination")
 
-    def __init__(self, delivery: StreamDelivery, destination: tuple[str, str], report: Report, told: Told) -> None:
+    def __init__(
+        self, delivery: StreamDelivery, destination: tuple[str, str], report: Report, confirmed: Confirmed
+    ) -> None:
         self.delivery: StreamDelivery = delivery
         self.destination: tuple[str, str] = destination
         self._report = report
-        self._told = told
+        self._confirmed = confirmed
 
     @property
     def from_stream(self) -> bool:
@@ -48,8 +50,8 @@ class ScheduledRetry:
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
         if fate.sequence is not None and not fate.duplicate:
-            self._told.stored += 1
-            self._told.newest = max(self._told.newest, fate.sequence)
+            self._confirmed.stored += 1
+            self._confirmed.newest = max(self._confirmed.newest, fate.sequence)
         self._report(fate)
 
 
@@ -61,7 +63,7 @@ class RetrySchedules:
         to: DestinationState = plan.destination.state(state)
         self.after: float = plan.after
         """Seconds: attempts that are further away are scheduled."""
-        self.told: Told = Told()
+        self.confirmed: Confirmed = Confirmed()
         """The schedules that the stream has confirmed."""
         self._destination = plan.destination
         self._numbering = numbering
@@ -90,7 +92,7 @@ class RetrySchedules:
         block = with_origin(framing.header_block(delivery.raw), origin, self._numbering)
         # A schedule that is sent again must not replace itself: it would be counted twice, and published once.
         block = headers.replace(block, _NONE_THERE, b"0")
-        owner = ScheduledRetry(delivery, (self._destination.route, self._destination.template), report, self.told)
+        owner = ScheduledRetry(delivery, (self._destination.route, self._destination.template), report, self.confirmed)
         message_id = retry_id_of(origin.message_id, b"%d" % known.attempts)
         due_ns = int((self._connection.platform.wall_clock() + delay) * 1e9)
         self._outlet.forward_with(delivery.raw, owner, message_id, block, due_ns)

@@ -26,7 +26,7 @@ from router_trio.routing.stream.in_hand import LeftInHand
 from router_trio.routing.stream.keeper import StreamKeeper
 from router_trio.routing.stream.parts.keeper import PartsKeeper
 from router_trio.routing.stream.parts.status import PartStatus
-from router_trio.routing.stream.retries.account import Account, Told
+from router_trio.routing.stream.retries.account import Account, Confirmed
 from router_trio.routing.stream.retries.deliveries import RetriedDeliveries
 from router_trio.routing.stream.retries.schedules import RetrySchedules
 from router_trio.routing.stream.source import StreamPart, StreamSource
@@ -107,7 +107,7 @@ class RetryingSource(KeptSource[PartsKeeper]):
         self._stream = StreamSource(routing, connection, emit, dead_letters, before[0])
         self._due = _DueRetries(schedule, routing, connection, emit, dead_letters, before[1])
         store = routing.retry_schedules
-        self._told: Told = store.told if isinstance(store, RetrySchedules) else Told()
+        self._confirmed: Confirmed = store.confirmed if isinstance(store, RetrySchedules) else Confirmed()
         self._account: Account = account or Account()
         self._parts = (self._stream, self._due)
         self.first_try_over = self._stream.first_try_over
@@ -132,14 +132,14 @@ class RetryingSource(KeptSource[PartsKeeper]):
         spec = SchedulesSpec(schedule.stream, schedule.prefix, schedule.names.target, schedule.names.durable)
         while True:
             pause = COUNT_EVERY
-            told = replace(self._told, received=self.state.fired)
+            confirmed = replace(self._confirmed, received=self.state.fired)
             try:
                 count = await link.count_schedules(spec)
             except SourceError as error:
                 if error.reason != reasons.PERMISSION_DENIED:
                     pause = COUNT_AGAIN_AFTER
             else:
-                judged = self._account.judged(count, told)
+                judged = self._account.judged(count, confirmed)
                 if judged is None:
                     pause = COUNT_AGAIN_AFTER
                 elif judged.lost:
