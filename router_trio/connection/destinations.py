@@ -10,7 +10,7 @@ destination's subject and its messages are stored all the same, by a stream of a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence, Set
 from dataclasses import replace
 from math import inf
 
@@ -35,11 +35,14 @@ from router_trio.link import Link, StreamState
 from router_trio.outbox.belief import does_not_count
 from router_trio.outbox.operation import OperationWithAck
 from router_trio.protocol.framing import text
-from router_trio.states import DestinationState, RouteState
+from router_trio.states import NO_STREAM, NOT_LOOKED_UP, DestinationState, RouteState
 from router_trio.subjects.patterns import covers, matches, overlaps
 
 LOOK_EVERY = 5.0
 """Seconds between two lookups of the streams of destinations."""
+
+STREAMLESS_LOOK_EVERY = 1.0
+"""Seconds between two lookups while messages wait because no stream takes them: nothing else shows that one does."""
 
 DENIED_LOOK_EVERY = 60.0
 """Seconds between two lookups while this user has no permission for them: a server logs each of these."""
@@ -86,13 +89,16 @@ class Destinations:
         emit: Emit,
         learned: Callable[[dict[str, tuple[str, ...]], dict[str, set[Hashable]]], None] = lambda *_: None,
         found: Callable[[str, tuple[str, ...] | None], None] = lambda *_: None,
+        shut_only: Callable[[Set[Hashable]], None] = lambda _: None,
         *,
         advisories: Advisories | None = None,
     ) -> None:
         """`learned` gets the subjects of streams (see `Belief.learn`), `found` the result of each `look_up`.
 
+        `shut_only` gets the destinations to which nothing is sent for the time being: see `Outbox.shut_only`.
         `advisories` explain trouble of streams.
         """
+        self._shut_only = shut_only
         self._advisories = advisories or Advisories(connection, emit)
         self._advised = WatchedStreams(self._advisories, lambda _: self._look_early())
         self._learned = learned
@@ -136,6 +142,7 @@ class Destinations:
         self._of_route.setdefault(destination.route, []).append(destination)
         self._by_subject.clear()
         self._look_now.set()
+        self._shut_streamless()
 
     def forget_route(self, route: RouteState) -> None:
         """Stop tracking the destinations of this route."""
@@ -148,6 +155,25 @@ class Destinations:
             self._core_looked_up.discard(one)
             self._waiting_schedules.forget(one)
         self._by_subject.clear()
+        self._shut_streamless()
+
+    def _shut_streamless(self) -> bool:
+        """Have nothing sent to destinations that no stream takes, as long as that is known. Return True for any.
+
+        Somebody else who subscribes there would get each message again and again, as long as no stream confirms it.
+        Messages of a stream also wait for the first lookup, as they do for a link.
+        """
+        keys = frozenset((one.route_name, one.template) for one in self._all if self._is_streamless(one))
+        self._shut_only(keys)
+        return bool(keys)
+
+    def _is_streamless(self, one: DestinationState) -> bool:
+        if self._unknown or one.has_alternatives:
+            return False
+        if one.looked_up != NOT_LOOKED_UP:
+            return one.is_streamless
+        # As for the generation of its route before a reload: messages need not wait for the next lookup.
+        return one.route.redelivers and not _behind(one.pattern, self._streams.values())
 
     async def looked_up(self, destination: DestinationState) -> None:
         """Wait while it is not known whether the stream of a destination keeps schedules, and a lookup may show it."""
@@ -170,7 +196,7 @@ class Destinations:
         for one in self._of(subject):
             fresh = one.refused_for is None or one.refused_for[0] != reason or one.got_through
             # The words of a stream contain the cure: see `errors.codes`.
-            advice = "" if reason == reasons.LIMIT else reasons.advice(reason)
+            advice = "" if reason in reasons.FULL else reasons.advice(reason)
             message = detail + self._formerly(one) if reason == reasons.NO_RESPONDERS else detail
             message = f"{message}; {advice}" if advice else message
             one.mark_refused(reason, message)
@@ -303,6 +329,8 @@ class Destinations:
                 if error.reason == reasons.PERMISSION_DENIED:
                     pause = DENIED_LOOK_EVERY
             self.first_look_over.set()
+            if self._shut_streamless():
+                pause = min(pause, STREAMLESS_LOOK_EVERY)
             for one in tuple(self._all):
                 self._report(one)
             await self._duplicates.warn(link, self._streams.values(), may_ask=not self._unknown)
@@ -468,17 +496,19 @@ class Destinations:
         if not streams:
             detail = (
                 f"no stream takes {one.pattern!r}{self._formerly(one)}; create one for it, or correct the destination; "
-                "if the server maps the subject to another one, set `stream` to the stream that takes that one"
+                "set `jetstream = false` for it if its messages are for subscribers and not for a stream; if the "
+                "server maps the subject to another one, set `stream` to the stream that takes that one"
             )
             if one.stream is not None:
                 detail = (
                     f"the destination names stream {one.stream!r}, which does not exist; create it, or correct its name"
                 )
                 detail += self._advisories.explain("no_stream", one.stream)
-            self._missing(one, ("no_stream", detail))
+            self._missing(one, (NO_STREAM, detail))
             return
         self._elsewhere.discard(one)
         self._last_stream[one] = streams[0].name
+        one.has_one_stream = len(streams) == 1
         loses = self._find_schedules(one, streams)
         # If one of several streams takes messages, all messages may be for that one. Then publishes decide.
         refusals = [stream.refuses for stream in streams if stream.refuses is not None]
@@ -493,7 +523,7 @@ class Destinations:
         before = self._refusing.setdefault(one, {stream.name: stream for stream in streams})
         if one.refused_for is None or one.refused_for[0] in _OF_ONE_LINK or trouble is not None:
             return
-        if one.refused_for[0] == reasons.LIMIT:
+        if one.refused_for[0] in reasons.FULL:
             # A stream without room for a message may be below its limit: it counts as full until it has more room. It
             # may have got that before this first look at it: where the server named the limit, that limit may be gone
             # by now.

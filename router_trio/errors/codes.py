@@ -57,8 +57,17 @@ class Kind(Enum):
     TOO_LARGE = "too large"
     """The message is larger than the stream accepts."""
 
+    SUBJECT = "subject"
+    """The destination refuses the messages of this subject."""
+
+    EXPECTATION = "expectation"
+    """The message carries an expectation that the stream does not meet."""
+
     HEADER = "header"
     """A header of the message is at fault: later messages would not fail for it."""
+
+    UNKNOWN = "unknown"
+    """The table does not have the code: a later server made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,24 +227,28 @@ _CODES: tuple[Code, ...] = (
         "expected stream does not match",
         "the message carries `Nats-Expected-Stream`, and another stream takes it",
         "remove the header, or send to that stream",
+        Kind.EXPECTATION,
     ),
     _publish(
         10063,
         "expected stream sequence does not match",
         "the message carries an expectation that the stream does not meet",
         "remove `Nats-Expected-...` from `keep` of the destination",
+        Kind.EXPECTATION,
     ),
     _publish(
         10070,
         "wrong last msg ID",
         "the message carries `Nats-Expected-Last-Msg-Id`, and the last message has another id",
         "remove the header from `keep` of the destination",
+        Kind.EXPECTATION,
     ),
     _publish(
         WRONG_LAST_SEQUENCE,
         "wrong last sequence",
         "the message carries an expected last sequence, and the stream has another one",
         "remove `Nats-Expected-...` from `keep` of the destination",
+        Kind.EXPECTATION,
     ),
     _publish(
         STORE_FAILED,
@@ -261,24 +274,28 @@ _CODES: tuple[Code, ...] = (
         "duplicate message id is in process",
         "the same message is being stored just now: it is sent again",
         "no action needed",
+        Kind.PASSES,
     ),
     _publish(
         10163,
         "expected last sequence per subject temporarily unavailable",
         "another message with an expectation for this subject is being stored",
         "no action needed; remove `Nats-Expected-...` from `keep` if it recurs",
+        Kind.EXPECTATION,
     ),
     _publish(
         10164,
         "wrong last sequence",
         "the message carries an expected last sequence, and the stream has another one",
         "remove `Nats-Expected-...` from `keep` of the destination",
+        Kind.EXPECTATION,
     ),
     _publish(
         10193,
         "missing sequence for expected last sequence per subject",
         "the message carries only a part of an expectation",
         "remove `Nats-Expected-...` from `keep` of the destination",
+        Kind.EXPECTATION,
     ),
     _header(10111, "rollup not permitted", "Nats-Rollup", "the stream does not allow roll-ups"),
     _header(10165, "invalid per-message TTL", "Nats-TTL", "its value is not a time of at least a second"),
@@ -294,6 +311,7 @@ _CODES: tuple[Code, ...] = (
         "message counter is broken",
         "the stored value of the counter can't be read",
         "delete the last message of that subject",
+        Kind.SUBJECT,
     ),
     *(
         _header(number, words, "Nats-Batch-...", "a route sends no batches")
@@ -542,11 +560,20 @@ Limits of a stream are not among them, though the server answers those with stat
 TOO_LARGE: Final = _all(Kind.TOO_LARGE)
 """Codes for a message that is larger than the stream accepts."""
 
+OF_EXPECTATIONS: Final = _all(Kind.EXPECTATION)
+"""Codes for a message whose expectation the stream does not meet."""
+
 OF_THE_MESSAGE: Final = _all(Kind.HEADER)
 """Codes that are the fault of a header of the message; all others are the destination's."""
 
 NO_JETSTREAM: Final = frozenset({NOT_ENABLED_FOR_ACCOUNT, NOT_ENABLED})
 """Codes of an account or a server without JetStream."""
+
+
+def kind_of(number: int) -> Kind:
+    """Return what follows from a refused publish with this code; `UNKNOWN` for one that the table does not have."""
+    code = CODES.get(number)
+    return Kind.UNKNOWN if code is None else code.kind
 
 
 def explained(number: int, words: str) -> str:

@@ -36,6 +36,7 @@ DUPLICATE: Final = "duplicate"
 PERMISSION_DENIED: Final = "permission_denied"
 NO_RESPONDERS: Final = "no_responders"
 LIMIT: Final = "limit"
+SUBJECT_LIMIT: Final = "subject_limit"
 BAD_ANSWER: Final = "bad_answer"
 TIMEOUT: Final = "timeout"
 UNANSWERED: Final = "unanswered"
@@ -133,8 +134,23 @@ class Fault(Enum):
     SOURCE = "the source"
     """A route could not subscribe or open its consumer, or JetStream did not answer a question."""
 
+    UNKNOWN = "unknown"
+    """The message or the destination: its attempts count, and later messages wait."""
+
     NONE = "none"
     """The message was not sent, as the configuration wants it."""
+
+
+class Refuses(Enum):
+    """Which later messages a refusing destination would refuse as well. The value completes "it refuses"."""
+
+    NOTHING = "nothing else"
+
+    SUBJECT = "messages to the same subject"
+    """All messages, if its destination has one subject."""
+
+    STREAM = "all messages of the stream"
+    """All messages, if its destination has one stream."""
 
 
 class Again(Enum):
@@ -162,7 +178,7 @@ class Reason:
     """A reason. `cause` and `cure` are the sentences of the troubleshooting page, `advice` is what a log line adds.
 
     `labels`: the counters that have it as a label from the start; others get the label when it first occurs. `to_name`:
-    `[routes.retry] not` knows it, so that a misspelt name can be corrected.
+    `[routes.retry] not` knows it, so that a misspelt name can be corrected. `refuses` is for faults of destinations.
     """
 
     name: str
@@ -173,14 +189,25 @@ class Reason:
     again: Again = Again.YES
     labels: frozenset[str] = frozenset()
     to_name: bool = False
+    refuses: Refuses = Refuses.NOTHING
 
 
 def _message(name: str, cause: str, cure: str, *labels: str, again: Again = Again.YES, to_name: bool = True) -> Reason:
     return Reason(name, Fault.MESSAGE, cause, cure, "", again, frozenset(labels), to_name)
 
 
-def _destination(name: str, cause: str, cure: str, *labels: str, advice: str = "", to_name: bool = True) -> Reason:
-    return Reason(name, Fault.DESTINATION, cause, cure, advice, labels=frozenset(labels), to_name=to_name)
+def _destination(
+    name: str,
+    refuses: Refuses,
+    cause: str,
+    cure: str,
+    *labels: str,
+    advice: str = "",
+    to_name: bool = True,
+) -> Reason:
+    return Reason(
+        name, Fault.DESTINATION, cause, cure, advice, labels=frozenset(labels), to_name=to_name, refuses=refuses
+    )
 
 
 def _way(name: str, cause: str, cure: str, *labels: str, again: Again = Again.YES, to_name: bool = False) -> Reason:
@@ -311,6 +338,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         ),
         _destination(
             PERMISSION_DENIED,
+            Refuses.SUBJECT,
             "the user may not publish to the destination",
             "[grant the permission](../how-to/tls-and-credentials.md#what-the-user-must-be-allowed)",
             *(FAILURES, MIRRORS, PUBLISHES, PUBLISHES_WITH_ACK),
@@ -336,50 +364,64 @@ TABLE: Final[Mapping[str, Reason]] = {
         ),
         _destination(
             NO_RESPONDERS,
+            Refuses.SUBJECT,
             "no stream takes this subject",
             "create a stream for it, or set `jetstream = false` for a core publish",
             PUBLISHES_WITH_ACK,
-            advice="create a stream for it, or correct the destination",
+            advice="create a stream for it, correct the destination, or set `jetstream = false` for a core publish",
         ),
         _destination(
             LIMIT,
+            Refuses.STREAM,
             "the stream or the account is full",
             "raise the limit, or delete messages",
             advice="the stream or the account is full; raise the limit, or delete messages",
-            to_name=False,
+        ),
+        _destination(
+            SUBJECT_LIMIT,
+            Refuses.SUBJECT,
+            "the stream has as many messages of this subject as it allows",
+            "raise `max_msgs_per_subject`, or delete messages of the subject",
+            advice="raise `max_msgs_per_subject`, or delete messages of the subject",
         ),
         _destination(
             BAD_ANSWER,
+            Refuses.SUBJECT,
             "the answer to a JetStream publish is not a PubAck",
             "find the subscriber of this subject that answers in the stream's place",
         ),
         _destination(
             TIMEOUT,
+            Refuses.SUBJECT,
             "no PubAck arrived in time",
             "check the stream's leader and its disk; the message may have been stored",
             PUBLISHES_WITH_ACK,
         ),
-        _destination(UNANSWERED, "no PubAck has arrived yet", "as for `timeout`", to_name=False),
+        _destination(UNANSWERED, Refuses.NOTHING, "no PubAck has arrived yet", "as for `timeout`", to_name=False),
         _destination(
             OTHER_STREAM,
+            Refuses.SUBJECT,
             "the only PubAcks came from a stream that does not take the subject",
             "[name that stream](../how-to/streams.md#subjects-that-the-server-maps) if the server maps the subject",
             to_name=False,
         ),
-        _destination(
+        Reason(
             JETSTREAM,
+            Fault.UNKNOWN,
             "the stream refused the message, or JetStream did not say why",
             "see `detail`",
-            to_name=False,
         ),
         _destination(
             SCHEDULES_REFUSED,
+            Refuses.STREAM,
             "the stream is not known to publish messages later, or would delete schedules before they are due",
             "[the stream of a delay](../how-to/delay.md#the-stream)",
             to_name=False,
         ),
-        _destination(SEALED, "the stream is sealed", "send to another stream", to_name=False),
-        _destination(INJECTED, "fault injection made the operation fail", "no action needed", to_name=False),
+        _destination(SEALED, Refuses.STREAM, "the stream is sealed", "send to another stream", to_name=False),
+        _destination(
+            INJECTED, Refuses.NOTHING, "fault injection made the operation fail", "no action needed", to_name=False
+        ),
         _way(
             QUEUE_FULL,
             "messages arrive faster than the connection sends them",
@@ -548,6 +590,37 @@ def of_code(code: int) -> str:
     return f"{JETSTREAM}_{code}"
 
 
+def refuses(reason: str) -> Refuses:
+    """Return which later messages would be refused for this reason as well."""
+    found = TABLE.get(reason)
+    if found is not None:
+        return found.refuses
+    return _REFUSES[codes.kind_of(_code_of(reason))]
+
+
+def counts_as_attempt(reason: str) -> bool:
+    """Return True if a failure uses up an attempt of its message: the message may be its cause."""
+    found = TABLE.get(reason)
+    if found is not None:
+        return found.fault in (Fault.MESSAGE, Fault.UNKNOWN)
+    return codes.kind_of(_code_of(reason)) in (codes.Kind.HEADER, codes.Kind.UNKNOWN)
+
+
+def _code_of(reason: str) -> int:
+    return int(reason.rpartition("_")[2]) if OF_CODE.fullmatch(reason) else 0
+
+
+_REFUSES: Final[Mapping[codes.Kind, Refuses]] = {
+    codes.Kind.PLAIN: Refuses.STREAM,
+    codes.Kind.PASSES: Refuses.STREAM,
+    codes.Kind.SUBJECT: Refuses.SUBJECT,
+    codes.Kind.TOO_LARGE: Refuses.NOTHING,
+    codes.Kind.EXPECTATION: Refuses.NOTHING,
+    codes.Kind.HEADER: Refuses.NOTHING,
+    codes.Kind.UNKNOWN: Refuses.NOTHING,
+}
+
+
 def advice(reason: str) -> str:
     """Return the cure for refusals with this reason, `""` if the words of the server contain it."""
     found = TABLE.get(reason)
@@ -577,8 +650,11 @@ DECIDED_BY_QUEUE: Final = _all(one for one in TABLE.values() if one.again is Aga
 NEVER_AGAIN: Final = _all(one for one in TABLE.values() if one.again is Again.NO)
 """Failures after which no message is tried again."""
 
-OF_ALL_ALIKE: Final = frozenset({NO_RESPONDERS, PERMISSION_DENIED, LIMIT, BAD_ANSWER, SEALED})
+OF_ALL_ALIKE: Final = frozenset({NO_RESPONDERS, PERMISSION_DENIED, LIMIT, SUBJECT_LIMIT, BAD_ANSWER, SEALED})
 """Refusals that every publish to the same destination would get."""
+
+FULL: Final = frozenset({LIMIT, SUBJECT_LIMIT})
+"""Refusals of a stream that has no room, which lasts until a lookup shows more room."""
 
 LOOKUP_FAILED: Final = frozenset({PERMISSION_DENIED, TIMEOUT, BAD_ANSWER, JETSTREAM_UNAVAILABLE, RESOURCES})
 """Reasons why a lookup failed without an answer about the stream or consumer that was looked up."""

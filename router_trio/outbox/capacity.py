@@ -178,7 +178,7 @@ class Capacity:
         destination = self._over_its_share(operation.capacity_key)
         if destination is None or self.is_waited_for or not self._for_long(destination):
             return None
-        if lane not in self._lanes and not destination.slow:
+        if lane not in self._lanes and not destination.slow and destination.key not in self._lanes.shut:
             return None  # another stream behind the same template may take it
         waiting = destination.waiting
         if self._on_full == "drop_oldest":

@@ -7,7 +7,7 @@ except for `emit`, `clock` and `wake`, which are passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 from math import inf
 
 from router_trio.errors import PublishError, reasons
@@ -298,6 +298,11 @@ class Outbox:
     def server_unreachable(self) -> None:
         """Record that no server could be reached, which is no publish's fault."""
         self._suspects.unreachable()
+
+    def shut_only(self, destinations: Set[Hashable]) -> None:
+        """Keep the JetStream publishes to these destinations (see `capacity_key`) as if there were no link to them."""
+        self._retries.shut_only(destinations)
+        self._wake()
 
     def when_nothing_in_flight(self, notify: Callable[[], None]) -> None:
         """Call `notify` once, when an operation is confirmed, refused or withdrawn and none is in flight any more."""

@@ -7,7 +7,7 @@ the outbox. Pure and synchronous; the clock is passed in.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 
 from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation, OperationWithAck
@@ -111,6 +111,19 @@ class Retries:
                 destination.since = since
         self._slow = set(slow)
 
+    def shut_only(self, keys: Set[Hashable]) -> None:
+        """Send nothing more to these destinations (see `capacity_key`), and continue with those no longer among them.
+
+        What they did not confirm is not sent again either, and waits for them, as what they have never got.
+        """
+        lanes = self._lanes
+        if keys == lanes.shut:
+            return
+        opened = lanes.shut - keys
+        for operation in lanes.wanted(lambda held: held.capacity_key in opened):
+            operation.first_written_at = None  # each one gets its full budget, as on a new link
+        self._queue.put_back(lanes.shut_only(keys))
+
     def clear(self) -> None:
         """Forget slow destinations when nothing is in flight or held any more."""
         self._slow.clear()
@@ -122,15 +135,17 @@ class Retries:
     def without_held(self, batch: list[Operation]) -> list[Operation]:
         """Return the operations of `batch` that may be sent now.
 
-        Hold back those behind a refused publish in their lane, and those for a slow destination.
+        Hold back those behind a refused publish in their lane, and those for a destination that is slow or shut.
         """
-        lanes, slow = self._lanes, self._slow
-        if not lanes.lanes and not slow:
+        lanes, slow, shut = self._lanes, self._slow, self._lanes.shut
+        if not lanes.lanes and not slow and not shut:
             return batch
         sendable = []
         for operation in batch:
             if isinstance(operation, OperationWithAck) and (
-                operation.lane in lanes or (slow and operation.capacity_key in slow)
+                operation.lane in lanes
+                or (slow and operation.capacity_key in slow)
+                or (shut and operation.capacity_key in shut)
             ):
                 taken = self._in_flight.take_acked(operation.order)
                 assert taken is operation, "what was taken for the wire is in flight"
@@ -213,4 +228,6 @@ class Retries:
 
     def _over(self, operation: OperationWithAck, now: float) -> bool:
         first = operation.first_written_at
+        if operation.capacity_key in self._lanes.shut:
+            return False
         return first is not None and now - first >= ACK_BUDGET

@@ -13,7 +13,7 @@ turns: one with thousands of subjects delays neither the others nor the wire.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Set
 from heapq import heappop, heappush
 
 from router_trio.errors import reasons
@@ -113,15 +113,16 @@ class RetryLanes:
     """All lanes of one connection. `held` operations wait in them for their turn, with frames of `held_bytes` bytes.
 
     `lanes` are all lanes by key, including those whose only operation is in flight; `destinations` have lanes, or had
-    some a moment ago.
+    some a moment ago. Nothing of the destinations in `shut` is tried.
     """
 
-    __slots__ = ("_held", "_tries", "_turn_ends", "destinations", "held_bytes", "lanes")
+    __slots__ = ("_held", "_tries", "_turn_ends", "destinations", "held_bytes", "lanes", "shut")
 
     def __init__(self) -> None:
         self.lanes: dict[Hashable, _Lane] = {}
         self.destinations: dict[Hashable, Destination] = {}
         self.held_bytes: int = 0
+        self.shut: Set[Hashable] = frozenset()
         self._held: dict[int, OperationWithAck] = {}
         self._tries = TRIES_A_TURN
         self._turn_ends = 0.0
@@ -165,6 +166,8 @@ class RetryLanes:
             lane.refused_for = operation.refused_for
             destination.ready.pop(key, None)
             destination.reason = reasons.UNANSWERED if operation.refused_for is None else operation.refused_for[0]
+        if destination.key in self.shut:
+            destination.reason = reasons.NO_RESPONDERS
         if lane.probing is None:
             destination.ready[key] = lane
 
@@ -186,7 +189,7 @@ class RetryLanes:
         if now >= self._turn_ends:
             self._tries, self._turn_ends = TRIES_A_TURN, now + TURN
         due: list[OperationWithAck] = []
-        destinations = [destination for destination in self.destinations.values() if destination.ready]
+        destinations = [one for one in self.destinations.values() if one.ready and one.key not in self.shut]
         while destinations and self._tries > 0:
             # Take one from each destination in turn, until none is due or the tries of this turn are used up.
             continuing = []
@@ -220,6 +223,8 @@ class RetryLanes:
         """Return when `take_due` will return an operation; None if none waits for a time."""
         first = None
         for destination in self.destinations.values():
+            if destination.key in self.shut:
+                continue
             for lane in destination.to_try:
                 if not must_wait(lane.oldest):
                     first = lane.retry_at if first is None else min(first, lane.retry_at)
@@ -239,7 +244,7 @@ class RetryLanes:
             self._tries += accepted
         if accepted:
             destination.since = now
-            if destination.slow and lane.operations:
+            if (destination.slow or destination.key in self.shut) and lane.operations:
                 # Released now, all of these operations would be held again at once.
                 lane.refused = False
                 destination.ready[lane.key] = lane
@@ -355,11 +360,23 @@ class RetryLanes:
 
         Returns the operations that were held only because their destination was slow.
         """
+        keys = [*keys]
+        for key in keys:
+            if key in self.destinations:
+                self.destinations[key].slow = False
+        return self._release_unrefused(keys)
+
+    def shut_only(self, keys: Set[Hashable]) -> list[OperationWithAck]:
+        """Try nothing of these destinations from now on. Returns what was held only because others were shut."""
+        opened, self.shut = self.shut - keys, keys
+        return self._release_unrefused(opened)
+
+    def _release_unrefused(self, keys: Iterable[Hashable]) -> list[OperationWithAck]:
+        """Take out what the lanes of these destinations hold that were not refused, unless it has to wait still."""
         released = []
         for key in keys:
             destination = self.destinations.get(key)
-            if destination is not None:
-                destination.slow = False
+            if destination is not None and not destination.slow and key not in self.shut:
                 for lane in [*destination.ready.values()]:
                     if not lane.refused:
                         released += self._release(lane)

@@ -44,7 +44,6 @@ from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.handlers.lifespan import LifespanFunction
 from router_trio.routing.handlers.loading import lifespan_problem, load_handlers, load_lifespan
 from router_trio.routing.handlers.runtime import HandlerRuntime
-from router_trio.routing.policy.retry import retries_without_end
 from router_trio.routing.route import Route
 from router_trio.routing.route_plans import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
@@ -345,7 +344,7 @@ class Run:
             return [f"{kind} {name}: {one['reason']}" for one in parts for kind, name in list(one.items())[:1]]
 
         def without_end(name: str) -> bool:
-            return any(one.name == name and retries_without_end(one) for one in self.settings.routes)
+            return any(one.name == name and one.retries_without_end for one in self.settings.routes)
 
         def unsettled() -> int:
             return sum(one.connection.outbox.ledger.unsettled for one in self.connections.values())

@@ -124,9 +124,9 @@ class RouteBuilder:
         before: Route | None,
     ) -> Route:
         """Return a route around its source, which continues from the source of `before` if it can."""
-        plan, settings = routing.plan, routing.plan.settings.source
+        plan, settings = routing.plan, routing.plan.settings
         source = None if before is None else before.source.go_on(routing, connection, letters)
-        if source is None and partitioning_of(settings) is not None:
+        if source is None and partitioning_of(settings.source) is not None:
             from router_trio.routing.stream.partitions.source import PartitionedSource
 
             source = PartitionedSource(routing, connection, self._emit, letters, router=self._name)
@@ -134,13 +134,13 @@ class RouteBuilder:
             from router_trio.routing.stream.retries.source import RetryingSource
 
             source = RetryingSource(routing, connection, self._emit, letters)
-        if source is None and settings.kind.consumer(settings) is not None:
+        if source is None and settings.source.kind.consumer(settings.source) is not None:
             from router_trio.routing.stream.source import StreamSource
 
             source = StreamSource(routing, connection, self._emit, letters)
         if source is None:
             shared = self._shared_by(plan, connection)
-            if not _keeps_messages(routing, letters):
+            if not (settings.holds_failed_messages or plan.by_key or _has_flow_settings(plan)):
                 passthrough = self._passthrough_to(outlets[0].connection if outlets else connection)
                 return BatchRoute(routing, SubjectSource(routing, connection, self._emit, shared), passthrough)
             from router_trio.routing.core.keeper import KeptSubject
@@ -174,13 +174,14 @@ class RouteBuilder:
 def outlets_of(
     plan: RoutePlan, connections: Mapping[str, Connection], state: RouteState, emit: Emit
 ) -> tuple[list[Outlet], FlowControl | None]:
-    """Return the outlets of a route, and its flow control; None if it has neither a limit nor a breaker."""
+    """Return the outlets of a route, and its flow control; None if nothing of it may have to wait."""
     theirs = [connections[destination.connection] for destination in plan.destinations]
     flow = None
-    if plan.settings.limit is not None or any(to.breaker is not None for to in plan.settings.to):
+    holds = plan.settings.holds_failed_messages
+    if holds or _has_flow_settings(plan):
         from router_trio.routing.flow.control import FlowControl
 
-        flow = FlowControl(plan, theirs, state, emit)
+        flow = FlowControl(plan, theirs, state, emit, holds=holds)
     outlets = [
         Outlet(destination, connection, None if flow is None else flow.breaker_of(place), state.to[place])
         for place, (destination, connection) in enumerate(zip(plan.destinations, theirs, strict=True))
@@ -188,10 +189,9 @@ def outlets_of(
     return outlets, flow
 
 
-def _keeps_messages(routing: Routing, letters: DeadLetters | None) -> bool:
-    """Return True if the settings require that messages of a subject are kept until they are settled."""
-    plan = routing.plan
-    return plan.settings.retry is not None or letters is not None or routing.flow is not None or plan.by_key
+def _has_flow_settings(plan: RoutePlan) -> bool:
+    """Return True if the settings limit the messages that may be sent, or have a breaker."""
+    return plan.settings.limit is not None or any(to.breaker is not None for to in plan.settings.to)
 
 
 def _report_suppressed(emit: Emit, route: str, detail: str, count: int) -> None:
@@ -208,6 +208,7 @@ def _state(
     state.source, state.redelivers = source.kind.reads(source), source.kind.redelivers
     for one in plan.destinations:
         to = one.state(state)
+        to.has_alternatives = plan.settings.strategy == "fallback"
         state.to.append(to)
         connections[one.connection].destinations.add(to)
     return state

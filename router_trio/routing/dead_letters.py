@@ -79,6 +79,7 @@ class DeadLetters:
         to = destination.state(state, dead_letters=True)
         state.to.append(to)
         connection.destinations.add(to)
+        self._to = to
 
     @property
     def connection(self) -> Connection:
@@ -87,8 +88,15 @@ class DeadLetters:
 
     @property
     def reachable(self) -> bool:
-        """Return True if the connection has a link."""
-        return self._connection.connected
+        """Return True if the connection has a link, and a stream takes them as far as is known."""
+        return self.unreachable is None
+
+    @property
+    def unreachable(self) -> tuple[str, str] | None:
+        """Reason and detail why none can be stored at present; None if that is not known."""
+        if not self._connection.connected:
+            return reasons.NOT_CONNECTED, "the connection is away"
+        return (reasons.NO_RESPONDERS, "no stream takes it") if self._to.is_streamless else None
 
     def store(self, delivery: Delivery, dead: GivenUp, report: Callable[[DeadLetter, Fate], None]) -> None:
         """Publish the dead letter of a message. `report` is called once with its fate, possibly before this returns.

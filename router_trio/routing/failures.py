@@ -11,12 +11,14 @@ from typing import Any, Generic, Protocol, TypeVar
 import trio
 
 from router_trio.errors import RouterError, reasons
+from router_trio.errors.reasons import counts_as_attempt
 from router_trio.events import DeadLetterNotStored, Emit, MessageDeadLettered, MessageGivenUp
 from router_trio.message import Fate
 from router_trio.protocol.framing import text
 from router_trio.routing.dead_letters import DeadLetter, DeadLetters
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.pipeline import reason_of
+from router_trio.routing.policy.failed_messages import Failed
 from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy, RetryStore
 from router_trio.states import RouteState
 
@@ -84,15 +86,19 @@ class Failures(Generic[D]):
         """Return True if the route has dead letters, and their connection has a link."""
         return self._dead_letters is not None and self._dead_letters.reachable
 
-    def failed(self, delivery: D, failure: Failure, attempts: int) -> None:
-        """Retry a message that has failed `attempts` times, or give it up."""
+    def failed(self, delivery: D, failure: Failure, known: Failed) -> None:
+        """Retry a message that has failed, or give it up. `known` is counted up.
+
+        A failure that no message can cause uses up no attempt, and the message waits where it is.
+        """
         now = trio.current_time()
-        last = self._recovery.is_last_attempt(delivery, failure) or self.policy.over(failure, attempts)
-        delay = 0.0 if last else self.delay(delivery, failure, attempts, now)
-        if not last and self._schedule(delivery, delay, now):
+        counts = known.count(failure.reason)
+        last = self._recovery.is_last_attempt(delivery, failure) or self.policy.over(failure, known.attempts)
+        delay = 0.0 if last else self.delay(delivery, failure, known, now)
+        if not last and counts and self._schedule(delivery, delay, now):
             return
         if last or not self._recovery.try_again(delivery, delay, now):
-            self.give_up(delivery, GivenUp(failure, attempts, delivery.refused))
+            self.give_up(delivery, GivenUp(failure, max(1, known.attempts), delivery.refused))
 
     def _schedule(self, delivery: D, delay: float, now: float) -> bool:
         """Have another stream keep a message until its next attempt, if that is far away.
@@ -117,9 +123,10 @@ class Failures(Generic[D]):
             return False  # too large with its origin, or the stream would lose it, which `/readyz` reports
         return True
 
-    def delay(self, delivery: D, failure: Failure, attempts: int, now: float) -> float:
-        """Return the seconds until the next attempt of a message that has failed `attempts` times."""
-        return self.policy.delay(failure, attempts, now, self._limited_as(delivery))
+    def delay(self, delivery: D, failure: Failure, known: Failed, now: float) -> float:
+        """Return the seconds until the next attempt of a message that has failed."""
+        failures = known.attempts if counts_as_attempt(failure.reason) else known.refusals
+        return self.policy.delay(failure, failures, now, self._limited_as(delivery))
 
     def handled_again(self, seconds: float, now: float) -> None:
         """Record how long the handler took for a message that had failed before."""
@@ -131,8 +138,8 @@ class Failures(Generic[D]):
         letters = self._dead_letters
         if letters is None:
             self._recovery.dropped(delivery, dead)
-        elif delivery.from_stream and not letters.reachable:
-            self._not_stored(delivery, dead, reasons.NOT_CONNECTED, "the connection is away")
+        elif delivery.from_stream and (why := letters.unreachable) is not None:
+            self._not_stored(delivery, dead, *why)
         else:
             try:
                 letters.store(delivery, dead, self._letter_settled(delivery))

@@ -116,7 +116,7 @@ class Keeper(ABC, Generic[D, H]):
 
     @property
     def forwards_together(self) -> bool:
-        """Return True if `forward_each` may be called: there is no handler, no limit and no breaker."""
+        """Return True if `forward_each` may be called: there is no handler, no limit, and no message probes."""
         return False
 
     def forward_each(self, deliveries: Sequence[D]) -> None:

@@ -85,7 +85,7 @@ class KeptRoute(Route, Generic[D]):
     async def _some_may_go(self) -> bool:
         """Return True if a message may be routed now. Otherwise wait until that should be checked again."""
         await self._keeper.room()  # last: messages that are routed together rely on it
-        if self._flow is None or self._flow.may_go(1):
+        if self._flow is None or self._flow.quiet or self._flow.may_go(1):
             return True
         if not (self._nothing_comes and self._keeper.return_unrouted()):
             await self._flow.wait_to_go(self._hand.waiting or 1)  # if none waits, there is one that is due
@@ -94,7 +94,7 @@ class KeptRoute(Route, Generic[D]):
     def _begin_some(self) -> Awaitable[None] | None:
         """Route messages that may be routed now. If a handler blocks, return what to await in this task."""
         blocked = self._begin_each()
-        if self._flow is not None and self._hand.behind:
+        if self._flow is not None and not self._flow.quiet and self._hand.behind:
             # With a limit, only now it is known that these messages leave room for others to be requested.
             self.source.look()
         return blocked
@@ -107,7 +107,7 @@ class KeptRoute(Route, Generic[D]):
         if keeper.forwards_together:
             return self._forward_each()
         for _ in range(BATCH):
-            if flow is not None and not flow.may_go(1):
+            if flow is not None and not flow.quiet and not flow.may_go(1):
                 break
             delivery = keeper.next(trio.current_time())
             if delivery is None:
@@ -153,7 +153,7 @@ class KeptRoute(Route, Generic[D]):
         if self._lacks_key(delivery):
             routing.fail_without_key(delivery)
             return None
-        if self._flow is not None:
+        if self._flow is not None and not self._flow.quiet:
             self._flow.going(1, self._hand.waiting)
         if routing.newest is not None and routing.newest.needs(delivery):
             self._hand.handler_blocks(delivery)

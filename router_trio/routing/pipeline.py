@@ -377,7 +377,7 @@ class Routing:
             for index in sampled(self.tracing, deliveries):
                 self.begin_trace(deliveries[index])
         only = self.outlets[0]
-        probing = self.flow is not None and self.flow.probing
+        probing = self.flow is not None and not self.flow.quiet and self.flow.probing
         if len(self.outlets) > 1 or not only.waits_for_puback or not self.as_it_comes or probing:
             for delivery in deliveries:
                 self.forward(delivery)

@@ -14,6 +14,9 @@ from router_trio.states.histogram import Histogram
 from router_trio.states.returning import Returning
 from router_trio.states.values import Behind, BreakerState, Held, LastFailure, Partitions, Schedules
 
+NO_STREAM = "no_stream"
+"""Why a destination refuses messages: no stream takes them."""
+
 NOT_LOOKED_UP = ("not_looked_up", "its stream has not been looked up yet")
 
 
@@ -31,6 +34,8 @@ class DestinationState:
         "_routed_before",
         "awaits_lookup",
         "connection",
+        "has_alternatives",
+        "has_one_stream",
         "looked_up",
         "loses_schedules",
         "pattern",
@@ -69,6 +74,10 @@ class DestinationState:
         self.waits_for_puback: bool = waits_for_puback
         self.shown: Mapping[str, str | bool] = shown
         self.stream: str | None = stream
+        self.has_alternatives: bool = False
+        """True if messages are sent elsewhere while it refuses them."""
+        self.has_one_stream: bool = False
+        """True if the last lookup found one stream for its messages."""
         self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if waits_for_puback else None
         self.refused_for: tuple[str, str] | None = None
         self.scheduled: str | None = scheduled
@@ -112,6 +121,21 @@ class DestinationState:
     def retries(self) -> bool:
         """True if it stores the scheduled retries of its route, and no copies."""
         return self.scheduled is not None and self.template not in self.route.destinations
+
+    @property
+    def is_streamless(self) -> bool:
+        """Return True if no stream takes its messages, as far as is known.
+
+        A stream that is named may be that of another account, which no lookup finds: its PubAcks show that it is there.
+        """
+        if self.looked_up is None or self.looked_up[0] != NO_STREAM:
+            return False
+        return self.stream is None and not self.got_through
+
+    @property
+    def has_one_subject(self) -> bool:
+        """Return True if all its messages have the same subject."""
+        return not {"*", ">"}.intersection(self.pattern.split("."))
 
     @property
     def trouble(self) -> tuple[str, str] | None:

@@ -44,7 +44,7 @@ def refusal_of(error_code: int) -> str:
     """Return the reason of a publish that a stream refused with this error code."""
     if error_code == FULL["err_code"]:
         return reasons.LIMIT
-    if error_code in (WRONG_STREAM["err_code"], WRONG_SEQUENCE):
+    if error_code in codes.OF_EXPECTATIONS:
         return reasons.WRONG_EXPECTATION
     return reasons.of_code(error_code)
 

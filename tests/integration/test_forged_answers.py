@@ -53,6 +53,7 @@ async def test_a_puback_of_a_stream_that_takes_other_subjects_acks_nothing(serve
         stream = JetStream(client)
         await stream.create_stream("SOURCE", ["source.*"])
         await stream.create_stream("EVIL", ["evil.*"])
+        await stream.create_stream("OTHERS", ["sink.other"])  # without any, nothing would be published
         await publish_numbered(stream, range(COUNT))
         async with forging(client, "evil.x") as forged, watched(settings(server.url, routes=[route()])) as watch:
             await eventually(lambda: len(forged) >= COUNT)
@@ -61,6 +62,7 @@ async def test_a_puback_of_a_stream_that_takes_other_subjects_acks_nothing(serve
             await trio.sleep(1)
             assert watch.router.ledger()["main"]["settled"]["acked"] == 0
             # The stream is back: all is stored, and then acked at its source.
+            await stream.delete_stream("OTHERS")
             await stream.create_stream("SINK", ["sink.*"])
             await until_stored(stream, "SINK", COUNT, within=20)
             await until_nothing_is_unacked(stream)
@@ -73,6 +75,7 @@ async def test_a_stream_that_pubacks_name_repeatedly_is_looked_up_once_a_second(
         stream = JetStream(client)
         await stream.create_stream("SOURCE", ["source.*"])
         await stream.create_stream("EVIL", ["evil.*"])
+        await stream.create_stream("OTHERS", ["sink.other"])  # without any, nothing would be published
         heard = await client.subscribe("sink.*")
         async with watched(settings(server.url, routes=[route()])) as watch:
             await publish_numbered(stream, range(COUNT))

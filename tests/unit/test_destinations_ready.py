@@ -146,21 +146,22 @@ async def test_without_permission_for_lookups_a_destination_is_ready_until_a_ref
 
 
 async def test_messages_stored_by_another_account_count_without_a_stream_here(autojump_clock: MockClock) -> None:
-    """The messages are stored by a stream that no lookup reveals."""
+    """The messages are stored by a stream that is named, and that no lookup reveals."""
     brokers = one_broker()
     server = brokers["main"]._server
-    find = server.streams_of
-    server.streams_of = lambda subject: []  # type: ignore[method-assign]
-    async with world([TO_STREAM], brokers=brokers) as w:
-        assert "no stream takes" in why(w)
+    find = server.state_of_stream
+    server.state_of_stream = lambda name, now: None  # type: ignore[method-assign]
+    named = to("out.{{wildcard(1)}}", jetstream=True) | {"stream": "OUT"}
+    async with world([core("in.*", named)], brokers=brokers) as w:
+        await until_unready(w, "names stream 'OUT', which does not exist")
         await probe_arrives(w)
         for _ in range(60):
             await trio.sleep(1)
             assert not why(w)
-        server.streams_of = find  # type: ignore[method-assign]
+        server.state_of_stream = find  # type: ignore[method-assign]
         await trio.sleep(WITHIN)
         delete_out(w)
-        await until_unready(w, "no stream takes")
+        await until_unready(w, "names stream 'OUT', which does not exist")
 
 
 async def test_each_stream_is_looked_up_once_per_interval_for_all_its_routes(autojump_clock: MockClock) -> None:

@@ -259,8 +259,10 @@ def _reason(code: int, detail: str) -> str:
     if code in codes.TOO_LARGE:
         return reasons.TOO_LARGE
     words = detail.lower()
-    if "wrong last" in words or "expected stream" in words:
+    if code in codes.OF_EXPECTATIONS or "wrong last" in words or "expected stream" in words:
         return reasons.WRONG_EXPECTATION
+    if code in (0, codes.STORE_FAILED) and "per subject" in words:
+        return reasons.SUBJECT_LIMIT
     if "maximum" in words or "insufficient" in words or "exceeded" in words:
         return reasons.LIMIT
     # The reason becomes the label of a counter: unknown codes are not distinguished.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import trio
 
+from router_trio.errors.reasons import OUT_OF_TURN
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.hand_over import Begun
 from router_trio.routing.policy.failed_messages import Failed
+from router_trio.routing.policy.retry import Failure
 from router_trio.routing.route_plans import RoutePlan
 from router_trio.states import RouteState
 
@@ -23,7 +26,7 @@ class Keeper(Protocol):
 
 
 class CoreDelivery(Delivery):
-    """A message that its route keeps. `attempts` counts failed attempts, `place` is its place in the order of arrival.
+    """A message that its route keeps. `failed` counts its failures, `place` is its place in the order of arrival.
 
     `message_id`, set before the first attempt, is the same for each attempt, so a stream that already has a copy
     recognizes it. `key` is the value of its route's key, once that is known, and `due` the time of its next attempt, if
@@ -32,7 +35,19 @@ class CoreDelivery(Delivery):
 
     due: float
 
-    __slots__ = ("_choices", "_copies", "_keeper", "_report_given_up", "attempts", "due", "key", "message_id", "place")
+    __slots__ = (
+        "_choices",
+        "_copies",
+        "_keeper",
+        "_report_given_up",
+        "due",
+        "failed",
+        "key",
+        "message_id",
+        "place",
+        "recalled",
+        "refused",
+    )
 
     def __init__(self, keeper: Keeper, state: RouteState, raw: RawMessage, received_at: float, place: int) -> None:
         super().__init__(state, raw, received_at)
@@ -41,14 +56,24 @@ class CoreDelivery(Delivery):
         self._copies: set[int] | None = None
         self._choices: dict[int, Sequence[int]] | None = None
         self._report_given_up: Callable[[], None] | None = None
-        self.attempts: int = 0
+        self.failed: Failed | None = None
+        self.recalled: bool = False
+        """True if it has to wait for its destination, which is no failure."""
+        self.refused = False
         self.key = None
         self.message_id = None
         self.place: int = place
 
     def start_again(self) -> None:
         super().start_again()
+        self.recalled = False
         self._report_given_up = None
+
+    def fail(self, reason: str, failure: Failure | None = None) -> None:
+        if reason == OUT_OF_TURN:
+            self.recalled = True
+        else:
+            super().fail(reason, failure)
 
     def when_given_up(self, report: Callable[[], None]) -> None:
         self._report_given_up = report
@@ -59,11 +84,18 @@ class CoreDelivery(Delivery):
 
     @property
     def attempt(self) -> int:
-        return self.attempts + 1
+        return 1 if self.failed is None else self.failed.attempts + 1
+
+    @property
+    def known(self) -> Failed:
+        """What is known of it as a message that has failed."""
+        if self.failed is None:
+            self.failed = Failed()
+        return self.failed
 
     @property
     def was_tried(self) -> bool:
-        return self.attempts > 0
+        return self.failed is not None
 
     def copied(self, copy: int) -> None:
         if self._copies is None:
@@ -107,10 +139,16 @@ class CoreDelivery(Delivery):
 
         `plan` is that of its route.
         """
-        if not self.attempts:
+        if self.failed is None:
             return None
         assert self.message_id is not None
-        known = Failed(self.attempts, True, self._copies or set(), self._choices or {}, plan.numbering)
+        known = replace(
+            self.failed,
+            tried=True,
+            delivered=self._copies or set(),
+            choices=self._choices or {},
+            numbering=plan.numbering,
+        )
         return Begun(self.message_id, known, self.failure, self.due, plan.settings.when)
 
 
@@ -133,7 +171,7 @@ class BegunDelivery(CoreDelivery):
         super().__init__(keeper, state, raw, received_at, place)
         begun.known.renumber(plan.numbering)
         self.message_id = begun.message_id
-        self.attempts = begun.known.attempts
+        self.failed = begun.known
         self._copies = begun.known.delivered
         self._choices = begun.known.choices
         self.failure = begun.failure

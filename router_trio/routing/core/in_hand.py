@@ -121,8 +121,12 @@ class SubjectInHand(InHand[CoreDelivery]):
         return None
 
     def _take(self, now: float) -> CoreDelivery | None:
-        """Take due retries and new messages by turns, so that neither holds up the other."""
-        self._retry_next = not self._retry_next
+        """Take due retries and new messages by turns, so that neither holds up the other.
+
+        Messages that a destination has refused go before new ones, which it would refuse as well.
+        """
+        first = self.retries.first
+        self._retry_next = not self._retry_next or (first is not None and first.refused)
         delivery = self._take_retry(now) if self._retry_next else self._take_waiting(now)
         if delivery is None:
             delivery = self._take_waiting(now) if self._retry_next else self._take_retry(now)
@@ -137,7 +141,7 @@ class SubjectInHand(InHand[CoreDelivery]):
     def _take_waiting(self, now: float) -> CoreDelivery | None:
         while (delivery := self.schedule.take()) is not None:
             self._bytes -= len(delivery.raw[4])
-            if not delivery.attempts:
+            if delivery.failed is None:
                 delivery.message_id = self._new_message_id()
                 break
             # The previous route retried it. Only now its key is known to be free.
@@ -154,7 +158,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         If the route is by key, later messages of its key wait for it, unless `holds_key` is False.
         """
         delivery.due = due
-        if not self.retries.add(delivery, delivery.raw[3], due):
+        if not self.retries.add(delivery, delivery.raw[3], due, delivery.place):
             return False
         if not holds_key:
             self.schedule.finished(delivery)

@@ -164,11 +164,12 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     # --- settled, or retried ---
 
     def finished(self, delivery: CoreDelivery) -> None:
-        if delivery.failure is None:
+        if delivery.failure is None and not delivery.recalled:
             self._settled(delivery, delivery.outcome)
+        elif delivery.failure is None:
+            self._wait_for_breaker(delivery)
         else:
-            delivery.attempts += 1
-            self._failures.failed(delivery, delivery.failure, delivery.attempts)
+            self._failures.failed(delivery, delivery.failure, delivery.known)
 
     def is_last_attempt(self, delivery: CoreDelivery, failure: Failure) -> bool:
         over = self._source.closed and (self.is_over or not self._handed_over)
@@ -187,16 +188,39 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
         if self._source.closed:
             return self._leave_to_successor(delivery, now + delay)
-        if self.hand.retry(delivery, now + delay, holds_key=self._holds_key(delivery)):
+        flow, failure = self._routing.flow, delivery.failure
+        assert failure is not None
+        delivery.refused = flow is not None and flow.probing and not reasons.counts_as_attempt(failure.reason)
+        due = delivery.received_at if delivery.refused else now + delay  # the breaker decides when it is sent
+        if self.hand.retry(delivery, due, holds_key=self._holds_key(delivery)):
             self._retried.add(delivery, now)
             self.route.something_waits()  # it may be due before anything else
             self.route.look()
             return True
-        self.state.failed[reasons.RETRY_FULL] += 1
-        self._routing.emit_failure_of(
-            delivery, reasons.RETRY_FULL, "more messages failed than are kept for another attempt"
-        )
+        self._report_no_room(delivery)
         return False
+
+    def _report_no_room(self, delivery: CoreDelivery) -> str:
+        """Count and report that a message can't be kept for another attempt. Return the text."""
+        detail = "more messages failed than are kept for another attempt"
+        self.state.failed[reasons.RETRY_FULL] += 1
+        self._routing.emit_failure_of(delivery, reasons.RETRY_FULL, detail)
+        return detail
+
+    def _wait_for_breaker(self, delivery: CoreDelivery) -> None:
+        """Keep a message in its place before later ones, until the breaker of its destination lets it be sent."""
+        due = delivery.received_at
+        delivery.known.tried = delivery.refused = True
+        if self._source.closed:
+            if not self._leave_to_successor(delivery, due):
+                failure = Failure(reasons.SHUTDOWN, "its destination refused all messages")
+                self._failures.give_up(delivery, GivenUp(failure, max(1, delivery.known.attempts)))
+        elif self.hand.retry(delivery, due, holds_key=self._holds_key(delivery)):
+            self.route.something_waits()
+            self.route.look()
+        else:
+            failure = Failure(reasons.RETRY_FULL, self._report_no_room(delivery))
+            self._failures.give_up(delivery, GivenUp(failure, max(1, delivery.known.attempts)))
 
     def _holds_key(self, delivery: CoreDelivery) -> bool:
         """Return True if later messages of its key wait for a failed message.
@@ -242,8 +266,8 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             return False
         if self._failures.has_dead_letters:
             for delivery in hand.retries.take_all():
-                assert delivery.failure is not None
-                self._failures.give_up(delivery, GivenUp(delivery.failure, delivery.attempts))
+                failure = delivery.failure or Failure(reasons.SHUTDOWN, "its destination refused all messages")
+                self._failures.give_up(delivery, GivenUp(failure, max(1, delivery.known.attempts)))
         return not hand.active
 
     def return_unrouted(self) -> bool:
@@ -284,9 +308,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         (raw,) = batch.messages
         delivery = BegunDelivery(self, self.state, raw, batch.received_at, place, begun, self._routing.plan)
         failures = self._failures
-        if failure is None or failures.policy.over(failure, delivery.attempts):
+        if failure is None or failures.policy.over(failure, delivery.known.attempts):
             delivery.due = now
         else:
-            delivery.due = min(delivery.due, now + failures.delay(delivery, failure, delivery.attempts, now))
+            delivery.due = min(delivery.due, now + failures.delay(delivery, failure, delivery.known, now))
         self._retried.add(delivery, now)
         return delivery

@@ -1,6 +1,7 @@
 """Flow control: how many messages of a route may be sent now, by its rate limit and its circuit breakers.
 
-A route with neither has no flow control. The route calls `may_go`, then `going`, and waits if no message may be sent.
+A route that keeps no messages and has neither has no flow control. The route calls `may_go`, then `going`, and waits if
+no message may be sent.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from router_trio.routing.flow.destination_breaker import DestinationBreaker
 from router_trio.routing.outlets.outlet import is_healthy
 from router_trio.routing.policy.limit import Limit, ValueLimits
 from router_trio.routing.route_plans import RoutePlan
+from router_trio.settings import RouteSettings
 from router_trio.settings.units import format_rate
 from router_trio.states import LimitState, RouteState
 
@@ -38,14 +40,31 @@ LOOK_AGAIN = 1.0
 """Seconds between two checks for a destination to fall back to, while none accepts messages."""
 
 
+def _gets_all(route: RouteSettings, place: int) -> bool:
+    """Return True if no message of a route can be routed while the destination at this place refuses all of its own.
+
+    With `fallback`, others get them. With other strategies some messages have other destinations, and need not wait.
+    """
+    to = route.to[place]
+    if to.mirror is not None:
+        return False
+    only = sum(one.mirror is None for one in route.to) == 1
+    return route.strategy == "fallback" or (to.when is None and (only or route.strategy == "all"))
+
+
 class FlowControl:
     """The rate limit and the circuit breakers of one route. They belong to the route, not to a link.
 
     `limit` is for all messages, `values` for the messages of each value; at most one of them is set.
     """
 
-    def __init__(self, plan: RoutePlan, connections: Sequence[Connection], state: RouteState, emit: Emit) -> None:
-        """`connections` are those of the destinations, in order; `state` already has the destinations."""
+    def __init__(
+        self, plan: RoutePlan, connections: Sequence[Connection], state: RouteState, emit: Emit, *, holds: bool
+    ) -> None:
+        """`connections` are those of the destinations, in order; `state` already has the destinations.
+
+        `holds`: the route keeps its messages, so those for a destination that refuses all of them can wait.
+        """
         settings = plan.settings
         self.limit: Limit | None = None
         self.values: ValueLimits | None = None
@@ -77,19 +96,30 @@ class FlowControl:
             self._rate = format_rate(rate)
             state.limit = LimitState(self._rate, burst, settings.limit.per)
             self._horizon = min(HORIZON, settings.source.ack_wait / 2)
-        several, kept = len(connections) > 1, settings.source.kind.redelivers
+        several = len(connections) > 1
+        never = frozenset(settings.retry_or_default.never)
         self._connections = tuple(connections)
         self._breakers: dict[int, DestinationBreaker] = {}
         for place, (connection, to) in enumerate(zip(connections, settings.to, strict=True)):
-            if to.breaker is not None:
-                template = plan.destinations[place].template
+            # A handler may send its answers anywhere, so the refusal of one says nothing about others.
+            if to.breaker is not None or (holds and plan.handler is None and _gets_all(settings, place)):
                 self._breakers[place] = DestinationBreaker(
-                    to.breaker, state, connection, template, emit, self.wake, several=several, kept=kept
+                    to.breaker,
+                    state,
+                    connection,
+                    state.to[place],
+                    emit,
+                    self.wake,
+                    several=several,
+                    kept=holds,
+                    never=never,
                 )
         self.breakers: tuple[DestinationBreaker, ...] = tuple(self._breakers.values())
+        self.quiet: bool = not self.has_limit
+        """True while there is nothing to ask it: no limit, and no breaker that is not closed."""
         self._real = [place for place, destination in enumerate(plan.destinations) if destination.mirror is None]
         state.break_by(
-            tuple(one.shown for one in self.breakers),
+            tuple(one.shown for one in self.breakers if one.is_configured),
             0 if settings.strategy == "all" else len(self._real) - 1,
             self.breakers[0] if self.breakers and not several else None,
         )
@@ -114,6 +144,11 @@ class FlowControl:
             else:
                 self.values.go_on(before.values, now)
         self._stuck, self._stuck_since, self._parked = before._stuck, before._stuck_since, before._parked
+
+    @property
+    def has_limit(self) -> bool:
+        """Return True if the route has a rate limit."""
+        return self.limit is not None or self.values is not None
 
     def breaker_of(self, place: int) -> DestinationBreaker | None:
         """Return the circuit breaker of the destination at this place; None if it has none."""
@@ -140,6 +175,7 @@ class FlowControl:
             connection.stop_notifying(self._destination_changed)
         for breaker in self.breakers:
             breaker.stop_listening()
+        self._listeners.clear()  # the state, which may be kept for its counts, leads to this
 
     @property
     def is_away(self) -> bool:
@@ -298,6 +334,7 @@ class FlowControl:
 
     def wake(self) -> None:
         """Wake the tasks that wait, to check again."""
+        self.quiet = not (self.has_limit or self.probing)
         self._changed.set()
         self._changed = trio.Event()
         self._notify()
@@ -344,6 +381,12 @@ class FlowControl:
         if self.probing and not self._admits(trio.current_time()):
             return next(one.shown.why_open for one in self.breakers if not one.closed)
         return None
+
+    @property
+    def pauses(self) -> bool:
+        """Return True if the route counts as paused while it is `held_up`."""
+        refusing = any(not (one.closed or one.is_configured) for one in self.breakers)
+        return refusing or bool(self._state.held_up(trio.current_time()))
 
     def _admits(self, now: float) -> bool:
         if not self._one_is_enough:

@@ -1,8 +1,12 @@
 """The circuit breaker of one destination of a route: it observes the fates of publishes, and acts on them.
 
 While it is closed, only failures are observed. When it opens, messages queued for the destination return to the hand of
-the route, if a stream keeps them, and so do messages that fail there until it is closed. None of that counts as an
+the route, if that keeps them, and so do messages that fail there until it is closed. None of that counts as an
 attempt, and the stream need not redeliver these messages.
+
+A destination without `[routes.to.breaker]` has one as well, if each message of a route that keeps its messages needs
+it. That opens only for a refusal that every message there would get: one is tried after pauses that grow. It is shown
+as what the destination refuses, and not as a breaker.
 """
 
 from __future__ import annotations
@@ -12,13 +16,16 @@ from collections.abc import Callable
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors.reasons import OF_THE_MESSAGE, OF_THE_WAY, OUT_OF_TURN
+from router_trio.errors.reasons import OF_THE_MESSAGE, OF_THE_WAY, OUT_OF_TURN, Refuses, refuses
 from router_trio.events import BreakerClosed, BreakerOpened, Emit
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.routing.delivery import BreakerTracker, Delivery
-from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, Breaker
+from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, LONGEST_PAUSE, Breaker
 from router_trio.settings import BreakerSettings
-from router_trio.states import BreakerState, RouteState
+from router_trio.states import BreakerState, DestinationState, RouteState
+
+FIRST_PAUSE = 0.5
+"""Seconds until the first probe of a destination that refuses all messages. Each further pause is twice as long."""
 
 _LEFT_ALONE = "the breaker of its destination is open"
 
@@ -32,21 +39,29 @@ class DestinationBreaker:
 
     def __init__(
         self,
-        settings: BreakerSettings,
+        settings: BreakerSettings | None,
         route: RouteState,
         connection: Connection,
-        template: str,
+        to: DestinationState,
         emit: Emit,
         changed: Callable[[], None],
         *,
         several: bool,
         kept: bool,
+        never: frozenset[str],
     ) -> None:
-        """`kept`: a stream keeps the messages until they are acked, so they can wait in hand."""
-        self.shown: BreakerState = BreakerState(connection.name, template)
+        """`settings` are None for a destination without any. `never`: the reasons for which messages are given up.
+
+        `kept`: the route keeps messages that fail, so they can wait in hand.
+        """
+        self.shown: BreakerState = BreakerState(connection.name, to.template)
         """The state of the breaker for pages and readiness."""
-        self._breaker = Breaker(settings.failures, settings.pause)
+        self._breaker = Breaker(1, FIRST_PAUSE, LONGEST_PAUSE)
+        if settings is not None:
+            self._breaker = Breaker(settings.failures, settings.pause)
         self._settings = settings
+        self._to = to
+        self._never = never
         self._route = route
         self._outbox = connection.outbox
         self._emit = emit
@@ -55,11 +70,17 @@ class DestinationBreaker:
         self._kept = kept
         self._taken_here = 0
         self._refusals = connection.outbox.refusals
-        self._refusals.notify_of_retries((route.name, template), self)
+        if settings is not None:
+            self._refusals.notify_of_retries((route.name, to.template), self)
 
     def stop_listening(self) -> None:
         """Stop listening, since the route has ended."""
         self._refusals.stop_notifying((self._route.name, self.shown.template), self)
+
+    @property
+    def is_configured(self) -> bool:
+        """Return True if the destination has `[routes.to.breaker]`."""
+        return self._settings is not None
 
     @property
     def state(self) -> str:
@@ -85,29 +106,34 @@ class DestinationBreaker:
         breaker, shown = self._breaker, self.shown
         shown.state, shown.probe_at, shown.why_open = breaker.state, breaker.probe_at, None
         if breaker.state != CLOSED:
-            shown.why_open = (
-                f"the circuit breaker of destination {shown.template!r} on connection {shown.connection} is open: "
-                f"{self._settings.failures} failures in a row, the last one {breaker.reason}{self._detail}; "
-                f"one message is tried every {self._settings.pause:g} s"
-            )
+            where = f"destination {shown.template!r} on connection {shown.connection}"
+            tried = f"one message is tried every {breaker.pause:g} s"
+            if self._settings is None:
+                shown.why_open = f"{where} refuses messages: {breaker.reason}{self._detail}; {tried}"
+            else:
+                shown.why_open = (
+                    f"the circuit breaker of {where} is open: "
+                    f"{self._settings.failures} failures in a row, the last one {breaker.reason}{self._detail}; {tried}"
+                )
         self._changed()
 
     @property
     def _detail(self) -> str:
         """Return the server's text about the last failure, as the end of a sentence."""
-        shown = self.shown
-        for one in self._route.to:
-            if (one.connection, one.template) == (shown.connection, shown.template) and one.refused_for is not None:
-                reason, detail = one.refused_for
-                return f" ({detail})" if reason == self._breaker.reason else ""
-        return ""
+        if self._to.refused_for is None:
+            return ""
+        reason, detail = self._to.refused_for
+        return f" ({detail})" if reason == self._breaker.reason else ""
 
     # --- events ---
 
     def follow(self, delivery: Delivery, copy: int) -> BreakerTracker:
         """Record that a message is sent there. Return the owner of its operation."""
-        self._breaker.message_goes(trio.current_time())
-        self.shown.state = self._breaker.state
+        if self._breaker.state != CLOSED:
+            self._breaker.message_goes(trio.current_time())
+            if self.shown.state != self._breaker.state:
+                self.shown.state = self._breaker.state
+                self._changed()
         delivery.remaining += 1
         return BreakerTracker(delivery, self.shown.template, copy, self)
 
@@ -130,25 +156,38 @@ class DestinationBreaker:
     def _closed(self) -> None:
         """Report that the breaker has closed."""
         now = trio.current_time()
-        self._emit(
-            BreakerClosed(
-                at=now,
-                route=self._route.name,
-                connection=self.shown.connection,
-                subject=self.shown.template,
-                open_seconds=now - self._breaker.opened_at,
+        if self._settings is not None:
+            self._emit(
+                BreakerClosed(
+                    at=now,
+                    route=self._route.name,
+                    connection=self.shown.connection,
+                    subject=self.shown.template,
+                    open_seconds=now - self._breaker.opened_at,
+                )
             )
-        )
         self._publish()
 
     def copy_refused(self, reason: str) -> str:
         """Record that a copy was refused. A message that can wait in hand fails as if taken back from the outbox."""
-        if reason in OF_THE_MESSAGE or reason in OF_THE_WAY:
+        if reason in OF_THE_MESSAGE or reason in OF_THE_WAY or reason in self._never:
             self.spare()
             return reason
+        if self._settings is None and not self._refuses_all(reason):
+            if self._breaker.close():  # as far as is known it refuses some messages, and others need not wait
+                self._publish()
+            return reason
+        shown = self.closed and self._settings is None  # as the failure of one message, and those behind it wait
         if self._failed(reason):
             self._recall()
-        return reason if self.closed or not self._kept else OUT_OF_TURN
+        return reason if shown or self.closed or not self._kept else OUT_OF_TURN
+
+    def _refuses_all(self, reason: str) -> bool:
+        """Return True if the destination would refuse any other message for this reason as well."""
+        kind = refuses(reason)
+        return kind is not Refuses.NOTHING and (
+            self._to.has_one_subject or (kind is Refuses.STREAM and self._to.has_one_stream)
+        )
 
     def spare(self) -> None:
         """Allow another probe, since the message sent there did not test the destination."""
@@ -167,7 +206,7 @@ class DestinationBreaker:
     def _failed(self, reason: str) -> bool:
         """Record a failure. Return True if the breaker opens, for the first time or again."""
         breaker, now, before = self._breaker, trio.current_time(), self._breaker.state
-        if breaker.message_failed(now, self._taken, reason):
+        if breaker.message_failed(now, self._taken, reason) and self._settings is not None:
             self._route.openings[self.shown.connection, self.shown.template] += 1
             self._emit(
                 BreakerOpened(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
+from router_trio.errors.reasons import counts_as_attempt
 from router_trio.routing.policy.retry import GivenUp
 from router_trio.states import BeingRetried
 
@@ -36,6 +37,7 @@ class Numbering:
 class Failed:
     """The number of failures of one message, and its delivered copies. `tried`: copies may have been sent.
 
+    `attempts` are the failures that the message may have caused; `refusals` are those that no message can cause.
     Copies and choices have the numbers of `numbering`, None if nothing was recorded yet.
     """
 
@@ -44,6 +46,21 @@ class Failed:
     delivered: set[int] = field(default_factory=set)
     choices: dict[int, Sequence[int]] = field(default_factory=dict)
     numbering: Numbering | None = None
+    refusals: int = 0
+
+    @property
+    def failures(self) -> int:
+        """The number of failures of any kind."""
+        return self.attempts + self.refusals
+
+    def count(self, reason: str) -> bool:
+        """Count a failure. Return True if it uses up an attempt."""
+        counts = counts_as_attempt(reason)
+        if counts:
+            self.attempts += 1
+        else:
+            self.refusals += 1
+        return counts
 
     def renumber(self, now: Numbering) -> None:
         """Number the copies and choices as the next generation of the route does.
@@ -90,14 +107,19 @@ class FailedMessages:
         """Messages that were given up and are redelivered until their dead letters are stored."""
 
     def attempts(self, sequence: int) -> int:
-        """Return the number of failures of the message."""
+        """Return the number of attempts that the message has used up."""
         found = self.failed.get(sequence)
         return 0 if found is None else found.attempts
+
+    def failures(self, sequence: int) -> int:
+        """Return the number of failures of the message, of any kind."""
+        found = self.failed.get(sequence)
+        return 0 if found is None else found.failures
 
     def was_tried(self, sequence: int) -> bool:
         """Return True if copies of the message may be stored: it failed, or it was sent and waits again."""
         found = self.failed.get(sequence)
-        return found is not None and (found.tried or found.attempts > 0)
+        return found is not None and (found.tried or found.failures > 0)
 
     def mark_tried(self, sequence: int) -> None:
         """Record that copies of the message may be stored though it did not fail."""
@@ -137,11 +159,9 @@ class FailedMessages:
             found.renumber(numbering)
         return found
 
-    def add(self, sequence: int) -> int:
-        """Count a failure of the message. Return the number of its failures."""
-        found = self._of(sequence)
-        found.attempts += 1
-        return found.attempts
+    def known(self, sequence: int) -> Failed:
+        """Return what is known of a message that has failed."""
+        return self._of(sequence)
 
     def _of(self, sequence: int) -> Failed:
         found = self.failed.pop(sequence, None) or Failed()

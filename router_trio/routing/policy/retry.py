@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from router_trio.errors.reasons import HANDLER_ERROR, NEVER_AGAIN
+from router_trio.errors.reasons import HANDLER_ERROR, NEVER_AGAIN, counts_as_attempt
 from router_trio.message import Fate
+from router_trio.routing.policy.breaker import LONGEST_PAUSE
 from router_trio.routing.policy.limit import MOST_VALUES, kept_value
 from router_trio.settings import LimitSettings, RouteSettings
 from router_trio.settings.retry import RetrySettings
@@ -173,13 +174,15 @@ class RetryPolicy:
         concurrency: int = 1,
         *,
         has_schema: bool = False,
+        once: bool = False,
     ) -> None:
         """`most_in_hand`: messages that the route may have in hand. `uniform(a, b)` draws a number from that range.
 
         `limit` is that of the route, if it has one. `concurrency`: calls of its handler that may run at the same time.
-        `has_schema`: bodies that do not fit the schema of the route are given up.
+        `has_schema`: bodies that do not fit the schema of the route are given up. `once`: nothing is ever retried.
         """
         self._has_schema = has_schema
+        self._once = once
         self.initial: float = settings.initial
         self._factor = settings.factor
         self.longest: float = settings.max
@@ -197,37 +200,53 @@ class RetryPolicy:
         return self._attempts > 0 or bool(self._never) or self._has_schema
 
     def over(self, failure: Failure, attempts: int) -> bool:
-        """Return True if there is no further attempt after `attempts`, the last one ending with `failure`."""
-        if 0 < self._attempts <= attempts or failure.reason in NEVER_AGAIN:
+        """Return True if there is no further attempt after `attempts`, with `failure` as the last one.
+
+        A failure that no message can cause ends them only if `[routes.retry] not` names it.
+        """
+        if (
+            self._once
+            or failure.reason in NEVER_AGAIN
+            or (0 < self._attempts <= attempts and counts_as_attempt(failure.reason))
+        ):
             return True
         return bool(self._never) and _is_among(failure, self._never)
 
-    def delay(self, failure: Failure, attempts: int, now: float, value: bytes | None = None) -> float:
-        """Return the seconds until the next attempt, after `attempts`, the last one ending with `failure`.
+    def delay(self, failure: Failure, failures: int, now: float, value: bytes | None = None) -> float:
+        """Return the seconds until the next attempt, after that many `failures`, with `failure` as the last one.
 
+        Only failures that use up an attempt count, or only the others, as for the last one. After one of the others the
+        next attempt is at most `LONGEST_PAUSE` seconds away, and some for the spread: it tests the destination.
         `value`: whose limit that attempt uses up, empty if the route has one limit; None if it uses up none.
         """
         if failure.after is not None:
             return failure.after
-        return self.backoff(attempts, now, value, self.of_handler.wait(now))
+        wait = self.of_handler.wait(now)
+        if not counts_as_attempt(failure.reason):
+            return self.backoff(failures, now, value, wait, longest=min(self.longest, LONGEST_PAUSE))
+        return self.backoff(failures, now, value, wait)
 
-    def backoff(self, attempts: int, now: float, value: bytes | None = None, spread: float = 0.0) -> float:
+    def backoff(
+        self,
+        attempts: int,
+        now: float,
+        value: bytes | None = None,
+        spread: float = 0.0,
+        *,
+        longest: float | None = None,
+    ) -> float:
         """Return the seconds until a message with that many attempts is retried, spread by at least `spread`.
 
         `value`: see `delay`. An attempt to store a dead letter calls no handler, so it need not be spread for that.
         """
-        backoff = min(self.initial * self._factor ** min(attempts - 1, _POWERS), self.longest)
+        backoff = min(
+            self.initial * self._factor ** min(attempts - 1, _POWERS), self.longest if longest is None else longest
+        )
         self._next = min(max(now, self._next + self._spacing), now + LONGEST_SPREAD)
         spread = max(spread, self._next - now)
         if self._half is not None and value is not None:
             spread = max(spread, self._half.wait(value, now))
         return self._uniform(0.0, backoff) + spread
-
-
-def retries_without_end(route: RouteSettings) -> bool:
-    """Return True if the route never gives up a message, unless its handler raises `Reject`."""
-    retry = route.retry_or_default
-    return retry.attempts == 0 and not retry.never and route.schema_file is None
 
 
 def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -> RetryPolicy:
@@ -239,6 +258,7 @@ def policy_for(route: RouteSettings, uniform: Callable[[float, float], float]) -
         route.limit,
         route.concurrency,
         has_schema=route.schema_file is not None,
+        once=not route.holds_failed_messages,
     )
 
 

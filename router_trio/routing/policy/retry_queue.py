@@ -6,7 +6,6 @@ Pure: the caller passes the time.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from itertools import count
 from math import inf
 from typing import Generic, TypeVar
 
@@ -21,7 +20,6 @@ class RetryQueue(Generic[M]):
 
     def __init__(self) -> None:
         self._waiting: list[tuple[float, int, int, M]] = []
-        self._numbers = count()  # of two messages with the same due time, the one added first goes first
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -32,12 +30,20 @@ class RetryQueue(Generic[M]):
         """Return when the next message is due; infinite if none waits."""
         return self._waiting[0][0] if self._waiting else inf
 
-    def add(self, message: M, size: int, due: float) -> bool:
-        """Keep a message of `size` bytes until it is due. Return False if there is no room for it."""
+    @property
+    def first(self) -> M | None:
+        """The message that is due next; None if none waits."""
+        return self._waiting[0][3] if self._waiting else None
+
+    def add(self, message: M, size: int, due: float, place: int) -> bool:
+        """Keep a message of `size` bytes until it is due. Return False if there is no room for it.
+
+        Of messages with the same due time, the one with the lowest `place` goes first; each has its own.
+        """
         if len(self._waiting) >= MOST_MESSAGES or (self._waiting and self._bytes + size > MOST_BYTES):
             return False
         self._bytes += size
-        heappush(self._waiting, (due, next(self._numbers), size, message))
+        heappush(self._waiting, (due, place, size, message))
         return True
 
     def pop_due(self, now: float) -> M | None:

@@ -114,7 +114,8 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.forwards_on_arrival: bool = plan.handler is None and not limited_by_value and not plan.by_key
         """True if messages that need not wait are forwarded in the turn of the read that received them."""
         # Not if the messages of a key follow each other at once: each lets the next one go when it is forwarded.
-        self._together = plan.handler is None and flow is None and plan.by_key and not self._follows_at_once
+        unlimited = flow is None or not flow.has_limit
+        self._together = plan.handler is None and unlimited and plan.by_key and not self._follows_at_once
         for destination in routing.connections:
             destination.when_changed(self.recall_out_of_turn)
 
@@ -158,7 +159,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         The limit is not asked: the message took its token before its handler was called.
         """
         flow = self._flow
-        return self.hand.passes_by(delivery) or (flow is not None and flow.held_up() is not None)
+        return self.hand.passes_by(delivery) or (flow is not None and not flow.quiet and flow.held_up() is not None)
 
     # --- routed ---
 
@@ -194,7 +195,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     @property
     def forwards_together(self) -> bool:
-        return self._together
+        return self._together and (self._flow is None or self._flow.quiet)
 
     def forward_each(self, deliveries: Sequence[StreamDelivery]) -> None:
         self._routing.forward_each(deliveries)
@@ -216,14 +217,14 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         """
         flow, hand = self._flow, self.hand
         most = BATCH if self._routing.as_it_comes else BETWEEN_TWO_LOOKS
-        if flow is not None:
+        if flow is not None and not flow.quiet:
             most = flow.may_go(min(most, hand.waiting))
             if not most:
                 return False
         deliveries = hand.next_together(most)
         if hand.cursor.failures.given_up or len(hand.open) < hand.count:  # or some are of an earlier incarnation
             deliveries = self._without_given_up(deliveries)
-        if flow is not None:
+        if flow is not None and not flow.quiet:
             flow.going(len(deliveries), hand.waiting)
         self._routing.forward_each(deliveries)
         return True
@@ -276,8 +277,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def _failed(self, delivery: StreamDelivery, failure: Failure) -> None:
         """Have a message in hand redelivered, or give it up."""
-        attempts = delivery.cursor.failures.add(delivery.sequence)
-        self._failures.failed(delivery, failure, attempts)
+        self._failures.failed(delivery, failure, delivery.cursor.failures.known(delivery.sequence))
 
     def _was_given_up(self, delivery: StreamDelivery) -> bool:
         """Return True if a message was given up before, so that only its dead letter has to be stored."""

@@ -119,6 +119,17 @@ class RouteSettings(Section, init=False):
         return self.key is not None and (kept or (self.limit is not None and self.limit.per is not None))
 
     @property
+    def holds_failed_messages(self) -> bool:
+        """True if failed messages are kept: their stream has them, or the settings say what becomes of them."""
+        return self.source.kind.redelivers or self.retry is not None or self.dead_letter is not None
+
+    @property
+    def retries_without_end(self) -> bool:
+        """True if the route gives up no message that fails, unless its handler raises `Reject`."""
+        retry = self.retry_or_default
+        return retry.attempts == 0 and not retry.never and self.schema_file is None
+
+    @property
     def retry_or_default(self) -> RetrySettings:
         """`retry`, or its default for this source."""
         return self.retry or RetrySettings(attempts=self.source.kind.default_attempts)

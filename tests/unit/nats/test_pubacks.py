@@ -275,7 +275,12 @@ def test_the_description_of_an_error_is_bounded_and_printable_and_its_code_is_kn
     words = b'{"error":{"code":400,"err_code":%d,"description":"a\\nb\\u001b\\ud800%b"}}'
     bodies = [words % (10_071, b"x" * 5000), words % (77_777, b"x"), b"", b'{"error":{"code":400}}']
     PubAcks(listener).read([raw(b"_INBOX.x.1", b"", b"NATS/1.0 400 " + b"y" * 5000, body) for body in bodies])
-    assert [reason for _, reason, _ in listener.reports] == ["jetstream_10071", "jetstream", "bad_answer", "jetstream"]
+    assert [reason for _, reason, _ in listener.reports] == [
+        "wrong_expectation",
+        "jetstream",
+        "bad_answer",
+        "jetstream",
+    ]
     assert details[0].startswith("a\\nb\\x1b\\ud800xxx")
     assert all(detail.isprintable() and 0 < len(detail) <= 300 for detail in details)
 

@@ -11,8 +11,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio.message import Message
 from router_trio.router.reload_queue import FEW_ROUTES
+from router_trio.routing.policy import retry
 from router_trio.states import RUNNING
-from router_trio.testing import FakeBroker
+from router_trio.testing import FakeBroker, streams
 from tests.support.eventually import eventually
 from tests.support.world import core, fill, numbers, one_broker, stream, to, world
 from tests.unit.router.traffic import by_name, never, received, reloaded, traffic
@@ -396,15 +397,19 @@ async def test_an_answer_that_was_sent_is_not_sent_again_by_the_new_route(autoju
         assert (received(w, "_INBOX.asks.1"), w.payloads("OUT")) == ([b"0"], [b"0"])
 
 
-async def test_failed_attempts_count_in_the_new_route(autojump_clock: MockClock) -> None:
+async def test_failed_attempts_count_in_the_new_route(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_fault, reason = {"code": 400, "err_code": 10165, "description": "invalid per-message TTL"}, "jetstream_10165"
+    monkeypatch.setattr(streams, "SEALED", at_fault)
     route = tried(to("out.$1", jetstream=True), attempts=3)
     async with world([route], brokers=one_broker()) as w:
-        w.broker.deny_publish("out.x")
+        w.broker.trouble.seal("OUT")
         w.broker.publish("in.x", b"0")
-        await eventually(lambda: by_name(w)["route"].failed["permission_denied"] == 2, within=30)
+        await eventually(lambda: by_name(w)["route"].failed[reason] == 2, within=30)
         await w.live.reload(w.configuration(route | {"hop_limit": 5}))
         await eventually(lambda: w.route_ledger() == (1, 0, {"lost": 1}), within=30)
-        assert by_name(w)["route"].failed["permission_denied"] == 3
+        assert by_name(w)["route"].failed[reason] == 3
         assert by_name(w)["route"].retrying == (0, 0.0)
 
 
@@ -412,8 +417,9 @@ async def test_failed_attempts_count_in_the_new_route(autojump_clock: MockClock)
     ("before", "after", "expected"), [("20s", "1h", 20.0), ("1h", "20s", 25.0), ("1h", "1h", None)]
 )
 async def test_a_message_waits_on_for_its_next_attempt_unless_the_delays_are_shorter_now(
-    before: str, after: str, expected: float | None, autojump_clock: MockClock
+    before: str, after: str, expected: float | None, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 3600.0)
     place = to("out.$1", jetstream=True)
 
     def route(delay: str, attempts: int) -> dict[str, Any]:

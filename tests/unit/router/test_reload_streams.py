@@ -284,12 +284,17 @@ async def test_keys_that_need_a_restart_are_named(autojump_clock: MockClock) -> 
 
 @asynccontextmanager
 async def unanswered(w: World, messages: int) -> AsyncIterator[None]:
-    """Have the destination neither take nor refuse messages: no stream has its subject, but a subscriber does."""
+    """Have the destination neither take nor refuse messages: no stream has their subject, but a subscriber does.
+
+    A stream has another subject of the destination; without any, nothing would be published.
+    """
     w.broker.delete_stream("OUT")
+    w.broker.add_stream("OTHER", ["out.other"])
     async with overhearing(w.broker, "out.>"):
         fill(w.broker, messages)
         await eventually(lambda: w.route_ledger() == (messages, messages, {}))
         yield
+    w.broker.delete_stream("OTHER")
 
 
 BY_KEY = {"key": "subject"}
@@ -325,6 +330,7 @@ async def test_an_unanswered_message_is_sent_to_the_new_destination_when_the_old
     brokers = one_broker() | {"edge": FakeBroker()}
     old = stream("IN", to("out.$1", "edge", jetstream=True), connection="main", filter="in.*")
     new = stream("IN", to("out.$1", "main", jetstream=True), connection="main", filter="in.*")
+    brokers["edge"].add_stream("OTHER", ["out.other"])
     async with world([old], brokers=brokers, shutdown_timeout=1.0) as w:
         async with overhearing(w.brokers["edge"], "out.>"):
             fill(w.broker, 3)

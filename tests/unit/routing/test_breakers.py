@@ -14,7 +14,7 @@ from router_trio.message import Message
 from router_trio.routing.flow.destination_breaker import DestinationBreaker
 from router_trio.routing.route_counts import continue_counts, total
 from router_trio.settings import BreakerSettings
-from router_trio.states import PAUSED, RUNNING, RouteState
+from router_trio.states import PAUSED, RUNNING, DestinationState, RouteState
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
@@ -316,8 +316,8 @@ async def test_a_held_message_that_its_destination_accepts_closes_the_breaker(au
             broker.publish("in.x", number)
         await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
         broker.add_stream("OUT", ["out.>"])
-        await eventually(lambda: w.watch.of("ROUTE_BREAKER_CLOSED"), within=5)
-        assert [message.payload for message in broker.messages("OUT")] == numbers(3)
+        await eventually(lambda: w.watch.of("ROUTE_BREAKER_CLOSED"), within=16)
+        await eventually(lambda: [message.payload for message in broker.messages("OUT")] == numbers(3))
         assert w.route.breakers[0].state == "closed"
 
 
@@ -382,8 +382,9 @@ async def test_deliveries_of_the_previous_route_do_not_interrupt_a_series_of_fai
     continue_counts(state, before)
     events: list[Event] = []
     settings = BreakerSettings(failures=2)
+    to = DestinationState(state, "main", "out", "out", waits_for_puback=True, shown={})
     breaker = DestinationBreaker(
-        settings, state, connection, "out", events.append, lambda: None, several=False, kept=False
+        settings, state, connection, to, events.append, lambda: None, several=False, kept=False, never=frozenset()
     )
     breaker.copy_refused("timeout")
     before.elapsed.record(1.0, 5)

@@ -241,7 +241,11 @@ def arrives(kind: str, to: dict[str, Any]) -> dict[str, Any]:
         return {"handlers": [handled(lambda message: message, subject="in.*", connection="main", to=[to])]}
     if kind == "stream":
         return {"routes": [stream("IN", to, connection="main", filter="in.*") | {"retry": {"attempts": 1}}]}
-    more: dict[str, Any] = {"core": {}, "limit": {"limit": {"rate": "100/s"}}, "retry": {"retry": {"attempts": 1}}}
+    more: dict[str, Any] = {
+        "core": {},
+        "limit": {"limit": {"rate": "100/s"}},
+        "retry": {"retry": {"not": ["schedules_refused"]}},
+    }
     return {"routes": [core("in.*", to, connection="main") | more[kind]]}
 
 

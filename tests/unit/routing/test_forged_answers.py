@@ -39,8 +39,9 @@ async def routing(broker: FakeBroker) -> AsyncIterator[Live]:
 
 
 async def test_an_error_of_a_stream_that_is_not_known_yet_decides_nothing(autojump_clock: trio.abc.Clock) -> None:
-    """The destination's stream is missing, and a subscriber hears the destination: then the server sends no answer."""
+    """No stream takes the message, and a subscriber hears the destination: then the server sends no answer."""
     broker = FakeBroker()
+    broker.add_stream("OTHER", ["out.other"])
     heard: list[bytes] = []
 
     def forge(raw: RawMessage) -> None:
@@ -53,6 +54,7 @@ async def test_an_error_of_a_stream_that_is_not_known_yet_decides_nothing(autoju
         broker.publish("in.a", b"1")
         await trio.sleep(4)
         assert (len(heard), broker.messages("DEAD")) == (1, [])
+        broker.delete_stream("OTHER")
         broker.add_stream("OUT", ["out.*"])
         await trio.sleep(4)
         assert [one.payload for one in broker.messages("OUT")] == [b"1"]

@@ -175,7 +175,7 @@ class CoreMachine(RuleBasedStateMachine):
         delivery = self.taken(index)
         if copied:
             delivery.copied(0)
-        delivery.attempts += 1
+        delivery.known.attempts += 1
         assert self.hand.retry(delivery, self.now + delay)
 
     @rule(seconds=st.sampled_from([0.4, 1.0]))
@@ -186,7 +186,7 @@ class CoreMachine(RuleBasedStateMachine):
     def reload(self, kind: tuple[bool, bool]) -> None:
         before, active = self.hand, self.active
         places = {id(one): one.place for one in [*waiting_in(before.schedule), *limited_in(before.limits)]}
-        due = {one.reply: (one.attempts, one.due) for _, _, _, one in before.retries._waiting}
+        due = {one.reply: (one.attempt, one.due) for _, _, _, one in before.retries._waiting}
         taken = before.take_back()
         assert [one.place for one in taken] == sorted(one.place for one in taken)
         assert {*places} <= {id(one) for one in taken}, "messages not begun are handed over"
@@ -204,7 +204,7 @@ class CoreMachine(RuleBasedStateMachine):
         assert [one.raw for one in waiting_in(self.hand.schedule)] == [one.raw for one in taken]
         places_now = [one.place for one in waiting_in(self.hand.schedule)]
         assert places_now == sorted(places_now)
-        now_due = {one.reply: (one.attempts, one.due) for one in waiting_in(self.hand.schedule) if one.attempts}
+        now_due = {one.reply: (one.attempt, one.due) for one in waiting_in(self.hand.schedule) if one.attempt > 1}
         assert due.items() <= now_due.items(), "it is retried when it was to be"
 
     def finish(self, hand: core.SubjectInHand, active: list[CoreDelivery]) -> None:

@@ -15,7 +15,7 @@ from router_trio.cli.explain_message import explain_message
 from router_trio.errors import ConfigurationError
 from router_trio.protocol.framing import header_block, payload
 from router_trio.protocol.headers import decode
-from router_trio.routing.policy.retry import policy_for, retries_without_end
+from router_trio.routing.policy.retry import policy_for
 from router_trio.routing.rehearsal import Arrived, Limits, Rehearsal
 from router_trio.routing.route_plans import compile_routes
 from router_trio.telemetry.http.status import status
@@ -125,10 +125,10 @@ async def test_a_request_that_does_not_fit_is_answered_with_the_rule(autojump_cl
 def test_a_route_with_a_schema_gives_up_messages_so_a_work_queue_needs_dead_letters(schema: str) -> None:
     config = settings("nats://h", routes=[stream("IN", "out", filter="in.*") | {"schema": schema}])
     assert policy_for(config.routes[0], lambda low, high: high).gives_up
-    assert not retries_without_end(config.routes[0])
+    assert not config.routes[0].retries_without_end
     bare = config.routes[0].model_copy(update={"schema_file": None})
     assert not policy_for(bare, lambda low, high: high).gives_up
-    assert retries_without_end(bare)
+    assert bare.retries_without_end
 
 
 @pytest.mark.parametrize("source", ["stream", "subject"])

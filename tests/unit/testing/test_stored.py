@@ -199,7 +199,7 @@ async def test_a_destination_without_a_stream_is_named(broker: FakeBroker, autoj
         broker.publish("orders.7", b"x")
         text = await failed(broker, within=5)
     assert "elsewhere.a" in text
-    assert "no stream takes this subject" in text
+    assert "no stream takes 'elsewhere.a'" in text
 
 
 async def test_a_handler_in_a_thread_on_a_simulated_clock_is_pointed_out(

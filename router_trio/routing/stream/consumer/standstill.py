@@ -46,8 +46,8 @@ def standstill(
     )
     if cursor.unsettled > now.in_hand:
         first = cursor.start
-        attempts = cursor.failures.attempts(first)
-        tried = f"has failed {attempts} times" if attempts > 1 else "failed" if attempts else "is to be redelivered"
+        failures = cursor.failures.failures(first)
+        tried = f"has failed {failures} times" if failures > 1 else "failed" if failures else "is to be redelivered"
         return f"{described}message {first}, the first unacked one, {tried}{last_failure}"
     # An ack that was on its way at one check has arrived at the next.
     if alone and before.delivers_nothing_new and not now.held:

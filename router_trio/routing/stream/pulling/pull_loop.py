@@ -322,9 +322,11 @@ class PullLoop:
                 self._look_again = trio.Event()
                 now = trio.current_time()
                 away = self._routing.waits_for
-                held_up = self._flow.held_up() if self._flow is not None and away is None else None
+                flow = self._flow
+                held_up = None if flow is None or flow.quiet or away is not None else flow.held_up()
                 if held_up is not None:
-                    self._enter_held_up(held_up)
+                    assert self._flow is not None
+                    self._enter(PAUSED if self._flow.pauses else RUNNING, held_up)
                 elif away is None:
                     if not asked:
                         pending.order.wait_longer(now, within)
@@ -347,7 +349,7 @@ class PullLoop:
                 if not self._credit.outstanding:
                     nothing_asked()
                 deadline = self._next_look(now) if asked else self._silent_at
-                if self._flow is not None:
+                if self._flow is not None and not self._flow.quiet:
                     deadline = min(deadline, self._flow.ask_at)
                 with trio.CancelScope(deadline=deadline):
                     await self._look_again.wait()
@@ -453,7 +455,7 @@ class PullLoop:
         if order.awaited:
             # At most as many as were in hand before: if new messages are delivered instead, they must be bounded.
             wanted = max(wanted, credit.want_again(min(order.count_due(now), self._most - pending.count)))
-        if self._flow is not None:
+        if self._flow is not None and not self._flow.quiet:
             given_up = len(pending.cursor.failures.given_up)
             wanted = self._flow.may_ask(wanted, pending.waiting, pending.schedule.behind, credit.outstanding, given_up)
         size = credit.size(wanted, held_bytes) if wanted else 0
@@ -492,11 +494,6 @@ class PullLoop:
         held = max(pending.count - order.held - apart, order.aside + apart)
         # As if all messages had the same size.
         return held, pending.bytes * held // pending.count if pending.count else 0
-
-    def _enter_held_up(self, why: str) -> None:
-        """Enter the state for an open breaker: nothing is requested."""
-        route = self._routing.state
-        self._enter(PAUSED if route.held_up(trio.current_time()) else RUNNING, why)
 
     def _enter(self, state: str, reason: str | None = None) -> None:
         """Enter a state of the route, which does not count as running before `receives` is called."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from router_trio.errors import reasons
 from router_trio.routing.policy import failed_messages
 from router_trio.routing.policy.failed_messages import FailedMessages, Numbering
 from router_trio.routing.policy.retry import Failure, GivenUp
@@ -11,19 +12,34 @@ from router_trio.routing.policy.retry import Failure, GivenUp
 WEIGHTED = Numbering("weighted", (b"a", b"b", None, b"c"))
 
 
+def failed(one: FailedMessages, sequence: int, reason: str = reasons.HANDLER_ERROR) -> int:
+    """Count a failure of a message. Return the attempts that it has used up."""
+    known = one.known(sequence)
+    known.count(reason)
+    return known.attempts
+
+
+def test_a_failure_that_no_message_can_cause_uses_up_no_attempt() -> None:
+    one = FailedMessages()
+    for reason in (reasons.PERMISSION_DENIED, reasons.LIMIT, reasons.NO_RESPONDERS, reasons.TIMEOUT):
+        assert failed(one, 7, reason) == 0
+    assert failed(one, 7) == 1
+    assert (one.attempts(7), one.failures(7), one.was_tried(7)) == (1, 5, True)
+
+
 def test_attempts_are_counted_for_each_message_until_it_is_settled() -> None:
     one = FailedMessages()
-    assert [one.add(7) for _ in range(3)] == [1, 2, 3]
-    assert one.add(8) == 1
+    assert [failed(one, 7) for _ in range(3)] == [1, 2, 3]
+    assert failed(one, 8) == 1
     one.discard([7])
-    assert one.add(7) == 1
+    assert failed(one, 7) == 1
 
 
 def test_delivered_copies_are_remembered_as_long_as_their_message() -> None:
     one = FailedMessages()
     one.copied(7, 0, WEIGHTED)
     assert one.attempts(7) == 0
-    one.add(7)
+    failed(one, 7)
     one.copied(7, 2, WEIGHTED)
     assert (one.attempts(7), one.copies(7, WEIGHTED)) == (1, {0, 2})
     assert (one.attempts(8), one.copies(8, WEIGHTED)) == (0, set())
@@ -46,11 +62,11 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failed_messages, "MOST_REMEMBERED", 100)
     one = FailedMessages()
     for sequence in range(1000):
-        one.add(sequence)
+        failed(one, sequence)
         one.keep_given_up(sequence, GivenUp(Failure("timeout"), 1))
     assert len(one.failed) == len(one.given_up) == 100
-    assert one.add(999) == 2
-    assert one.add(0) == 1
+    assert failed(one, 999) == 2
+    assert failed(one, 0) == 1
 
 
 def test_copies_and_choices_follow_their_destinations_to_other_places() -> None:
@@ -78,7 +94,7 @@ def test_copies_and_choices_of_a_removed_destination_are_forgotten() -> None:
 
 def test_another_strategy_chooses_again_and_keeps_the_delivered_copies() -> None:
     one = FailedMessages()
-    one.add(7)
+    failed(one, 7)
     one.copied(7, 1, WEIGHTED)
     one.keep_choices(7, {0: (1, 3)}, WEIGHTED)
     now = Numbering("first_match", WEIGHTED.names)

@@ -61,7 +61,9 @@ async def test_restarts_and_losses_use_up_no_attempts(autojump_clock: MockClock)
 async def test_a_message_that_was_given_up_is_not_retried_though_its_term_was_lost(
     autojump_clock: MockClock,
 ) -> None:
-    async with world([stream("IN", "out.x", retry={"attempts": 1}, ack_wait="5s")], brokers=one_broker()) as w:
+    async with world(
+        [stream("IN", "out.x", retry={"not": ["permission_denied"]}, ack_wait="5s")], brokers=one_broker()
+    ) as w:
         w.broker.deny_publish("out.x")
         w.broker.trouble.lose("nak", 1)
         fill(w.broker, 1)

@@ -16,7 +16,7 @@ from router_trio.link import SchedulesCount, SchedulesSpec
 from router_trio.protocol.headers import Headers
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.telemetry.logs.sentences import sentence
-from router_trio.testing import FakeBroker
+from router_trio.testing import FakeBroker, streams
 from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
 from router_trio.testing.streams import EPOCH
@@ -127,6 +127,13 @@ async def test_attempts_before_and_after_the_wait_count_together(autojump_clock:
         assert w.route_ledger() == (6, 0, {"scheduled": 4, "dead_lettered": 2})
 
 
+@pytest.fixture
+def sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have sealed streams answer that the message is at fault: only such a failure uses up an attempt."""
+    monkeypatch.setattr(streams, "SEALED", {"code": 400, "err_code": 10165, "description": "invalid per-message TTL"})
+
+
+@pytest.mark.usefixtures("sealed")
 async def test_a_copy_that_was_delivered_is_not_sent_again(autojump_clock: MockClock) -> None:
     """Also after the duplicate window of its stream."""
     there = brokers()
@@ -143,6 +150,7 @@ async def test_a_copy_that_was_delivered_is_not_sent_again(autojump_clock: MockC
         assert [one.subject for one in w.broker.published].count("out.a") == 1
 
 
+@pytest.mark.usefixtures("sealed")
 async def test_the_destination_that_was_chosen_stays_the_same(autojump_clock: MockClock) -> None:
     handler = Failing(0)
     ends = [to(f"out.{name}", jetstream=True) for name in "ab"]
@@ -399,6 +407,7 @@ async def test_a_schedule_that_is_not_confirmed_is_published_again_and_fires_onc
     assert len(handler.calls) == 2
 
 
+@pytest.mark.usefixtures("sealed")
 async def test_a_reload_keeps_what_is_in_hand_and_what_is_scheduled(autojump_clock: MockClock) -> None:
     there = brokers()
     there["main"].trouble.seal("OUT")

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from router_trio.link import LOOKUP_WITHIN, ConsumerState
 from router_trio.message import Message
+from router_trio.routing.policy import retry
 from router_trio.routing.stream.consumer.standstill import Look, Unmoved, standstill
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.pulling.checks import CHECK_EVERY, DENIED_CHECK_EVERY
@@ -77,7 +78,10 @@ async def test_lost_acks_stall_a_route_until_their_ack_wait_is_over(autojump_clo
         assert reasons(w) == []
 
 
-async def test_messages_held_behind_a_failed_one_do_not_count_as_in_progress(autojump_clock: MockClock) -> None:
+async def test_messages_held_behind_a_failed_one_do_not_count_as_in_progress(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 60.0)
     async with world([LOCAL | {"retry": {"initial": "1m", "max": "1m"}}], brokers=one_broker()) as w:
         w.broker.deny_publish("out.x")
         fill(w.broker, 1)
@@ -219,7 +223,7 @@ def test_an_ack_in_transit_at_one_lookup_is_no_stall(before: Look) -> None:
 def test_the_first_message_is_named(attempts: int, described: str, look: Look) -> None:
     cursor = cursor_with(7, 8, 9)
     for _ in range(attempts):
-        cursor.failures.add(7)
+        cursor.failures.known(7).count("handler_error")
     text = str(standstill(Look(FULL, 0), look, cursor, last_failure="; why"))
     assert text.endswith(f"message 7, the first unacked one, {described}; why")
 
