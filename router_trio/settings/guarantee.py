@@ -70,6 +70,12 @@ def _failures(route: RouteSettings) -> Iterator[str]:
         if retry.never:
             yield f"not retried after {', '.join(retry.never)}"
     if route.dead_letter is not None:
-        yield f"dead letters in {route.source.mapping(route.dead_letter.subject).pattern}"
+        where = f"dead letters in {route.source.mapping(route.dead_letter.subject).pattern}"
+        if not route.retries_without_end:
+            yield where
+        elif route.handler is not None:
+            yield f"{where} only of what the handler rejects"
+        else:
+            yield "nothing is given up, so there are no dead letters"
     elif retry.attempts or retry.never:
         yield kind.given_up

@@ -48,11 +48,22 @@ def warnings(
                 f"routes[{index}].concurrency",
                 "counts calls of a handler, and the route has none: it has no effect; name a handler, or remove it",
             )
+        yield from _unused_dead_letters(f"routes[{index}]", route)
         yield from _key_of_partitions(f"routes[{index}]", route)
         if (file := route.schema_file) is not None:
             yield from (Problem(f"routes[{index}].schema", f"{file.path!r}, {text}") for text in file.schema.warnings)
         yield from _order_of_delays(f"routes[{index}]", route)
         yield from route.source.kind.warnings(f"routes[{index}].from", route.source)
+
+
+def _unused_dead_letters(path: str, route: RouteSettings) -> Iterator[Problem]:
+    if route.dead_letter is None or not route.retries_without_end:
+        return
+    used = "is used only for messages that the handler rejects" if route.handler is not None else "is never used"
+    cure = "set `attempts` in [routes.retry], such as attempts = 5, or remove it"
+    yield Problem(
+        f"{path}.dead_letter", f"{used}: without `attempts`, a message that fails is retried without end; {cure}"
+    )
 
 
 HASTY_CONNECT_TIMEOUT = 0.25

@@ -34,7 +34,11 @@ def made(source: dict[str, Any], **route: Any) -> Settings:
             "at least once; at most 5 attempts; dead letters in dead.*",
         ),
         (STREAM, {"retry": {"attempts": 5}}, "at least once; at most 5 attempts; then given up"),
-        (STREAM, {"dead_letter": DEAD}, "at least once; retried without end; dead letters in dead.*"),
+        (
+            STREAM,
+            {"dead_letter": DEAD},
+            "at least once; retried without end; nothing is given up, so there are no dead letters",
+        ),
         (
             STREAM,
             {"retry": {"attempts": 5, "not": ["mapping", "handler_error:KeyError"]}},

@@ -111,3 +111,33 @@ def test_keys_without_effect_are_warned_about() -> None:
     assert warned.keys() == {"routes[0].from.max_deliver", "routes[0].from.nak_delay"}
     assert "write attempts in [routes.retry] instead" in warned["routes[0].from.max_deliver"]
     assert "write initial in [routes.retry] instead" in warned["routes[0].from.nak_delay"]
+
+
+DEAD = {"subject": "dead.x"}
+
+
+@pytest.mark.parametrize("retry", [None, {}, {"attempts": 0, "max": "5s"}])
+def test_dead_letters_without_attempts_are_warned_of(retry: dict[str, Any] | None) -> None:
+    config = made(dead_letter=DEAD, **({} if retry is None else {"retry": retry}))
+    [warning] = [one for one in warnings(config.connections, config.routes) if one.path == "routes[0].dead_letter"]
+    assert "is never used" in warning.message
+    assert "set `attempts`" in warning.message
+
+
+def test_dead_letters_of_a_handler_without_attempts_are_of_what_it_rejects() -> None:
+    config = made(dead_letter=DEAD, handler="os:getpid")
+    [warning] = [one for one in warnings(config.connections, config.routes) if one.path == "routes[0].dead_letter"]
+    assert "only for messages that the handler rejects" in warning.message
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        {"retry": {"attempts": 5}},
+        {"retry": {"not": ["mapping"]}},
+        {"source": {"connection": "main", "subject": "in.*"}},
+    ],
+)
+def test_dead_letters_that_are_used_are_not_warned_of(route: dict[str, Any]) -> None:
+    config = made(dead_letter=DEAD, **route)
+    assert [one for one in warnings(config.connections, config.routes) if one.path == "routes[0].dead_letter"] == []
