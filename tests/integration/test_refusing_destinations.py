@@ -110,7 +110,9 @@ async def test_a_destination_that_refuses_all_is_tried_with_one_message_after_gr
         await send(at)
         await at.until_unready("limit")
         await eventually(lambda: "one message is tried every" in (at.live.routes[0].reason or ""))
-        counters = at.live.connections["main"].outbox.counters
+        outbox = at.live.connections["main"].outbox
+        counters = outbox.counters
+        await eventually(lambda: not outbox.pending + outbox.in_flight)  # what was sent before it was known
         before = sum(counters.failed.values())
         await trio.sleep(REFUSED_FOR)
         assert 1 <= sum(counters.failed.values()) - before <= 4

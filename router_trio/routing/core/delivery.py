@@ -88,7 +88,7 @@ class CoreDelivery(Delivery):
 
     @property
     def known(self) -> Failed:
-        """What is known of it as a message that has failed."""
+        """Return what is known of it as a message that has failed."""
         if self.failed is None:
             self.failed = Failed()
         return self.failed
