@@ -228,17 +228,28 @@ class Live:
         """
         await self._call(partial(self._live.reload, settings))
 
-    async def audit(self, route: str, wanted: Range | None = None, *, rate: float = 0, repair: bool = False) -> Report:
+    async def audit(
+        self,
+        route: str,
+        wanted: Range | None = None,
+        *,
+        rate: float = 0,
+        repair: bool = False,
+        more_than_routed: bool = False,
+    ) -> Report:
         """Compare the source of a route with its destinations, message by message, as `router-trio audit` does.
 
         Opens links of its own. `wanted` selects messages, all by default. `rate` limits the messages that are read in a
-        second. With `repair`, missing copies are published, and the report is that of the audit after it. Takes as long
-        as it takes to read both; can be cancelled.
+        second. With `repair`, missing copies are published, and the report is that of the audit after it; copies of
+        more messages than the route has ever got only with `more_than_routed`. Takes as long as it takes to read both;
+        can be cancelled.
 
         Raises `ValueError` for a route that does not exist or reads no stream, and for a range that is too long;
         `SourceError` and `LinkError`.
         """
-        return await self._call(partial(self._live.audit, route, wanted, rate=rate, repair=repair))
+        return await self._call(
+            partial(self._live.audit, route, wanted, rate=rate, repair=repair, more_than_routed=more_than_routed)
+        )
 
     async def find(
         self, subject: str, sequence: int | None = None, *, former_names: Mapping[str, str] | None = None

@@ -1,6 +1,6 @@
 """Notice that the stream of retries has lost its tail, which its own record of the schedules can't show.
 
-The last sequence went back together with the number of messages. A router that knows of a higher sequence knows.
+The last sequence falls together with the number of messages. A router that knows of a higher sequence knows.
 Pure and synchronous.
 """
 
