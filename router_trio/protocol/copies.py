@@ -8,7 +8,6 @@ nothing.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
@@ -33,7 +32,6 @@ class Original(NamedTuple):
     at: int
 
 
-@dataclass(slots=True)
 class Copied:
     """A stream that a server copies, which may use sequences up to `reused` again since it was rolled back.
 
@@ -42,10 +40,13 @@ class Copied:
     that was copied, in nanoseconds since 1970.
     """
 
-    stream: bytes
-    reused: int = 0
-    highest: int = 0
-    highest_at: int = 0
+    __slots__ = ("highest", "highest_at", "reused", "stream")
+
+    def __init__(self, stream: bytes, reused: int = 0, highest: int = 0, highest_at: int = 0) -> None:
+        self.stream = stream
+        self.reused = reused
+        self.highest = highest
+        self.highest_at = highest_at
 
     def uses_again(self, found: Original) -> int:
         """Return how often the stream was rolled back if a message has a sequence that was used before; else 0."""

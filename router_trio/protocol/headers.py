@@ -237,15 +237,17 @@ def lines_of(names: Iterable[str]) -> re.Pattern[bytes]:
 
 def removed(block: bytes, lines: re.Pattern[bytes]) -> bytes:
     """Return the raw block without the lines that the pattern finds; `b""` if no header is left."""
-    rest = lines.sub(_line_break, block)
+    kept, end = bytearray(), 0
+    for line in lines.finditer(block):
+        kept += block[end : line.start()]
+        # The CR of its end is also that of the line before, if that ends in a bare LF.
+        if line[0].endswith(b"\r") and not kept.endswith(b"\r"):
+            kept += b"\r"
+        end = line.end()
+    rest = bytes(kept + block[end:])
     if not rest.endswith(END):
         rest = rest.rstrip(b"\r\n") + END
     return b"" if rest == VERSION + END else rest
-
-
-def _line_break(line: re.Match[bytes]) -> bytes:
-    """Return what is left of a removed line: the CR of its end if the line before ends in a bare LF."""
-    return b"\r" if line[0].endswith(b"\r") and line.string[line.start() - 1 : line.start()] != b"\r" else b""
 
 
 def without(block: bytes, prefix: bytes) -> bytes:
