@@ -31,7 +31,7 @@ class Account:
         self._newest = 0
         """The highest last sequence that the stream is known to have had."""
         self.is_behind: bool = False
-        """True if the stream went back at the last look. It may be a new leader, so another look decides."""
+        """True if the stream fell at the last look. It may be a new leader, so another look decides."""
 
     def goes_on(self) -> None:
         """Continue with a route whose numbers begin at 0."""
