@@ -10,7 +10,7 @@ destination's subject and its messages are stored all the same, by a stream of a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -89,7 +89,7 @@ class Destinations:
         emit: Emit,
         learned: Callable[[dict[str, tuple[str, ...]], dict[str, set[Hashable]]], None] = lambda *_: None,
         found: Callable[[str, tuple[str, ...] | None], None] = lambda *_: None,
-        shut_only: Callable[[Set[Hashable]], None] = lambda _: None,
+        shut_only: Callable[[Mapping[Hashable, str]], None] = lambda _: None,
         *,
         advisories: Advisories | None = None,
     ) -> None:
@@ -163,17 +163,22 @@ class Destinations:
         Somebody else who subscribes there would get each message again and again, as long as no stream confirms it.
         Messages of a stream also wait for the first lookup, as they do for a link.
         """
-        keys = frozenset((one.route_name, one.template) for one in self._all if self._is_streamless(one))
-        self._shut_only(keys)
-        return bool(keys)
+        shut: dict[Hashable, str] = {}
+        for one in self._all:
+            if (why := self._why_shut(one)) is not None:
+                shut[one.route_name, one.template] = why
+        self._shut_only(shut)
+        return bool(shut)
 
-    def _is_streamless(self, one: DestinationState) -> bool:
+    def _why_shut(self, one: DestinationState) -> str | None:
+        """Return the reason why nothing is sent to a destination for now; None if messages are sent."""
         if self._unknown or one.has_alternatives:
-            return False
+            return None
         if one.looked_up != NOT_LOOKED_UP:
-            return one.is_streamless
+            return reasons.NO_RESPONDERS if one.is_streamless else None
         # As for the generation of its route before a reload: messages need not wait for the next lookup.
-        return one.route.redelivers and not _behind(one.pattern, self._streams.values())
+        waits = one.route.redelivers and not _behind(one.pattern, self._streams.values())
+        return reasons.UNANSWERED if waits else None
 
     async def looked_up(self, destination: DestinationState) -> None:
         """Wait while it is not known whether the stream of a destination keeps schedules, and a lookup may show it."""

@@ -7,7 +7,7 @@ except for `emit`, `clock` and `wake`, which are passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from math import inf
 
 from router_trio.errors import PublishError, reasons
@@ -299,9 +299,12 @@ class Outbox:
         """Record that no server could be reached, which is no publish's fault."""
         self._suspects.unreachable()
 
-    def shut_only(self, destinations: Set[Hashable]) -> None:
-        """Keep the JetStream publishes to these destinations (see `capacity_key`) as if there were no link to them."""
-        self._retries.shut_only(destinations)
+    def shut_only(self, shut: Mapping[Hashable, str]) -> None:
+        """Keep the JetStream publishes to some destinations as if there were no link to them.
+
+        `shut` has the reason for each, by `capacity_key`.
+        """
+        self._retries.shut_only(shut)
         self._wake()
 
     def when_nothing_in_flight(self, notify: Callable[[], None]) -> None:

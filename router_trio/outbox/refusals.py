@@ -33,6 +33,9 @@ FIRST_ASKED = 10**17
 """The smallest number in the reply subject of a publish that is sent again after a refusal that may be forged. It has
 as many digits as any number may have, and no publish has so large a number of its own."""
 
+REFUSED_WHEN_SHUT_FOR = 2.0
+"""Seconds after which a publish to a destination without a stream counts as refused, which is longer than a lookup."""
+
 POISON = "the server ended the connection each time that this was sent"
 
 
@@ -256,8 +259,25 @@ class Refusals:
                 self._fail([one for one in alike if self._queue.withdraw(one)], reason, detail)
         for operation in again:
             self._notify_of_retry(operation, reasons.TIMEOUT)
+        self._report_shut()
         self._belief.sweep(again, self._has_fate)
         self._wake()
+
+    def _report_shut(self) -> None:
+        """Notify the listeners of publishes that wait because no stream takes them, as if each had been refused.
+
+        Not of new ones: a lookup since may show that there is a stream now.
+        """
+        shut = self._queue.lanes.shut
+        if not shut or not self._listeners:
+            return
+        before = self._clock() - REFUSED_WHEN_SHUT_FOR
+        held = self._queue.lanes.wanted(lambda one: shut.get(one.capacity_key) == reasons.NO_RESPONDERS)
+        for operation in held:
+            if operation.accepted_at > before:
+                continue
+            if self._queue.find(operation.order) is operation:  # a listener may give up others
+                self._notify_of_retry(operation, reasons.NO_RESPONDERS)
 
     def no_puback(self, operation: Operation, seconds: float, answer: str = "") -> str:
         """Return the text for a publish that is given up after `seconds`.

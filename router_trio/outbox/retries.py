@@ -7,7 +7,7 @@ the outbox. Pure and synchronous; the clock is passed in.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation, OperationWithAck
@@ -111,18 +111,18 @@ class Retries:
                 destination.since = since
         self._slow = set(slow)
 
-    def shut_only(self, keys: Set[Hashable]) -> None:
-        """Send nothing more to these destinations (see `capacity_key`), and continue with those no longer among them.
+    def shut_only(self, shut: Mapping[Hashable, str]) -> None:
+        """Send nothing more to these destinations (see `Outbox.shut_only`), and continue with all others.
 
         What they did not confirm is not sent again either, and waits for them, as what they have never got.
         """
         lanes = self._lanes
-        if keys == lanes.shut:
+        if shut == lanes.shut:
             return
-        opened = lanes.shut - keys
+        opened = lanes.shut.keys() - shut.keys()
         for operation in lanes.wanted(lambda held: held.capacity_key in opened):
             operation.first_written_at = None  # each one gets its full budget, as on a new link
-        self._queue.put_back(lanes.shut_only(keys))
+        self._queue.put_back(lanes.shut_only(shut))
 
     def clear(self) -> None:
         """Forget slow destinations when nothing is in flight or held any more."""

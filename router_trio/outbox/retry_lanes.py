@@ -13,7 +13,7 @@ turns: one with thousands of subjects delays neither the others nor the wire.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from heapq import heappop, heappush
 
 from router_trio.errors import reasons
@@ -113,7 +113,8 @@ class RetryLanes:
     """All lanes of one connection. `held` operations wait in them for their turn, with frames of `held_bytes` bytes.
 
     `lanes` are all lanes by key, including those whose only operation is in flight; `destinations` have lanes, or had
-    some a moment ago. Nothing of the destinations in `shut` is tried.
+    some a moment ago. Nothing of the destinations in `shut` is tried, for the
+    reason that is their value.
     """
 
     __slots__ = ("_held", "_tries", "_turn_ends", "destinations", "held_bytes", "lanes", "shut")
@@ -122,7 +123,7 @@ class RetryLanes:
         self.lanes: dict[Hashable, _Lane] = {}
         self.destinations: dict[Hashable, Destination] = {}
         self.held_bytes: int = 0
-        self.shut: Set[Hashable] = frozenset()
+        self.shut: Mapping[Hashable, str] = {}
         self._held: dict[int, OperationWithAck] = {}
         self._tries = TRIES_A_TURN
         self._turn_ends = 0.0
@@ -167,7 +168,7 @@ class RetryLanes:
             destination.ready.pop(key, None)
             destination.reason = reasons.UNANSWERED if operation.refused_for is None else operation.refused_for[0]
         if destination.key in self.shut:
-            destination.reason = reasons.NO_RESPONDERS
+            destination.reason = self.shut[destination.key]
         if lane.probing is None:
             destination.ready[key] = lane
 
@@ -366,9 +367,9 @@ class RetryLanes:
                 self.destinations[key].slow = False
         return self._release_unrefused(keys)
 
-    def shut_only(self, keys: Set[Hashable]) -> list[OperationWithAck]:
+    def shut_only(self, shut: Mapping[Hashable, str]) -> list[OperationWithAck]:
         """Try nothing of these destinations from now on. Returns what was held only because others were shut."""
-        opened, self.shut = self.shut - keys, keys
+        opened, self.shut = self.shut.keys() - shut.keys(), shut
         return self._release_unrefused(opened)
 
     def _release_unrefused(self, keys: Iterable[Hashable]) -> list[OperationWithAck]:

@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from router_trio import Message, Router, Settings
-from router_trio.connection import destinations
 from tests.integration.pages import get
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
@@ -80,11 +79,8 @@ async def end_outage(stream: JetStream, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "sealed"])
-async def test_a_long_outage_of_a_destination_stream_fails_no_message(
-    server: NatsServer, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_long_outage_of_a_destination_stream_fails_no_message(server: NatsServer, how: str) -> None:
     """Nothing fails finally, almost nothing is redelivered, and the outage is reported everywhere."""
-    monkeypatch.setattr(destinations, "LOOK_EVERY", 60.0)  # or a lookup may find out before anything is refused
     before, count = 200, 1_000
     async with connect(server.url) as client, opened(served(server.url, guarded(max_in_flight=100))) as watch:
         stream = await source_and_sink(client, before)
