@@ -96,7 +96,7 @@ test: $(READY)  ## All checks and tests but the nightly ones and `make types`, W
 checks: lint
 	@test -n "$(WHY_PURE)" || $(MAKE) --no-print-directory compiled
 
-# On what `pip install .` makes. Where it would be pure, `suite` has tested it.
+# On the package as users install it. Where it would be pure, `suite` has tested it.
 WHY_PURE = $(shell $(BIN)/python hatch_build.py)
 what-differs: $(READY)  ## The tests of what compiled code may do differently, on the package compiled and installed
 	@if [ -n "$(WHY_PURE)" ]; then echo "Skipping the tests on the compiled package: $(WHY_PURE)"; \

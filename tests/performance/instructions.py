@@ -133,8 +133,9 @@ class Bench:
         link = SimpleNamespace(ack=self._acked, nak=lambda *nak: self.naks.append(nak))
         self.connection.listener.session = cast(Session, SimpleNamespace(link=link, work=trio.Event()))
         self.routings = [self._routing(plan) for plan in compile_routes(settings)]
-        told = {"on_info": _nothing, "denied": _nothing}
-        self.wire = Wire(cast(Any, None), read_done=self.connection.listener.read_done, **told)
+        self.wire = Wire(
+            cast(Any, None), on_info=_nothing, denied=_nothing, read_done=self.connection.listener.read_done
+        )
 
     def _routing(self, plan: Any) -> Routing:
         templates, own_ids = [one.template for one in plan.destinations], plan.settings.source.own_ids

@@ -81,7 +81,7 @@ async def test_messages_of_all_sizes_that_a_killed_process_left_are_routed_in_or
             if len(process.logged("ROUTE_READY")) < ROUTES:
                 return False
             consumers = [await stream.consumer_info("IN", f"router-{number}") for number in range(ROUTES)]
-            return sum(one["num_ack_pending"] for one in consumers) == MESSAGES
+            return sum(int(one["num_ack_pending"]) for one in consumers) == MESSAGES
 
         async with running("run", "router.toml", cwd=tmp_path) as process:
             await eventually(all_delivered, 20)

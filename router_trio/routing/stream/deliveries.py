@@ -41,22 +41,6 @@ class Deliveries:
     def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
         """Return the deliveries in a batch, as of `cursor`, and the other messages.
 
-        Messages in a copy of another stream are identified by their originals: see `protocol.copies`.
-        """
-        found = self._read(batch, cursor, now)
-        copied = self._keeper.copied
-        if copied is not None:
-            for delivery in found[0]:
-                original = copies.original_in(delivery.raw, copied)
-                if original is not None:
-                    delivery.message_id = copies.first_id(delivery.raw, original, copied)
-                    if original.sequence > copied.highest and delivery.time.isdigit():
-                        copied.highest, copied.highest_at = original.sequence, int(delivery.time)
-        return found
-
-    def _read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
-        """Return the deliveries in a batch, with the ids of the stream that delivers them.
-
         Fast path of `one_by_one`; held equal by
         tests/unit/routing/stream/test_deliveries.py::test_both_ways_to_read_a_batch_give_the_same_result, worth 90
         instructions a message (tests/performance/test_fast_paths.py::test_deliveries_that_are_read_together).
@@ -121,3 +105,21 @@ class Deliveries:
                     continue
             others.append(raw)
         return deliveries, (sequences, numbers, times), others
+
+
+class CopiedDeliveries(Deliveries):
+    """Deliveries from a copy of another stream, which are identified by their originals: see `protocol.copies`."""
+
+    def __init__(self, keeper: Keeper, stream: str, durable: str, copied: copies.Copied) -> None:
+        super().__init__(keeper, stream, durable)
+        self._copied = copied
+
+    def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
+        found, copied = super().read(batch, cursor, now), self._copied
+        for delivery in found[0]:
+            original = copies.original_in(delivery.raw, copied)
+            if original is not None:
+                delivery.message_id = copies.first_id(delivery.raw, original, copied)
+                if original.sequence > copied.highest and delivery.time.isdigit():
+                    copied.highest, copied.highest_at = original.sequence, int(delivery.time)
+        return found

@@ -44,7 +44,7 @@ from router_trio.routing.stream.consumer.limits import check_expiry, check_reten
 from router_trio.routing.stream.consumer.owed_acks import send_owed
 from router_trio.routing.stream.consumer.tokens import without_tokens
 from router_trio.routing.stream.consumer.undelivered import ask_again
-from router_trio.routing.stream.deliveries import Deliveries
+from router_trio.routing.stream.deliveries import CopiedDeliveries, Deliveries
 from router_trio.routing.stream.delivery import StreamDelivery, columns_of
 from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.keeper import StreamKeeper
@@ -145,7 +145,11 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._token = spec.token
         self._bucket = framing.wire(source.kind.subject_prefix(source))
         self._key_of = routing.plan.partition_key
-        self._deliveries = Deliveries(keeper, spec.stream, spec.durable)
+        self._deliveries = (
+            Deliveries(keeper, spec.stream, spec.durable)
+            if copied is None
+            else CopiedDeliveries(keeper, spec.stream, spec.durable, copied)
+        )
         self._advisories.watch(self._advised)
         self._within = 0.0
         """Upper bound, in seconds, on the redelivery delay of any message, also of those nak'ed by other processes."""
