@@ -14,7 +14,7 @@ from router_trio.nats.jetstream import api
 from router_trio.nats.jetstream.consumers import _create
 from router_trio.nats.link import Dialer, NatsLink
 from router_trio.protocol.consumer import ConsumerSpec
-from router_trio.protocol.metadata import CONFIG, MONITOR, ROUTE, VERSION, package_version
+from router_trio.protocol.metadata import CONFIG, MONITOR, ROUTE, SENDS, VERSION, package_version
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.settings import ConnectionSettings
 from tests.support.eventually import eventually
@@ -61,6 +61,7 @@ async def test_a_created_durable_and_stream_name_their_route_version_and_configu
             ROUTE: "route",
             VERSION: package_version(),
             CONFIG: config.content_hash,
+            SENDS: '[["", "out.{{wildcard(1)}}"]]',
             f"{MONITOR}enabled": "true",
             f"{MONITOR}outstanding-ack-critical": str(granted),
             f"{MONITOR}unprocessed-critical": "2000",
