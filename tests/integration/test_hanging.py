@@ -38,7 +38,7 @@ name = "orders"
 handler = "hanging:hangs"
 thread = true
 from = { SOURCE }
-to = [ { subject = "TO.{{wildcard(1)}}" } ]
+to = [ { subject = "TO.{{wildcard(1)}}", jetstream = false } ]
 """
 
 CORE = 'subject = "orders.*"'
