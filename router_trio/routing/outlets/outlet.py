@@ -180,10 +180,19 @@ class Outlet:
         """Return True if a publish may get a first hop: no message is too large because it is counted."""
         return size + _MORE_WITH_HOP <= self.connection.max_payload and len(subject) + len(reply) <= LONGEST_REMEMBERED
 
-    def _begin_all(self, counting: hops.Hops, deliveries: Sequence[Delivery]) -> bool:
-        """Return True if messages that are sent together should begin to be counted, and none has to be too large."""
-        largest = max(delivery.raw[3] for delivery in deliveries)
-        return counting.begins(0) and largest + _MORE_IN_STREAM <= self.connection.max_payload
+    def _by_count(self, counting: hops.Hops, deliveries: Sequence[Delivery]) -> list[tuple[bool, Sequence[Delivery]]]:
+        """Split messages that are sent together: True for those that begin to be counted, one of them or all.
+
+        No message is too large because it is counted.
+        """
+        most = self.connection.max_payload - _MORE_IN_STREAM
+        if counting.each:
+            return [(max(delivery.raw[3] for delivery in deliveries) <= most, deliveries)]
+        place = counting.sample.choose(len(deliveries))
+        if deliveries[place].raw[3] > most or not counting.begins(0):
+            return [(False, deliveries)]
+        after = place + 1
+        return [(False, deliveries[:place]), (True, deliveries[place:after]), (False, deliveries[after:])]
 
     def _begins(self, subject: bytes, reply: bytes, size: int) -> bool:
         """Return True if a message that is sent by itself should begin to be counted."""
@@ -283,45 +292,49 @@ class Outlet:
         prefixes, endings = self.address.prefixes, self.address.endings
         inbox, limit = self.connection.inbox, self.connection.max_payload
         counting = self.contents.hops
-        begin = False
+        parts = [(False, deliveries)]
         if counting is not None:
             counting.sample.uncounted += len(deliveries) + hops.A_READ  # `begins`, without a call for most messages
-            begin = (counting.each or counting.sample.uncounted >= hops.EVERY) and self._begin_all(counting, deliveries)
-        form, more = (_COUNTED_FRAME, _ADDED_TO_COUNT) if begin else (message_ids.FRAME, message_ids.ADDED)
-        for delivery in deliveries:
-            raw = delivery.raw
-            subject, _, header_size, size, tail = raw
-            try:
-                prefix = prefixes.get(subject) or self.address.prefix_for(raw, len(inbox) + _MORE_WITH_ACK)
-                ending = endings.get(subject) or self.address.ending_for(subject)
-                message_id = delivery.message_id or self.connection.new_message_id()
-                if header_size or delivery.trace is not None:
-                    start = len(tail) - 2 - size + header_size
-                    block = self.contents.headers(tail[start - header_size : start], message_id, ending, begin=begin)
-                    trace_parent = self.trace(delivery)
-                    if trace_parent is not None:
-                        block = self.contents.with_parent(block, trace_parent, size - header_size)
-                    size += len(block) - header_size
-                    if size > limit:
-                        measure(self.connection, size)
-                    frame = b"H%b%b.%d %d %d\r\n%b%b" % (
-                        prefix, inbox, order, len(block), size, block, tail[start:]
-                    )  # fmt: skip
-                else:
-                    # The case of most messages of a stream, in one expression.
-                    added = len(message_id) + len(ending) + more
-                    if size + added > limit:
-                        measure(self.connection, size + added)
-                    body = tail[-2 - size :]
-                    frame = form % (
-                        prefix, inbox, order, added, size + added, message_id, ending, body
-                    )  # fmt: skip
-            except RouterError as error:
-                refused.append((delivery, error))
-                continue
-            frames.append(frame)
-            owners.append(delivery)
-            order += 1
+            if counting.each or counting.sample.uncounted >= hops.EVERY:
+                parts = self._by_count(counting, deliveries)
+        for begin, part in parts:
+            form, more = (_COUNTED_FRAME, _ADDED_TO_COUNT) if begin else (message_ids.FRAME, message_ids.ADDED)
+            for delivery in part:
+                raw = delivery.raw
+                subject, _, header_size, size, tail = raw
+                try:
+                    prefix = prefixes.get(subject) or self.address.prefix_for(raw, len(inbox) + _MORE_WITH_ACK)
+                    ending = endings.get(subject) or self.address.ending_for(subject)
+                    message_id = delivery.message_id or self.connection.new_message_id()
+                    if header_size or delivery.trace is not None:
+                        start = len(tail) - 2 - size + header_size
+                        block = self.contents.headers(
+                            tail[start - header_size : start], message_id, ending, begin=begin
+                        )
+                        trace_parent = self.trace(delivery)
+                        if trace_parent is not None:
+                            block = self.contents.with_parent(block, trace_parent, size - header_size)
+                        size += len(block) - header_size
+                        if size > limit:
+                            measure(self.connection, size)
+                        frame = b"H%b%b.%d %d %d\r\n%b%b" % (
+                            prefix, inbox, order, len(block), size, block, tail[start:]
+                        )  # fmt: skip
+                    else:
+                        # The case of most messages of a stream, in one expression.
+                        added = len(message_id) + len(ending) + more
+                        if size + added > limit:
+                            measure(self.connection, size + added)
+                        body = tail[-2 - size :]
+                        frame = form % (
+                            prefix, inbox, order, added, size + added, message_id, ending, body
+                        )  # fmt: skip
+                except RouterError as error:
+                    refused.append((delivery, error))
+                    continue
+                frames.append(frame)
+                owners.append(delivery)
+                order += 1
         self.outbox.offer_each(first, frames, owners, self._puback_from)
         return refused
 
