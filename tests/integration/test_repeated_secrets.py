@@ -46,57 +46,35 @@ def saying_in(*lines: bytes) -> Peer:
     return peer
 
 
-@asynccontextmanager
-async def gateway(text: bytes) -> AsyncIterator[tuple[str, dict[str, str]]]:
-    async def play(caller: Caller) -> None:
-        assert isinstance(caller, WebSocketCaller)
-        await caller.hear_request()
-        await caller.write(b"HTTP/1.1 401 %b\r\n\r\n" % text)
+def answering(answer: Callable[[bytes, bytes], bytes]) -> Peer:
+    """Return an HTTP server whose answer to a request for a WebSocket is made of the request and the text."""
 
-    async with websocket_impostor(play, opens=False) as server:
-        yield server.url, {}
+    @asynccontextmanager
+    async def peer(text: bytes) -> AsyncIterator[tuple[str, dict[str, str]]]:
+        async def play(caller: Caller) -> None:
+            assert isinstance(caller, WebSocketCaller)
+            await caller.hear_request()
+            await caller.write(answer(bytes(caller.request), text))
 
+        async with websocket_impostor(play, opens=False) as server:
+            yield server.url, {}
 
-@asynccontextmanager
-async def closing(text: bytes) -> AsyncIterator[tuple[str, dict[str, str]]]:
-    async def play(caller: Caller) -> None:
-        assert isinstance(caller, WebSocketCaller)
-        await caller.hear_request()
-        await caller.write(switching(caller.request) + server_frame(CLOSE, b"\x03\xf0" + text[:120]))
-
-    async with websocket_impostor(play, opens=False) as server:
-        yield server.url, {}
+    return peer
 
 
-@asynccontextmanager
-async def redirecting(text: bytes) -> AsyncIterator[tuple[str, dict[str, str]]]:
-    async def play(caller: Caller) -> None:
-        assert isinstance(caller, WebSocketCaller)
-        await caller.hear_request()
-        await caller.write(b"HTTP/1.1 301 Moved\r\nLocation: /x;%b\r\n\r\n" % text)
+def proxy(answer: bytes) -> Peer:
+    """Return an HTTP proxy that answers a request for a tunnel, with the text in place of TEXT."""
 
-    async with websocket_impostor(play, opens=False) as server:
-        yield server.url, {}
+    @asynccontextmanager
+    async def peer(text: bytes) -> AsyncIterator[tuple[str, dict[str, str]]]:
+        async def play(caller: Caller) -> None:
+            await hear_request(caller)
+            await caller.say(answer.replace(b"TEXT", text))
 
+        async with impostor(play) as server:
+            yield "nats://192.0.2.1:4222", {"proxy": f"http://router:{quote(PASSWORD, safe='')}@{server.address}"}
 
-@asynccontextmanager
-async def proxy(text: bytes) -> AsyncIterator[tuple[str, dict[str, str]]]:
-    async def play(caller: Caller) -> None:
-        await hear_request(caller)
-        await caller.say(b"HTTP/1.1 403 %b\r\n\r\n" % text)
-
-    async with impostor(play) as server:
-        yield "nats://192.0.2.1:4222", {"proxy": f"http://router:{quote(PASSWORD, safe='')}@{server.address}"}
-
-
-@asynccontextmanager
-async def behind_a_tunnel(text: bytes) -> AsyncIterator[tuple[str, dict[str, str]]]:
-    async def play(caller: Caller) -> None:
-        await hear_request(caller)
-        await caller.say(b"HTTP/1.1 200 OK\r\n\r\nyou sent %b\r\n" % text)
-
-    async with impostor(play) as server:
-        yield "nats://192.0.2.1:4222", {"proxy": f"http://router:{quote(PASSWORD, safe='')}@{server.address}"}
+    return peer
 
 
 PEERS: dict[str, Peer] = {
@@ -109,11 +87,13 @@ PEERS: dict[str, Peer] = {
     "an error on a live link": saying_in(info(), b"PONG\r\n", b"PONG\r\n-ERR 'TEXT'\r\n"),
     "an error that ends a live link": saying_in(info(), b"PONG\r\n", b"PONG\r\n-ERR 'Stale Connection TEXT'\r\n"),
     "a malformed INFO on a live link": saying_in(info(), b"PONG\r\n", b'PONG\r\nINFO {"TEXT\r\n'),
-    "a gateway": gateway,
-    "a redirect": redirecting,
-    "a close frame": closing,
-    "a proxy": proxy,
-    "what comes through a tunnel": behind_a_tunnel,
+    "a gateway": answering(lambda _, text: b"HTTP/1.1 401 %b\r\n\r\n" % text),
+    "a redirect": answering(lambda _, text: b"HTTP/1.1 301 Moved\r\nLocation: /x;%b\r\n\r\n" % text),
+    "a close frame": answering(
+        lambda request, text: switching(request) + server_frame(CLOSE, b"\x03\xf0" + text[:120])
+    ),
+    "a proxy": proxy(b"HTTP/1.1 403 TEXT\r\n\r\n"),
+    "what comes through a tunnel": proxy(b"HTTP/1.1 200 OK\r\n\r\nyou sent TEXT\r\n"),
 }
 
 

@@ -132,7 +132,7 @@ class Partitioned:
     """
     rolled_back: RolledBack = NEVER
     notation: int = 0
-    """That of its source after it was rolled back: see `protocol.copies.as_another`."""
+    """Notation of the transforms in its source, which changes when that is rolled back: see `protocol.copies`."""
 
 
 def partitioned(config: Object, answer: Object) -> Partitioned | None:

@@ -12,8 +12,8 @@ class ServerClock:
         self.zero: float | None = None
         """The server's time in nanoseconds since 1970 at which Trio's clock was 0; None before its first answer."""
 
-    def told(self, time_ns: int, now: float) -> None:
-        """Take in the time of an answer; 0 from a server that does not report its time."""
+    def set_by(self, time_ns: int, now: float) -> None:
+        """Set the clock by the time of an answer, which is 0 from a server that does not report one."""
         if time_ns:
             self.zero = time_ns - now * 1e9
 

@@ -110,7 +110,7 @@ class Lag:
             self._caught_up_at, self._behind_since = asked.at, None
         elif self._behind_since is None:
             self._behind_since = now
-        self.clock.told(state.time, now)
+        self.clock.set_by(state.time, now)
 
     def stays_known(self, requested: bool, now: float) -> bool:
         """Return True if no check is needed, since deliveries show how far the route is behind.

@@ -459,7 +459,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         """
         with suppress(SourceError):
             state = await consumer.check()
-            self._hand.lag.clock.told(state.time, trio.current_time())
+            self._hand.lag.clock.set_by(state.time, trio.current_time())
 
     # --- its messages ---
 
