@@ -3,9 +3,8 @@
 While the breaker is closed, messages are sent. After `failures` refusals in a row it opens, and nothing is sent for
 `pause` seconds. Then it is half open, and one message is sent as a probe. If the destination accepts the probe, or a
 message that was retried since the breaker opened, the breaker closes; otherwise it opens again, and the pause doubles
-up to `longest`. Pure: the caller passes
-the time, and the number of messages that the destination has accepted. That number is counted anyway, so accepted
-messages cost nothing here while it is closed.
+up to `longest`. Pure: the caller passes the time, and the number of messages that the destination has accepted. That
+number is counted anyway, so accepted messages cost nothing here while it is closed.
 """
 
 from __future__ import annotations

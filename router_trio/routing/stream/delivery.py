@@ -163,11 +163,16 @@ class StreamDelivery(Delivery):
 
     def _place(self, tokens: Sequence[bytes]) -> dict[str, Any]:
         """Return the stream and the sequence by which the message is identified."""
-        copied = self.keeper.copied
-        original = None if copied is None else copies.original_in(self.raw, copied)
+        original = self._original
         if original is None:
             return {"stream": framing.text(tokens[ack_reply.STREAM]), "sequence": self.sequence}
         return {"stream": framing.text(original.stream), "sequence": original.sequence}
+
+    @property
+    def _original(self) -> copies.Original | None:
+        """Return the message that this one is the server's copy of; None unless it is in a copy of another stream."""
+        copied = self.keeper.copied
+        return None if copied is None else copies.original_in(self.raw, copied)
 
     def fail(self, reason: str, failure: Failure | None = None) -> None:
         if reason in (OUT_OF_TURN, SHUTDOWN):
@@ -180,8 +185,7 @@ class StreamDelivery(Delivery):
 
     @property
     def place_in_stream(self) -> int:
-        copied = self.keeper.copied
-        original = None if copied is None else copies.original_in(self.raw, copied)
+        original = self._original
         return self.sequence if original is None else original.sequence
 
     @property
