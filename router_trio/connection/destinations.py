@@ -89,16 +89,20 @@ class Destinations:
         emit: Emit,
         learned: Callable[[dict[str, tuple[str, ...]], dict[str, set[Hashable]]], None] = lambda *_: None,
         found: Callable[[str, tuple[str, ...] | None], None] = lambda *_: None,
-        shut_only: Callable[[Mapping[Hashable, str]], None] = lambda _: None,
+        change_shut: Callable[[Mapping[Hashable, str | None]], None] = lambda _: None,
         *,
         advisories: Advisories | None = None,
     ) -> None:
         """`learned` gets the subjects of streams (see `Belief.learn`), `found` the result of each `look_up`.
 
-        `shut_only` gets the destinations to which nothing is sent for the time being: see `Outbox.shut_only`.
+        `change_shut` gets the destinations to which nothing is sent for the time being: see `Outbox.change_shut`.
         `advisories` explain trouble of streams.
         """
-        self._shut_only = shut_only
+        self._change_shut = change_shut
+        self._shut: dict[Hashable, str] = {}
+        """Destinations to which nothing is sent, with the reason, by route and template."""
+        self._by_template: dict[Hashable, list[DestinationState]] = {}
+        """Destinations by route and template: several while a reload replaces their route."""
         self._advisories = advisories or Advisories(connection, emit)
         self._advised = WatchedStreams(self._advisories, lambda _: self._look_early())
         self._learned = learned
@@ -140,14 +144,17 @@ class Destinations:
             # As for the generation of its route before a reload: copies need not wait for the next lookup.
             self._find_schedules(destination, known)
         self._of_route.setdefault(destination.route, []).append(destination)
+        self._by_template.setdefault(_key(destination), []).append(destination)
         self._by_subject.clear()
         self._look_now.set()
-        self._shut_streamless()
+        self._shut_streamless([_key(destination)])
 
     def forget_route(self, route: RouteState) -> None:
         """Stop tracking the destinations of this route."""
-        for one in self._of_route.pop(route, ()):
+        gone = self._of_route.pop(route, [])
+        for one in gone:
             del self._all[one]
+            self._by_template[_key(one)].remove(one)
             self._reported.pop(one, None)
             self._elsewhere.discard(one)
             self._refusing.pop(one, None)
@@ -155,20 +162,30 @@ class Destinations:
             self._core_looked_up.discard(one)
             self._waiting_schedules.forget(one)
         self._by_subject.clear()
-        self._shut_streamless()
+        keys = [_key(one) for one in gone]
+        self._shut_streamless(keys)
+        for key in keys:
+            if not self._by_template.get(key, True):
+                del self._by_template[key]
 
-    def _shut_streamless(self) -> bool:
-        """Have nothing sent to destinations that no stream takes, as long as that is known. Return True for any.
+    def _shut_streamless(self, keys: Iterable[Hashable]) -> None:
+        """Have nothing sent to those of these destinations that no stream takes, as long as that is known.
 
         Somebody else who subscribes there would get each message again and again, as long as no stream confirms it.
         Messages of a stream also wait for the first lookup, as they do for a link.
         """
-        shut: dict[Hashable, str] = {}
-        for one in self._all:
-            if (why := self._why_shut(one)) is not None:
-                shut[one.route_name, one.template] = why
-        self._shut_only(shut)
-        return bool(shut)
+        changes: dict[Hashable, str | None] = {}
+        for key in keys:
+            reasons_to_wait = map(self._why_shut, self._by_template[key])
+            why = next((one for one in reasons_to_wait if one is not None), None)
+            if why != self._shut.get(key):
+                changes[key] = why
+                if why is None:
+                    del self._shut[key]
+                else:
+                    self._shut[key] = why
+        if changes:
+            self._change_shut(changes)
 
     def _why_shut(self, one: DestinationState) -> str | None:
         """Return the reason why nothing is sent to a destination for now; None if messages are sent."""
@@ -334,7 +351,8 @@ class Destinations:
                 if error.reason == reasons.PERMISSION_DENIED:
                     pause = DENIED_LOOK_EVERY
             self.first_look_over.set()
-            if self._shut_streamless():
+            self._shut_streamless(self._by_template)
+            if self._shut:
                 pause = min(pause, STREAMLESS_LOOK_EVERY)
             for one in tuple(self._all):
                 self._report(one)
@@ -641,3 +659,8 @@ def _loses_schedules(stream: StreamState, scheduled: str) -> str | None:
 
 def _behind(pattern: str, streams: Iterable[StreamState]) -> list[StreamState]:
     return [stream for stream in streams if any(overlaps(subject, pattern) for subject in stream.subjects)]
+
+
+def _key(destination: DestinationState) -> Hashable:
+    """Return the key of the outbox for publishes to a destination."""
+    return destination.route_name, destination.template

@@ -58,7 +58,7 @@ class Listener:
         belief = self.outbox.belief
         self.advisories: Advisories = Advisories(name, emit)
         self.destinations: Destinations = Destinations(
-            name, emit, belief.learn, self._stream_found, self.outbox.shut_only, advisories=self.advisories
+            name, emit, belief.learn, self._stream_found, self.outbox.change_shut, advisories=self.advisories
         )
         belief.ask(self.destinations)
         self._read_done_listeners: list[Callable[[], None]] = []

@@ -299,12 +299,12 @@ class Outbox:
         """Record that no server could be reached, which is no publish's fault."""
         self._suspects.unreachable()
 
-    def shut_only(self, shut: Mapping[Hashable, str]) -> None:
-        """Keep the JetStream publishes to some destinations as if there were no link to them.
+    def change_shut(self, changes: Mapping[Hashable, str | None]) -> None:
+        """Keep the JetStream publishes to some destinations as if there were no link to them, or no longer.
 
-        `shut` has the reason for each, by `capacity_key`.
+        `changes` has the reason for each that is shut, by `capacity_key`, and None for each that is opened.
         """
-        self._retries.shut_only(shut)
+        self._retries.change_shut(changes)
         self._wake()
 
     def when_nothing_in_flight(self, notify: Callable[[], None]) -> None:

@@ -111,18 +111,17 @@ class Retries:
                 destination.since = since
         self._slow = set(slow)
 
-    def shut_only(self, shut: Mapping[Hashable, str]) -> None:
-        """Send nothing more to these destinations (see `Outbox.shut_only`), and continue with all others.
+    def change_shut(self, changes: Mapping[Hashable, str | None]) -> None:
+        """Shut or open destinations: see `Outbox.change_shut`.
 
-        What they did not confirm is not sent again either, and waits for them, as what they have never got.
+        What a shut one did not confirm is not sent again either, and waits for it, as what it has never got.
         """
         lanes = self._lanes
-        if shut == lanes.shut:
-            return
-        opened = lanes.shut.keys() - shut.keys()
-        for operation in lanes.wanted(lambda held: held.capacity_key in opened):
-            operation.first_written_at = None  # each one gets its full budget, as on a new link
-        self._queue.put_back(lanes.shut_only(shut))
+        opened = {key for key, reason in changes.items() if reason is None}
+        if opened:
+            for operation in lanes.wanted(lambda held: held.capacity_key in opened):
+                operation.first_written_at = None  # each one gets its full budget, as on a new link
+        self._queue.put_back(lanes.change_shut(changes))
 
     def clear(self) -> None:
         """Forget slow destinations when nothing is in flight or held any more."""

@@ -123,7 +123,7 @@ class RetryLanes:
         self.lanes: dict[Hashable, _Lane] = {}
         self.destinations: dict[Hashable, Destination] = {}
         self.held_bytes: int = 0
-        self.shut: Mapping[Hashable, str] = {}
+        self.shut: dict[Hashable, str] = {}
         self._held: dict[int, OperationWithAck] = {}
         self._tries = TRIES_A_TURN
         self._turn_ends = 0.0
@@ -367,10 +367,14 @@ class RetryLanes:
                 self.destinations[key].slow = False
         return self._release_unrefused(keys)
 
-    def shut_only(self, shut: Mapping[Hashable, str]) -> list[OperationWithAck]:
-        """Try nothing of these destinations from now on. Returns what was held only because others were shut."""
-        opened, self.shut = self.shut.keys() - shut.keys(), shut
-        return self._release_unrefused(opened)
+    def change_shut(self, changes: Mapping[Hashable, str | None]) -> list[OperationWithAck]:
+        """Shut or open destinations: see `Outbox.change_shut`. Return what was held only because one was shut."""
+        for key, reason in changes.items():
+            if reason is None:
+                self.shut.pop(key, None)
+            else:
+                self.shut[key] = reason
+        return self._release_unrefused([key for key, reason in changes.items() if reason is None])
 
     def _release_unrefused(self, keys: Iterable[Hashable]) -> list[OperationWithAck]:
         """Take out what the lanes of these destinations hold that were not refused, unless it has to wait still."""
