@@ -12,7 +12,7 @@ from tests.simulation.advisories import advised
 from tests.simulation.content import decided
 from tests.simulation.cut_short import cut_short
 from tests.simulation.deleted import deleted
-from tests.simulation.failing import SHARE, failing, trouble
+from tests.simulation.failing import SHARE, failing, refusing, trouble
 from tests.simulation.faults import FAULTS, NOT_YET, OF_ADVISORIES, OF_DURABLES, OF_FORGERS, OF_PERMISSIONS
 from tests.simulation.flow import flowing
 from tests.simulation.forger import forged
@@ -86,16 +86,17 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     load = [*_load(random, routes, "ids used again" in faults), *_programs(random, names, also)]
     forgers = {one.what["broker"] for one in forgeries}
     denials = taken_away(names, routes, Random(f"permissions {seed}"), lambda dice: _when(dice, load), forgers)
+    refusals = refusing(routes, Random(f"refusing {seed}"), lambda dice: _when(dice, load))
     advisories = advised(names, routes, HORIZON, Random(f"advisories {seed}"))
     cuts = cut_short(routes, load, Random(f"cut short {seed}"))
     routes, sizes = unequal(routes, Random(f"unequal {seed}"))
-    steps = [*load, *more, *denials, *advisories, *cuts, *sizes]
+    steps = [*load, *more, *denials, *advisories, *refusals, *cuts, *sizes]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
             if step is not None:
                 steps.append(Step(_when(random, load), kind, step.seconds, step.what))
-    added = (*ends, *forgeries, *denials, *advisories, *cuts, *sizes)
+    added = (*ends, *forgeries, *denials, *advisories, *refusals, *cuts, *sizes)
     return Schedule(
         seed=seed,
         brokers=brokers,

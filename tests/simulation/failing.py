@@ -6,7 +6,7 @@ destination, or its dead letter is stored. Attempts are counted by a process, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -21,6 +21,12 @@ SHARE = 0.4
 """Share of the seeds in which routes have retries of their own."""
 
 RAISES = "handler_error:ValueError"
+
+OF_DESTINATIONS = frozenset({"permission_denied", "limit", "no_responders", "timeout", "unanswered", "bad_answer"})
+"""Reasons that are the fault of a destination: they use up no attempt, and end none unless a route names them."""
+
+REFUSING = 0.5
+"""Share of the routes with a limit of attempts whose destinations refuse everything for a while."""
 
 LEAST_FOR_DEAD_LETTERS = 2000
 """Payload limit, in bytes, below which a dead letter may not fit: its headers are larger than those of its message."""
@@ -55,6 +61,25 @@ def trouble(routes: tuple[Plan, ...], horizon: float, random: Random) -> list[St
             what = {"broker": plan.dead_letter[0], "pattern": "dead.>"}
             at, seconds = round(random.uniform(0.0, horizon), 3), random.choice((0.6, 5.0, 20.0))
             steps.append(Step(at, "publish denied", seconds, what))
+    return steps
+
+
+def refusing(routes: tuple[Plan, ...], random: Random, when: Callable[[Random], float]) -> list[Step]:
+    """Return the steps during which a destination of a route with a limit of attempts refuses everything."""
+    steps = []
+    for plan in routes:
+        targets = [(index, target) for index, target in enumerate(plan.targets) if target.jetstream]
+        if plan.retry.get("attempts") and targets and random.random() < REFUSING:
+            index, target = random.choice(targets)
+            kind, details = random.choice(
+                (
+                    ("publish denied", {"pattern": f"out.{plan.name}.d{index}.>"}),
+                    ("full stream", {"more": 0}),
+                    ("sink missing", {}),
+                )
+            )
+            what = {"broker": target.broker[0], **details}
+            steps.append(Step(when(random), kind, random.choice((5.0, 20.0)), what))
     return steps
 
 

@@ -33,7 +33,7 @@ from tests.simulation import readyz, sums
 from tests.simulation.arrivals import Arrivals
 from tests.simulation.broker_watch import BrokerWatch
 from tests.simulation.content import Sent, places
-from tests.simulation.failing import owes_dead_letter, retried_for
+from tests.simulation.failing import OF_DESTINATIONS, owes_dead_letter, retried_for
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
 from tests.simulation.flow import Returned
 from tests.simulation.given_up import GivenUp
@@ -127,6 +127,8 @@ class Oracles:
         self.codes[event.code] += 1
         self.held_back.reported(process.number, event)
         if isinstance(event, MessageGivenUp | MessageDeadLettered | DeadLetterNotStored):
+            if isinstance(event, MessageGivenUp | MessageDeadLettered):
+                self._check_fault(process, event)
             if event.sequence is not None:
                 self._event_of_one(process, event, event.sequence)
         elif isinstance(event, StreamWentBack):
@@ -141,6 +143,17 @@ class Oracles:
             names = [plan.name for plan in self._schedule.routes if f"route {plan.name}" in changed]
             self._reloaded_at.update(dict.fromkeys(names, event.at))
         self._check_ledgers(process, f"at {event.code}")
+
+    def _check_fault(self, process: Process, event: MessageGivenUp | MessageDeadLettered) -> None:
+        """Check that no message is given up for the fault of a destination, unless its route names the reason.
+
+        A message of a subject that waits in memory when its process ends has no further attempt.
+        """
+        plan = next(plan for plan in self._schedule.routes if plan.name == event.route)
+        if not plan.stream and process.ending.is_set():
+            return
+        if event.reason in OF_DESTINATIONS and event.reason not in plan.retry.get("not", ()):
+            self.broken("given up", f"{plan.name} gave up a message for the fault of a destination: {event}")
 
     def _event_of_one(
         self, process: Process, event: MessageGivenUp | MessageDeadLettered | DeadLetterNotStored, sequence: int
