@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from math import inf
 
+from router_trio.errors.reasons import NO_RESPONDERS
 from router_trio.protocol.framing import text
 from router_trio.protocol.headers import decode
 from router_trio.testing.consumers import Consumer
@@ -31,6 +32,9 @@ Line = tuple[str, int, int, str]
 DEAD_LETTERS_KNOWN_FOR = 120.0
 """Duplicate window, in seconds, of the stream of dead letters."""
 
+IN_VAIN_FOR = 8.0
+"""Seconds in which a copy is published though its stream is missing: until a lookup shows that, every 5 s."""
+
 BACKED_OFF_AFTER = 5
 """Number of attempts after which the next one may take up to a minute, and the turn of a message as long."""
 
@@ -45,11 +49,12 @@ class Arrivals:
         published_at: Mapping[int, float],
         sent: Mapping[int, Sent],
         given_up: GivenUp,
+        is_missing: Callable[[str], bool],
         broken: Callable[[str, str], None],
         trace: Trace,
     ) -> None:
         """Check a schedule; `published_at` and `sent` hold, by number, when each message of strangers was published,
-        and its content.
+        and its content. `is_missing` returns True if a broker has no stream for copies.
         """
         self._plans = {plan.name: plan for plan in schedule.routes}
         self._in_order = not WITHOUT_ORDER & {step.kind for step in schedule.steps}
@@ -70,6 +75,8 @@ class Arrivals:
         self._published_at = published_at
         self._sent = sent
         self._given_up = given_up
+        self._is_missing = is_missing
+        self._in_vain_since: dict[Copy, float] = {}
         self._owner_of: dict[tuple[str, str], int] = {}
         self._place_of: dict[tuple[str, int, int], int] = {}
         self._broken = broken
@@ -144,9 +151,22 @@ class Arrivals:
             route, _, number, part = copy = found[0]
             self._first_received.setdefault(copy, now)
             self._refused[copy].append(now)
+            self._check_in_vain(copy, why, now)
             self._tried[route].add(number)
             if self._plans[route].strategy == "fallback":
                 self._place_of.pop((route, number, part), None)
+
+    def _check_in_vain(self, copy: Copy, why: str, now: float) -> None:
+        """Check that a copy is not published again and again where no stream takes it: each is one more for others.
+
+        A fallback has another destination for it, which is asked when a publish to the first one has failed for long.
+        """
+        plan = self._plans[copy[0]]
+        broker = plan.targets[copy[1]].broker[0]
+        if why != NO_RESPONDERS or not self._is_missing(broker) or plan.strategy == "fallback":
+            self._in_vain_since.pop(copy, None)
+        elif now - self._in_vain_since.setdefault(copy, now) > IN_VAIN_FOR and "requests refused" not in self._faults:
+            self._broken("in vain", f"{copy} is still published where no stream takes it")
 
     def stored(self, broker: str, stream: Stream, stored: Stored, now: float) -> None:
         """Record a message that a stream stored."""

@@ -93,7 +93,14 @@ class Oracles:
         self.sent: dict[int, Sent] = {}
         self._of_given_up = GivenUp(schedule)
         self._arrivals = Arrivals(
-            schedule, handled, self.published_at, self.sent, self._of_given_up, self.broken, trace
+            schedule,
+            handled,
+            self.published_at,
+            self.sent,
+            self._of_given_up,
+            lambda broker: "OUT" not in brokers[broker]._server.streams,
+            self.broken,
+            trace,
         )
         self.held_back = HeldBack(schedule, self.published_at, self.sent, self.fails_for_what_it_is)
         self._answered = Answered(schedule, self.broken)
