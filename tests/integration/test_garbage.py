@@ -82,17 +82,25 @@ CONSUMER_ANSWERS = BODIES | {
 STEPS = {"STREAM.INFO": STREAM_ANSWERS, "CONSUMER.INFO": CONSUMER_ANSWERS, "CONSUMER.DURABLE.CREATE": CONSUMER_ANSWERS}
 
 
-def api(request: Published, *, consumer_exists: bool = True) -> bytes:
-    """Return the right answer."""
+TAKEN = ["out", "out.*"]
+"""The subjects of the stream OUT."""
+
+
+def api(request: Published, *, consumer_exists: bool = True, **consumer: Any) -> bytes:
+    """Return the right answer. `consumer` is configuration of the consumer."""
     words = request.subject.split(".")
+    if words[2:] == ["STREAM", "NAMES"]:
+        # Nothing is sent to a subject that no stream takes.
+        taken = json.loads(request.payload)["subject"] in TAKEN
+        return json.dumps({"total": int(taken), "offset": 0, "limit": 1024, "streams": ["OUT"] * taken}).encode()
     if words[2] == "STREAM":
         answer = stream_answer(words[-1])
         if words[-1] == "OUT":
-            answer["config"]["subjects"] = ["out"]  # a PubAck counts only from a stream that takes the subject
+            answer["config"]["subjects"] = TAKEN  # a PubAck counts only from a stream that takes the subject
         return json.dumps(answer).encode()
     if words[3] == "INFO" and not consumer_exists:
         return json.dumps(NO_CONSUMER).encode()
-    return json.dumps(consumer_answer(words[-2], words[-1])).encode()
+    return json.dumps(consumer_answer(words[-2], words[-1], **consumer)).encode()
 
 
 def stream_route(stream: str, **to: Any) -> dict[str, Any]:
@@ -166,13 +174,16 @@ async def test_no_answer_of_the_api_ends_more_than_its_route(tmp_path: Path, ste
             await eventually(lambda: all(state.state == RUNNING for state in states), 30)
 
 
+OUT = "out.{{wildcard(1)}}"
 STORED = b'{"stream":"OUT", "seq":7}'
 
 
 class Session:
     """A right answer to everything, and a way to send another one in one place."""
 
-    def __init__(self) -> None:
+    def __init__(self, **consumer: Any) -> None:
+        """`consumer` is configuration of the consumer."""
+        self.consumer = consumer
         self.inboxes: dict[str, str] = {}
         self.pubacks: dict[bytes, list[bytes]] = {}
         """The answers to each payload, one after another and the last one forever; other payloads are stored."""
@@ -182,7 +193,7 @@ class Session:
         if "MSG.NEXT" in published.subject:
             self.inboxes[published.subject.split(".")[-2]] = published.reply
         elif published.subject.startswith("$JS.API."):
-            return [Sent(published.reply, api(published))]
+            return [Sent(published.reply, api(published, **self.consumer))]
         elif published.reply:
             bodies = self.pubacks.get(published.payload, [STORED])
             return [Sent(published.reply, bodies.pop(0) if len(bodies) > 1 else bodies[0])]
@@ -242,14 +253,19 @@ async def test_no_delivery_and_no_status_ends_more_than_its_route(tmp_path: Path
 
 
 async def test_no_puback_ends_more_than_its_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any client may have sent it: the message is sent again, a true PubAck counts, without one it fails in time."""
+    """Any client may have sent it: the message is sent again, a true PubAck counts, without one it fails in time.
+
+    Each has a subject of its own, because a failed message holds back those of its subject.
+    """
     monkeypatch.setattr(retries, "ACK_BUDGET", 3.0)
-    session = Session()
+    session = Session(filter_subject="in.*")
+    route = stream_route("S", jetstream=True, subject=OUT)
+    route["from"]["filter"] = "in.*"
     bodies = list(NOT_A_PUBACK.values())
     session.pubacks = {b"%d" % number: [body] for number, body in enumerate(bodies, 1)}
     async with (
         raw_server(session) as (server, url),
-        routed(tmp_path, url, [stream_route("S", jetstream=True)]) as (watch, passes),
+        routed(tmp_path, url, [route]) as (watch, passes),
     ):
         await eventually(lambda: "S" in session.inboxes)
         state = watch.router.routes[0]
@@ -260,11 +276,11 @@ async def test_no_puback_ends_more_than_its_message(tmp_path: Path, monkeypatch:
         await passes()
         assert acked(server) == []
         assert state.failed.total() == len(bodies)
-        assert state.routed["out"] == 0
+        assert state.routed[OUT] == 0
         assert watch.router.ledger()["main"]["settled"]["acked"] == 0
         session.pubacks = {b"late": [*bodies[:3], STORED]}
         await server.send(session.deliver(len(bodies) + 1, b"late"))
         await server.send(session.deliver(len(bodies) + 2))
-        await eventually(lambda: state.routed["out"] == 2, 20, lambda: (state.failed, state.routed))
+        await eventually(lambda: state.routed[OUT] == 2, 20, lambda: (state.failed, state.routed))
         assert len([one for one in server.published if one.payload == b"late"]) == 4
         assert not watch.of("NATS_CONNECTION_LOST")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from tests.support.links import close_link
 from tests.support.proxy import background
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawMessage, connect
-from tests.support.servers import NatsServer
+from tests.support.servers import NatsServer, nats_server
 from tests.support.settings import core_route, settings
 from tests.support.watch import Watch, watched
 
@@ -68,20 +69,32 @@ async def _publish_nowhere(watch: Watch) -> None:
     await watch.router.publish_with_ack("nowhere", b"x", timeout=60)
 
 
+NO_LOOKUPS = """
+authorization { users: [
+  { user: router, password: p, permissions: { publish: { deny: ["$JS.API.STREAM.NAMES"] } } }
+  { user: u, password: p }
+] }
+"""
+
+
 @pytest.mark.parametrize("answer", [b'{"stream":"GHOST","seq":7}', b'{"stream":"NO SUCH > NAME","seq":7}'])
 async def test_a_puback_of_a_stream_that_does_not_exist_acks_nothing(
-    answer: bytes, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An attacker receives what is published, and may answer to its inbox, each time that it is sent again until it
-    fails.
+    fails. The router sends to a subject that no stream takes only if it may not look up which one does.
     """
     monkeypatch.setattr(retries, "ACK_BUDGET", 3.0)
     route = core_route("in.*", "out.{{wildcard(1)}}")
     route["to"][0]["jetstream"] = True
-    config = settings(server.url, routes=[route])
     copies: Counter[bytes] = Counter()
     forging = trio.CancelScope()
-    async with connect(server.url) as client, watched(config) as watch, background() as nursery:
+    async with (
+        nats_server(tmp_path, config=NO_LOOKUPS) as server,
+        connect(server.url, user="u", password="p") as client,
+        watched(settings(server.url, routes=[route], user="router", password="p")) as watch,
+        background() as nursery,
+    ):
         heard = await client.subscribe("out.*")
 
         async def forge() -> None:

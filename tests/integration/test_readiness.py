@@ -116,7 +116,7 @@ MET: dict[str, tuple[dict[str, Any], Step, str, Step]] = {
     "too many of a subject": (
         TO_STREAM,
         edit_out(max_msgs_per_subject=1, discard="new", discard_new_per_subject=True, max_msgs=1000),
-        "limit",
+        "subject_limit",
         edit_out(max_msgs_per_subject=-1, discard_new_per_subject=False),
     ),
     "some subjects taken": (TO_STREAM, edit_out(subjects=["out.a"]), "no_responders", edit_out(subjects=["out.*"])),

@@ -182,8 +182,8 @@ async def test_subjects_that_are_not_utf_8_are_attributed_too(tmp_path: Path) ->
 async def test_a_publish_mapped_by_the_server_to_a_denied_subject_never_counts_as_sent(tmp_path: Path) -> None:
     """The server names the mapped subject, to which the router published nothing."""
     config = (
-        'accounts { A { jetstream: enabled, mappings: { "heard.mapped": "secret.there" }, users: [\n'
-        '  { user: router, password: "secret", permissions: { publish: { deny: ["secret.>"] } } }\n'
+        'accounts { A { jetstream: enabled, mappings: { "heard.mapped": "forbidden.there" }, users: [\n'
+        '  { user: router, password: "secret", permissions: { publish: { deny: ["forbidden.>"] } } }\n'
         '  { user: other, password: "other" }\n] } }\n'
     )
     async with place(tmp_path, CORE, config=config) as at:
@@ -191,8 +191,8 @@ async def test_a_publish_mapped_by_the_server_to_a_denied_subject_never_counts_a
         await eventually(lambda: counted(at, "publish")[1] == 1)
         assert counted(at, "publish")[0] == 0
         event = await at.watch.until("NATS_REFUSAL_NOT_ATTRIBUTED")
-        assert "secret.there" in event.detail
-        await at.until_unready("secret.there")
+        assert "forbidden.there" in event.detail
+        await at.until_unready("forbidden.there")
         assert ledger_adds_up(at)
 
 
