@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -35,6 +36,24 @@ def dist(directory: Path, pure: str = "1") -> Path:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dist(tmp_path_factory.mktemp("dist"))
+
+
+def test_links_of_an_ignored_folder_take_no_place_in_the_sdist(tmp_path: Path) -> None:
+    """As those that `make compiled` makes."""
+    tree = tmp_path / "tree"
+    for path in ("hatch_build.py", "pyproject.toml", "README.md", "LICENSE", ".gitignore", "requirements/dev.txt"):
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tree / path)
+    shutil.copytree(ROOT / "router_trio", tree / "router_trio", ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / ".compiled").mkdir()
+    for folder in ("requirements", "router_trio"):
+        (tree / ".compiled" / folder).symlink_to(tree / folder)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", str(tmp_path), str(tree)]
+    subprocess.run(build, check=True, capture_output=True)
+    with tarfile.open(tmp_path / f"{NAME}.tar.gz") as sdist:
+        files = set(sdist.getnames())
+    assert {f"{NAME}/requirements/dev.txt", f"{NAME}/router_trio/__init__.py"} <= files
+    assert not [name for name in files if "/.compiled" in name]
 
 
 def test_there_is_a_wheel_an_sdist_and_an_sbom(made: Path) -> None:
