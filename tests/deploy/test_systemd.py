@@ -126,7 +126,7 @@ async def test_a_router_works_under_the_restrictions(tmp_path: Path) -> None:
             )
         command = [*confined(), "-m", "router_trio"]
         async with running("run", config, cwd=ROOT, env=environment, python=command) as run:
-            await run.has_logged("ROUTER_STARTED")
+            await run.has_logged("ROUTER_READY")
             async with connect(server.url) as client:
                 arrived = await client.subscribe("eu.*")
                 await client.ping()

@@ -94,7 +94,8 @@ async def test_publish(server: NatsServer) -> None:
 
 
 async def test_core_route(server: NatsServer) -> None:
-    config = settings(server.url, routes=[core_route("in.*.*", "out.{{wildcard(2)}}.{{wildcard(1)}}")])
+    route = core_route("in.*.*", "out.{{wildcard(2)}}.{{wildcard(1)}}") | {"hop_limit": 0}
+    config = settings(server.url, routes=[route])
     async with connect(server.url) as client, watched(config) as watch:
         subscription = await client.subscribe("out.*.*")
         for number in range(100):
