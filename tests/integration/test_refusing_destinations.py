@@ -215,6 +215,7 @@ async def test_nothing_is_published_while_no_stream_takes_the_subject(tmp_path: 
         assert await given_up(at) == 0
         await at.streams.create_stream("HEARD", ["heard.>"])
         await eventually(lambda: at.live.routes[0].fates["routed"] == 5, 20)
+        await eventually(lambda: len(at.heard) == 5)
         assert at.heard == [b"%d" % number for number in range(5)]
 
 
