@@ -6,12 +6,21 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import frame
 from dashboards.panels import ALERT_IF_ANY, GREEN, ORANGE, RED, Panel, heat, lines, now, number, query, states
-from dashboards.queries import events, in_range, of_connection, of_process, of_route, quantile, rate, total
+from dashboards.queries import (
+    OF_THE_SENDER,
+    events,
+    in_range,
+    of_connection,
+    of_process,
+    of_route,
+    quantile,
+    rate,
+    total,
+)
 
 RECEIVED = of_route("router_messages_received_total")
 ROUTED = of_route("router_messages_routed_total")
 FAILED = of_route("router_messages_failed_total")
-REJECTED = of_route("router_messages_failed_total", 'reason="rejected"')
 UNDELIVERED = of_route("router_route_messages_settled_total", 'fate=~"dead_lettered|given_up|lost"')
 DURATION = of_route("router_route_duration_seconds_bucket")
 STATUS = of_connection("router_nats_connection_status")
@@ -66,11 +75,11 @@ def _glance() -> list[Panel]:
         number("Receiving", "Messages received per second, over all routes.", "mps", query(total(rate(RECEIVED)))),
         number(
             "Not delivered",
-            "Messages that were lost, given up or dead-lettered, but not rejected by a handler, as a share of the "
+            "Messages that were lost, given up or dead-lettered, but not by their own fault, as a share of the "
             "messages received in the time range. The error budget is 0.1 %.",
             "percentunit",
             now(
-                f"clamp((sum(increase({UNDELIVERED}[$__range])) - sum(increase({REJECTED}[$__range])))"
+                f"clamp((sum(increase({UNDELIVERED}[$__range])) - sum({_by_own_fault('increase', '$__range')}))"
                 f" / (sum(increase({RECEIVED}[$__range])) > 0), 0, 1) or vector(0)"
             ),
             ((0, GREEN), (0.001, ORANGE), (0.0144, RED)),
@@ -104,8 +113,16 @@ def _glance() -> list[Panel]:
     ]
 
 
+def _by_own_fault(function: str, window: str) -> str:
+    """Return the messages that failed by their own fault for the last time, as the recording rules do."""
+    given_up = f"{function}({of_route('router_messages_given_up_total', OF_THE_SENDER)}[{window}])"
+    failed = f"{function}({of_route('router_messages_failed_total', OF_THE_SENDER)}[{window}])"
+    return f"{given_up} or ({failed} unless ignoring (reason) {of_route('router_messages_given_up_total')})"
+
+
 def _routes() -> list[Panel]:
-    undelivered = f"({total(rate(UNDELIVERED), 'route')} - {total(rate(REJECTED), 'route')})"
+    by_own_fault = total(_by_own_fault("rate", "$__rate_interval"), "route")
+    undelivered = f"({total(rate(UNDELIVERED), 'route')} - {by_own_fault})"
     ratio = f"clamp({undelivered} / {total(rate(RECEIVED), 'route')}, 0, 1)"
     return [
         lines(
@@ -132,7 +149,7 @@ def _routes() -> list[Panel]:
         ),
         lines(
             "Share not delivered",
-            "Messages that were lost, given up or dead-lettered, but not rejected by a handler, as a share of the "
+            "Messages that were lost, given up or dead-lettered, but not by their own fault, as a share of the "
             "received messages, by route; no value while nothing is received. The error budget is 0.1 %.",
             "percentunit",
             query(ratio, "{{route}}"),

@@ -6,9 +6,15 @@ the router's start, so `increase` counts the first event as well.
 
 from __future__ import annotations
 
+from router_trio.errors import codes, reasons
+
 PROCESS = 'job=~"$job",instance=~"$instance"'
 CONNECTION = f'{PROCESS},connection=~"$connection"'
 ROUTE = f'{CONNECTION},route=~"$route"'
+
+_NAMED = sorted(reasons.OF_THE_SENDER & reasons.TABLE.keys())
+OF_THE_SENDER = f'reason=~"{"|".join(_NAMED)}|{reasons.JETSTREAM}_({"|".join(map(str, sorted(codes.OF_THE_MESSAGE)))})"'
+"""Matches the reasons that burn no error budget. The recording rules have the same text."""
 
 
 def of_process(metric: str) -> str:

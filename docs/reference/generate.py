@@ -261,7 +261,7 @@ def _metrics(metrics: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield from (
         "`/metrics` exposes these metrics in the Prometheus text format. `router-trio contract --json` lists them for",
         "programs. Series whose labels are known in advance exist from the start, at zero. Those of",
-        "`router_messages_given_up_total` begin with the first event.",
+        "`router_messages_given_up_total` begin with the first event on a route where each failure loses its message.",
         "",
         "| name | type | labels | description |",
         "|---|---|---|---|",

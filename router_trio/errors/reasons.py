@@ -179,6 +179,7 @@ class Reason:
 
     `labels`: the counters that have it as a label from the start; others get the label when it first occurs. `to_name`:
     `[routes.retry] not` knows it, so that a misspelt name can be corrected. `refuses` is for faults of destinations.
+    `of_route`: a message fails for it because the route is as it is; another handler or configuration would deliver it.
     """
 
     name: str
@@ -190,10 +191,15 @@ class Reason:
     labels: frozenset[str] = frozenset()
     to_name: bool = False
     refuses: Refuses = Refuses.NOTHING
+    of_route: bool = False
 
 
 def _message(name: str, cause: str, cure: str, *labels: str, again: Again = Again.YES, to_name: bool = True) -> Reason:
     return Reason(name, Fault.MESSAGE, cause, cure, "", again, frozenset(labels), to_name)
+
+
+def _of_route(name: str, cause: str, cure: str, *labels: str, again: Again = Again.YES, to_name: bool = True) -> Reason:
+    return Reason(name, Fault.MESSAGE, cause, cure, "", again, frozenset(labels), to_name, of_route=True)
 
 
 def _destination(
@@ -246,7 +252,7 @@ TABLE: Final[Mapping[str, Reason]] = {
             *(FAILURES, MIRRORS, PUBLISHES, PUBLISHES_WITH_ACK, ANSWERS),
             to_name=True,
         ),
-        _message(
+        _of_route(
             HANDLER_ERROR,
             "the handler raised, returned an invalid value or too many messages, or returned inside a cancel scope",
             "[When it fails](../how-to/handlers.md#when-it-fails); the error text is logged with "
@@ -277,13 +283,13 @@ TABLE: Final[Mapping[str, Reason]] = {
             again=Again.NO,
             to_name=False,
         ),
-        _message(
+        _of_route(
             RETRY,
             "the handler raised `Retry`",
             "see `detail` in the log; set `attempts` to bound the retries",
             FAILURES,
         ),
-        _message(
+        _of_route(
             MAPPING,
             "the destination's mapping gives no subject for the message",
             "correct the mapping: it needs more tokens than the subject has",
@@ -295,28 +301,28 @@ TABLE: Final[Mapping[str, Reason]] = {
             "begin the destination with a token of your own",
             *(FAILURES, UNANSWERED_MESSAGES),
         ),
-        _message(
+        _of_route(
             INVALID_SUBJECT,
             "the handler returned a subject that can't be published to",
             "return a subject without wildcards, spaces and empty tokens",
         ),
-        _message(
+        _of_route(
             INVALID_HEADER,
             "the handler returned a header that can't be written",
             "use names of printable ASCII without spaces and colons, and strings without CR, LF and NUL as values",
         ),
-        _message(
+        _of_route(
             INVALID_PAYLOAD,
             "a program published a payload that is not bytes",
             "encode the payload to bytes",
             to_name=False,
         ),
-        _message(
+        _of_route(
             LOOP,
             "the message passed more routes than `hop_limit` allows",
             "two routes send to each other: exclude the message from one of them",
         ),
-        _message(
+        _of_route(
             MAX_DELIVER,
             "its durable reached `max_deliver` with it while no route had it in hand: it is not delivered any more",
             "[A limit of deliveries](../how-to/dead-letters.md#a-limit-of-deliveries)",
@@ -330,7 +336,7 @@ TABLE: Final[Mapping[str, Reason]] = {
             again=Again.NO,
             to_name=False,
         ),
-        _message(ERROR, "the message that the route made of it can't be published", "see `detail` in the log"),
+        _of_route(ERROR, "the message that the route made of it can't be published", "see `detail` in the log"),
         _message(
             POISON,
             "the server closed every link on which the message was sent",
@@ -640,6 +646,12 @@ OF_THE_MESSAGE: Final = _all(one for one in TABLE.values() if one.fault is Fault
     map(of_code, codes.OF_THE_MESSAGE)
 )
 """Failures that are the message's own fault: later messages would not fail for it, so none of them waits."""
+
+OF_THE_SENDER: Final = OF_THE_MESSAGE - _all(one for one in TABLE.values() if one.of_route) - {DUPLICATE}
+"""Failures for which a message would fail in any route: they say nothing about this one, and burn no error budget.
+
+The recording rules and the dashboards have them. A `duplicate` is no failure there: its message has a fate of its own.
+"""
 
 OF_THE_WAY: Final = _all(one for one in TABLE.values() if one.fault is Fault.WAY)
 """Failures before a message reached its destination, which is not at fault."""

@@ -206,6 +206,7 @@ def _state(
     state = RouteState(plan.name, plan.connection, templates, own_ids=own_ids, report_suppressed=report_suppressed)
     source = plan.settings.source
     state.source, state.redelivers = source.kind.reads(source), source.kind.redelivers
+    state.gives_up = plan.settings.gives_up
     for one in plan.destinations:
         to = one.state(state)
         to.has_alternatives = plan.settings.strategy == "fallback"

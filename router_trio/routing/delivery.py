@@ -81,6 +81,8 @@ class Delivery:
 
     def finished(self) -> None:
         """Settle the message. Called once, when the last destination is settled."""
+        if self.failure is not None and self.route.gives_up:
+            self.route.given_up[self.failure.reason] += 1
         self.settle_as(self.outcome if self.failure is None else "lost")
 
     def settle_as(self, fate: str) -> None:
@@ -330,7 +332,7 @@ class BatchDelivery:
     offered, so no message is settled before its number is known.
     """
 
-    __slots__ = ("_count", "_outcomes", "_received_at", "_recorded", "_settled", "route")
+    __slots__ = ("_count", "_failed", "_received_at", "_recorded", "_settled", "route")
 
     def __init__(self, route: RouteState, received_at: float, count: int) -> None:
         self.route: RouteState = route
@@ -338,8 +340,8 @@ class BatchDelivery:
         self._count = count
         self._settled: list[int] = []
         self._recorded = 0
-        self._outcomes: dict[int, str] = {}
-        """The fates, by number, of messages that were not routed to all of several destinations."""
+        self._failed: dict[int, str | None] = {}
+        """The first reasons, by number, of messages lost at one of several destinations; None for a duplicate."""
 
     def owner_for(self, template: str) -> BatchTracker:
         """Return the owner of the batch's operations to one more destination. Called before anything is offered."""
@@ -367,42 +369,44 @@ class BatchDelivery:
         `numbers` identifies the messages, unless they were routed or there is one destination.
         """
         route = self.route
-        outcome = "routed"
+        outcome, reason = "routed", None
         if fate.duplicate and not route.own_ids and not resent:
             outcome = "duplicate"
             route.suppressed(count, fate.stream)
         elif fate.delivered:
             route.delivered[template] += count
         else:
-            outcome = "lost"
+            outcome, reason = "lost", fate.reason or fate.name
             if len(self._settled) == 1:
-                route.counted_reason(fate.reason or fate.name)
-            route.failed[fate.reason or fate.name] += count
-            route.failed_at_last(fate.reason or fate.name, detail=route.not_taken(template, fate.detail))
+                route.counted_reason(reason)
+            route.failed[reason] += count
+            route.failed_at_last(reason, detail=route.not_taken(template, fate.detail))
         settled = self._settled
         settled[place] += count
         if len(settled) == 1:
             route.elapsed.record(now - self._received_at, count)
             route.fates[outcome] += count
             return
-        outcomes = self._outcomes
+        failed = self._failed
         if outcome != "routed":
             assert len(numbers) == count, "which messages these are is known"
             for number in numbers:
-                if outcome == "lost" or number not in outcomes:
-                    outcomes[number] = outcome
+                if failed.get(number) is None:
+                    failed[number] = reason
         everywhere = min(settled)
-        if outcomes and everywhere < self._count:
+        if failed and everywhere < self._count:
             return  # it is unknown which messages are settled until all are
         assert everywhere <= self._count, "no message is settled twice at one destination"
-        assert len(outcomes) <= self._count, "no message is counted that is not of this batch"
+        assert len(failed) <= self._count, "no message is counted that is not of this batch"
         done = everywhere - self._recorded
         if done > 0:
             route.elapsed.record(now - self._received_at, done)
             self._recorded += done
-            for outcome in outcomes.values():
-                route.fates[outcome] += 1
-            route.fates["routed"] += done - len(outcomes)
+            for reason in failed.values():
+                if reason is not None:
+                    route.given_up[reason] += 1
+                route.fates["duplicate" if reason is None else "lost"] += 1
+            route.fates["routed"] += done - len(failed)
 
 
 class BatchTracker(NumberedOwner):

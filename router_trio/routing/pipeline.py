@@ -307,6 +307,8 @@ class Routing:
     def lose_unrouted(self, reason: str, detail: str, count: int) -> None:
         """Count messages of a subject that were received and are never routed, so they are lost."""
         self.state.failed[reason] += count
+        if self.state.gives_up:
+            self.state.given_up[reason] += count
         self.state.never_routed += count
         self.state.fates["lost"] += count
         self.emit_failure(reason, detail, count=count)

@@ -48,7 +48,7 @@ def total(state: RouteState) -> RouteState:
     both = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
     both.delivered = dict.fromkeys(state.delivered, 0)
     both.enter(state.state, state.reason)
-    both.source, both.redelivers = state.source, state.redelivers
+    both.source, both.redelivers, both.gives_up = state.source, state.redelivers, state.gives_up
     both.standby, both.is_leaving = state.standby, state.is_leaving
     both.to, both.limit = state.to, state.limit
     both.break_by(state.breakers, state.most_open)
@@ -74,7 +74,7 @@ def total(state: RouteState) -> RouteState:
 def counts_of(state: RouteState) -> RouteState:
     """Return only the counts of a route that is over, without references to its other parts."""
     alone = RouteState(state.name, state.connection, state.destinations, own_ids=state.own_ids)
-    alone.source, alone.redelivers = state.source, state.redelivers
+    alone.source, alone.redelivers, alone.gives_up = state.source, state.redelivers, state.gives_up
     alone.is_leaving, alone.is_over = state.is_leaving, state.is_over
     alone.break_by(state.breakers, state.most_open)
     continue_counts(alone, state)

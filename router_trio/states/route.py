@@ -268,6 +268,7 @@ class RouteState(RouteCounts):
         "delivered_earlier",
         "destinations",
         "earlier",
+        "gives_up",
         "handler_moved_at",
         "handling",
         "holder",
@@ -313,6 +314,8 @@ class RouteState(RouteCounts):
         self.destinations: tuple[str, ...] = tuple(destinations)
         self.source: Mapping[str, str | list[str]] = {}
         """The source of its messages, by the keys of the configuration. The first key shows the kind of source."""
+        self.gives_up: bool = False
+        """True if `given_up` has each message that was lost or given up, once: see `RouteSettings.gives_up`."""
         self.redelivers: bool = False
         """True if its source redelivers a message that was not acked; else such a message is lost with the router."""
         self.state: str = STARTING

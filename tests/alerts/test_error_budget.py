@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
@@ -18,13 +19,13 @@ from router_trio.telemetry.metrics.page import MetricsPage
 from router_trio.testing import FakeBroker
 from tests.alerts.tools import RULES, run
 from tests.support.eventually import eventually
-from tests.support.world import Handled, handled, to, world
+from tests.support.world import Handled, core, handled, to, world
 
 NOT_DELIVERED = "route:router_messages_not_delivered_total:sum"
 TARGET = {"job": "router", "instance": "a:9001"}
 
-ENDS = {b"routed": 5, b"fails once": 4, b"rejected": 3, b"never": 2}
-"""How many messages of each payload each route receives."""
+ENDS = {b'"routed"': 5, b'"fails once"': 4, b'"rejected"': 3, b'"never"': 2, b"7": 6}
+"""How many messages of each payload each route receives. A number does not fit the schema."""
 
 RETRIES = {"attempts": 3, "initial": "1s"}
 DEAD = {"dead_letter": {"subject": "dead.letter"}}
@@ -38,12 +39,19 @@ ROUTES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture
+def schema(tmp_path: Path) -> str:
+    path = tmp_path / "words.json"
+    path.write_text('{"type": "string"}', encoding="utf-8")
+    return str(path)
+
+
 async def test_only_messages_that_are_finally_not_delivered_burn_the_error_budget(
-    autojump_clock: MockClock, tmp_path: Path
+    autojump_clock: MockClock, tmp_path: Path, schema: str
 ) -> None:
     broker = FakeBroker()
     broker.add_stream("DEAD", ["dead.>"])
-    handlers = [_route(broker, number, name) for number, name in enumerate(ROUTES)]
+    handlers = [_route(broker, number, name, schema) for number, name in enumerate(ROUTES)]
     async with world(handlers=handlers, brokers={"main": broker}) as w:
         for number in range(len(ROUTES)):
             for payload, count in ENDS.items():
@@ -52,13 +60,31 @@ async def test_only_messages_that_are_finally_not_delivered_burn_the_error_budge
         await eventually(lambda: all(map(_all_settled, w.live.routes)), 60)
         page = MetricsPage(Sources(w.live)).render().decode()
     # A route that retries nothing loses what fails once.
-    lost, given_up = ENDS[b"fails once"] + ENDS[b"never"], ENDS[b"never"]
+    lost, given_up = ENDS[b'"fails once"'] + ENDS[b'"never"'], ENDS[b'"never"']
     expected = {name: lost if name in ("core", "core by key") else given_up for name in ROUTES}
     _assert_recorded(page, {name.replace(" ", "-"): count for name, count in expected.items()}, tmp_path)
 
 
-def _route(broker: FakeBroker, number: int, name: str) -> Handled:
-    options = {"name": name.replace(" ", "-"), "to": to(f"out.{number}"), **ROUTES[name]}
+async def test_messages_that_fail_by_their_own_fault_hide_no_others(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """A message that fails at two destinations is lost once. One whose dead letter is not stored burns the budget."""
+    broker = FakeBroker(max_payload=1000)
+    routes = [
+        core("in.two", "out.a", "out.b", name="two"),
+        core("in.dead", "out.c", name="dead") | {"when": "body.n > 0", **DEAD, "retry": {"not": ["expression"]}},
+    ]
+    async with world(routes, brokers={"main": broker}) as w:
+        two, dead = w.live.routes
+        for _ in range(3):
+            broker.publish("in.two", bytes(1001))
+            broker.publish("in.dead", b"{}" + b" " * 990)  # with its headers, the letter is too large
+        await eventually(lambda: two.settled["lost"] == dead.settled["lost"] == 3)
+        page = MetricsPage(Sources(w.live)).render().decode()
+        assert (dict(two.failed), dead.failed["expression"]) == ({"too_large": 6}, 3)
+    _assert_recorded(page, {"two": 0, "dead": 3}, tmp_path)
+
+
+def _route(broker: FakeBroker, number: int, name: str, schema: str) -> Handled:
+    options = {"name": name.replace(" ", "-"), "to": to(f"out.{number}"), "schema": schema, **ROUTES[name]}
     if not name.startswith("stream"):
         return handled(_handler(), subject=f"in.{number}", **options)
     broker.add_stream(f"IN{number}", [f"in.{number}"])
@@ -73,11 +99,11 @@ def _handler() -> Callable[[Message], Message]:
     failed: Counter[bytes] = Counter()
 
     def handle(message: Message) -> Message:
-        if message.payload == b"rejected":
+        if message.payload == b'"rejected"':
             raise Reject("no lines")
         # None of these is retried before all of them have failed.
-        if message.payload == b"never" or (
-            message.payload == b"fails once" and failed[message.payload] < ENDS[message.payload]
+        if message.payload == b'"never"' or (
+            message.payload == b'"fails once"' and failed[message.payload] < ENDS[message.payload]
         ):
             failed[message.payload] += 1
             raise ValueError("not now")

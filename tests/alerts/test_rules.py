@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from dashboards.queries import OF_THE_SENDER
+from router_trio.errors import codes, reasons
 from tests.alerts.promql import TARGET, Series, mutants, template_labels
 from tests.alerts.tools import ROOT, RULE_TESTS, RULES, load, rules, run
 from tests.drill.staging import filled_in
@@ -56,6 +58,15 @@ def series(contract: Any) -> Series:
 def test_promtool_finds_no_fault() -> None:
     checked = run("promtool", "check", "rules", "--lint=all", "--lint-fatal", RULES)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_reasons_that_burn_no_budget_are_those_of_the_table() -> None:
+    matchers = re.findall(r'last_failed_total:sum\{reason([!=])~"([^"]+)"\}', RULES.read_text())
+    assert [sign for sign, _ in matchers] == ["=", "!"]
+    known = {*reasons.TABLE, *map(reasons.of_code, codes.ALL)}
+    for _, names in matchers:
+        assert {name for name in known if re.fullmatch(names, name)} == reasons.OF_THE_SENDER
+        assert f'reason=~"{names}"' == OF_THE_SENDER
 
 
 def test_every_alert_has_tests_of_its_own() -> None:

@@ -177,7 +177,7 @@ def _route(
 ) -> RouteState:
     state = RouteState(shape.name, shape.connection, shape.destinations)
     state.source, state.redelivers = shape.source, shape.redelivers
-    state.is_leaving = settings is None
+    state.is_leaving, state.gives_up = settings is None, settings is not None and settings.gives_up
     state.break_by(_breakers(shape, reports), 0)
     state.add_numbers(counts.get((ROUTE, shape.name), {}))
     for exemplar in chain.from_iterable(one.exemplars for one in (shape, *reports.values())):

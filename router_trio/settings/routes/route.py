@@ -124,6 +124,11 @@ class RouteSettings(Section, init=False):
         return self.source.kind.redelivers or self.retry is not None or self.dead_letter is not None
 
     @property
+    def gives_up(self) -> bool:
+        """True if a message may fail several times before it is lost or given up: that is counted as given up, once."""
+        return self.holds_failed_messages or len(self.to) > 1
+
+    @property
     def retries_without_end(self) -> bool:
         """True if the route gives up no message that fails, unless its handler raises `Reject`."""
         retry = self.retry_or_default

@@ -51,6 +51,16 @@ def _by(known: Labels, numbers: Callable[[Any], Mapping[str, int]]) -> Numbers:
     return read
 
 
+def given_up(known: Labels) -> Numbers:
+    """Return a reader of the messages given up, by reason. The label values `known` exist on routes that give up."""
+    always, later = route_by(known, _given_up), route_by((), _given_up)
+    return lambda sources, route: (always if route.gives_up else later)(sources, route)
+
+
+def _given_up(route: RouteState) -> Mapping[str, int]:
+    return route.given_up
+
+
 def limited(number: Callable[[RouteState], float]) -> Numbers:
     """Return a reader of one value of a route if it has a limit."""
     return lambda sources, route: [] if route.limit is None else [((), number(route))]

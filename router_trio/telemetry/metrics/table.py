@@ -204,7 +204,7 @@ TABLE: tuple[Metric | HistogramMetric | ProcessMetric, ...] = (
         ROUTES,
         ("reason",),
         "Messages that will not be retried, with or without a dead letter, by the reason of their last failure.",
-        readers.route_by((), lambda route: route.given_up),
+        readers.given_up(tuple(name for name in reasons.labelled(reasons.FAILURES) if name in reasons.OF_THE_SENDER)),
     ),
     Metric(
         "router_messages_filtered_total",
