@@ -547,6 +547,14 @@ class Link(Protocol):
         """
         ...
 
+    async def is_unled(self, stream: str, durable: str) -> bool:
+        """Return True if a standby consumer has messages, undelivered or unacked, and no client has its lead.
+
+        Also if there is no such consumer: the process that should lead it would have created it. False while it is
+        paused. Raises as `find_streams`. Can be cancelled.
+        """
+        ...
+
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:
         """Ack JetStream messages, by their reply subjects. Return those whose ack was not written, with the error."""
         ...

@@ -85,6 +85,21 @@ class RoutePartitionLost(PartitionEvent):
     detail: str
 
 
+class RoutePartitionsUnled(RouteEvent):
+    """Messages wait in partitions of a route that no process leads: their owner does not exist, or can't lead.
+
+    `count` is the number of these partitions, `detail` names them and their owners. Processes that can lead them stand
+    in for the owners.
+    """
+
+    code = "ROUTE_PARTITIONS_UNLED"
+    level = Level.WARN
+    stream: str
+    durable: str
+    count: int
+    detail: str
+
+
 class ConsumerDiffers(RouteEvent):
     """The durable has other limits than the configuration and can't be changed; its own limits are in force."""
 

@@ -211,6 +211,10 @@ class FaultyLink:
         """Return the members of a group. Gets no faults."""
         return await self._link.members(group)
 
+    async def is_unled(self, stream: str, durable: str) -> bool:
+        """Look up whether a consumer has no leader. Gets no faults."""
+        return await self._link.is_unled(stream, durable)
+
     async def count_subjects(self, stream: str, pattern: str) -> int:
         """Count subjects of a stream. Gets no faults."""
         return await self._link.count_subjects(stream, pattern)

@@ -289,6 +289,11 @@ class NatsLink:
             return pin
         raise AssertionError("unreachable: the block returns or raises")
 
+    async def is_unled(self, stream: str, durable: str) -> bool:
+        from router_trio.nats.jetstream.standby import is_unled
+
+        return await is_unled(self._lookups, stream, durable)
+
     async def find_streams(self, subject: str) -> Sequence[str]:
         return await self._lookups.find_streams(subject)
 

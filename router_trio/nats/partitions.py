@@ -92,7 +92,7 @@ class RoutePartitions:
             if error.reason != reasons.STREAM_NOT_FOUND:
                 raise
             return Seen({}, members.NOTHING_MOVED)  # no process has ever run
-        announced = await self._announced(sorted(ids))
+        announced = await self._announced(sorted(ids)[: members.MOST_READ])
         return Seen(announced, (await self._moved())[0] if any_moved else members.NOTHING_MOVED)
 
     async def _announced(self, ids: Iterable[str]) -> Mapping[str, Announced]:

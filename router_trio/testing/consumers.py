@@ -231,6 +231,11 @@ class Consumer:
             self._again.rotate(-1)  # its next redelivery goes behind all others
         return held
 
+    def is_unled(self, now: float) -> bool:
+        """Return True if it has messages, no client has the lead, and it is not paused."""
+        state = self.state_at(now)
+        return max(self._lead_until, self.paused_until) <= now and bool(state.undelivered or state.unacked)
+
     def drop_pin(self, pin: str | None, now: float) -> None:
         """Release the lead if this pin has it."""
         if pin == self._pin and now >= self.leaderless_until:

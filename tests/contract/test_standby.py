@@ -237,3 +237,42 @@ async def test_a_waiting_standby_learns_the_progress_of_the_durable_and_its_dele
     assert states[1].oldest.sequence == 1
     assert states[-1].oldest is not None
     assert states[-1].oldest.sequence == 3
+
+
+async def test_a_consumer_is_unled_while_it_has_messages_and_no_client_has_its_lead(
+    peer: Peer, clock: trio.abc.Clock | None
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+
+    async def is_unled() -> bool:
+        return await link.is_unled(STANDBY.stream, STANDBY.durable)
+
+    async with link_of(peer) as link:
+        assert await is_unled(), "there is no such consumer"
+        consumer = await link.open_consumer(STANDBY, Recorder())
+        assert not await is_unled(), "it has no messages"
+        await peer.publish("orders.new", b"1")
+        assert await is_unled()
+        await peer.pause_consumer(STANDBY.stream, STANDBY.durable, 60.0)
+        assert not await is_unled(), "it is paused"
+        await peer.pause_consumer(STANDBY.stream, STANDBY.durable, 0.0)
+        consumer.close()
+        pin = await link.take_the_lead(STANDBY, ignore)
+        assert not await is_unled()
+        leading = await link.open_consumer(replace(STANDBY, pin=pin), Recorder())
+        leading.pull(1, 5.0)
+        leading.hold_lead()
+        assert not await is_unled()
+        leading.release_lead()
+        with trio.fail_after(1.0):
+            while not await is_unled():  # the message is not acked
+                await trio.sleep(0.05)
+
+
+async def test_a_lead_that_may_not_be_looked_up_is_not_known(peer: Peer) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.deny_publish(f"$JS.API.CONSUMER.INFO.{STANDBY.stream}.{STANDBY.durable}")
+    async with link_of(peer) as link:
+        with pytest.raises(SourceError) as caught:
+            await link.is_unled(STANDBY.stream, STANDBY.durable)
+        assert caught.value.reason == "permission_denied"

@@ -110,6 +110,7 @@ NO_BOUNDS = {
     "HASTY_CONNECT_TIMEOUT settings/checks/warnings.py": "below it `check` warns",
     "MOST_SHAPES settings/checks/circles.py": "of a search in the configuration, none that a message brings",
     "MOST_LOOKS settings/checks/circles.py": "of a search in the configuration, none that a message brings",
+    "MOST_NAMED routing/stream/partitions/source.py": "of one reason, which counts the others",
     "MOST_NAMED settings/checks/circles.py": "of one line that `check` prints",
     "HASTY_MAX_RECONNECT_DELAY settings/checks/warnings.py": "below it `check` warns",
     "LONGEST_SHOWN cli/explanation.py": "of the user's own message, on the user's screen",

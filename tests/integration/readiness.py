@@ -66,12 +66,12 @@ class Place:
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), json.loads(body)["reasons"]
 
-    async def until_unready(self, reason: str) -> None:
+    async def until_unready(self, reason: str, within: float = WITHIN) -> None:
         async def unready() -> bool:
             self.answer = code, reasons = await self.readyz()
             return code == 503 and any(reason in one["reason"] for one in reasons)
 
-        await eventually(unready, WITHIN, lambda: self.answer)
+        await eventually(unready, within, lambda: self.answer)
 
     async def until_ready(self) -> None:
         async def ready() -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
-from router_trio.events import RoutePartitionGivenUp, RoutePartitionLost
+from router_trio import Router, Settings
+from router_trio.embedded import HOST
+from router_trio.events import RoutePartitionGivenUp, RoutePartitionLost, RoutePartitionsUnled
 from router_trio.nats.jetstream.members import STREAM, bucket_config
 from router_trio.routing.stream.partitions import source as partitions_source
-from tests.integration.readiness import Place, deny, place
+from router_trio.routing.stream.partitions import unled
+from tests.integration.readiness import Place, deny, place, users
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
 from tests.support.server_version import needs_server
@@ -122,3 +127,75 @@ async def test_messages_with_the_same_id_are_routed_as_often_as_the_source_has_s
             await trio.sleep(0.2)
         await eventually(lambda: at.live.routes[0].settled["routed"] == 3, 10)
         assert await at.stored() == [b"0", b"1", b"2"]
+
+
+FORGED = "0" * 15 + "1"
+
+
+async def forge(streams: JetStream, *ids: str, ttl: str = "999999999s") -> None:
+    """Write announcements of members that do not exist, as anybody can who may write to the bucket."""
+    for one in ids:
+        await streams.publish(f"$KV.router-trio-members.IN.router.{one}", b"{}", [("Nats-TTL", ttl)])
+
+
+async def test_messages_are_routed_although_a_forged_member_has_half_of_the_partitions(tmp_path: Path) -> None:
+    async def before(streams: JetStream) -> None:
+        await streams.api(f"STREAM.CREATE.{STREAM}", bucket_config(1, "memory"))
+        await forge(streams, FORGED)
+
+    async with place(tmp_path, ROUTE, before=before) as at:
+        for number in range(40):
+            await at.streams.publish(f"in.{number}", b"%d" % number)
+        await at.until_unready("no process leads partition", 20)
+        assert FORGED in at.answer[1][0]["reason"]
+        await eventually(lambda: at.live.routes[0].settled["routed"] == 40, 20)
+        await at.until_ready()
+        warned = [one for one in at.watch.events if isinstance(one, RoutePartitionsUnled)]
+        assert warned
+        assert all(FORGED in one.detail for one in warned)
+        assert sorted(await at.stored(), key=int) == [b"%d" % number for number in range(40)]
+
+
+async def test_messages_are_routed_although_many_members_are_forged_while_it_runs(tmp_path: Path) -> None:
+    async with place(tmp_path, ROUTE) as at:
+        await leads_all(at)
+        await forge(at.streams, *(f"{number:016x}" for number in range(300)))
+        await eventually(lambda: led(at) < 4, 10)
+        for number in range(40):
+            await at.streams.publish(f"in.{number}", b"%d" % number)
+        await at.until_unready("no process leads partition", 20)
+        await eventually(lambda: at.live.routes[0].settled["routed"] == 52, 30)
+        await at.until_ready()
+
+
+def slow_users(*, deny: Sequence[str] = ()) -> str:
+    """Return the configuration of a server with another user `slow`, who may not publish to some subjects."""
+    slow = f'  {{ user: slow, password: "secret", permissions: {{ publish: {{ deny: {json.dumps(list(deny))} }} }} }}'
+    return users().replace("users: [", f"users: [\n{slow}")
+
+
+async def test_a_member_that_could_not_lead_for_a_while_has_its_share_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unled, "SHORTEST", 5.0)
+    async with place(tmp_path, ROUTE, config=slow_users(deny=["$JS.API.CONSUMER.MSG.NEXT.>"])) as at:
+        await leads_all(at)
+        url = f"nats://slow:secret@{HOST}:{at.server.port}"
+        settings = Settings(telemetry={"listen": ""}, connections={"main": {"servers": [url]}}, routes=[ROUTE])
+        async with Router(settings, log=False).open() as live:
+            await eventually(lambda: led(at) == 2, 10)
+            for number in range(40):
+                await at.streams.publish(f"in.{number}", b"%d" % number)
+            await at.until_unready("no process leads partition", 20)
+            await eventually(lambda: at.live.routes[0].settled["routed"] == 52, 20)
+            assert led(at) == 4
+            await at.server.reload(slow_users())
+
+            async def shared() -> bool:
+                for number in range(12):
+                    await at.streams.publish(f"in.{number}", b"again")
+                partitions = live.routes[0].partitions
+                return led(at) == 2 and partitions is not None and len(partitions.led) == 2
+
+            await eventually(shared, 30)
+            await at.until_ready()

@@ -54,14 +54,20 @@ T = TypeVar("T")
 BUCKET = MEMBERS
 STREAM = f"KV_{BUCKET}"
 
-MAX_MEMBERS = 4_096
-"""Members of one route that are taken into account."""
-
 MAX_MOVES = 64 * 1024
 """Bytes of the partitions that were moved by hand: 1,024 take half of them."""
 
 MAX_ANNOUNCEMENT = 16 * 1024
 """Bytes of an announcement: 1,024 partitions take a third of them."""
+
+MOST_READ = 4_096
+"""Announcements that are read, for people."""
+
+LONGEST = 410.0
+"""Seconds for which an announcement counts at most: of a process among as many as there can be.
+
+Who may write to the bucket can store one that would stay for years.
+"""
 
 MOVED = "moved"
 """In place of the id of a process: the key of the partitions that were moved by hand. It does not expire."""
@@ -126,9 +132,8 @@ def seen(answer: Object, stream: str, durable: str) -> tuple[frozenset[str], boo
     if subjects is None:
         return frozenset(), False
     start = f"{KV}.{BUCKET}.{key(stream, durable, '')}"
-    # Anybody who may write to the bucket can add keys: more than these are not members, in an order that all agree on.
-    ids = sorted(one.removeprefix(start) for one in subjects.fields if one.startswith(start))
-    return frozenset([one for one in ids if _ID.fullmatch(one)][:MAX_MEMBERS]), start + MOVED in subjects.fields
+    ids = (one.removeprefix(start) for one in subjects.fields if one.startswith(start))
+    return frozenset(one for one in ids if _ID.fullmatch(one)), start + MOVED in subjects.fields
 
 
 def times(answer: Object) -> tuple[int, int]:
@@ -147,7 +152,7 @@ def expires_at(message: StoredMessage, seconds: float) -> int:
     One without a readable time to live, which was put into the bucket by another program, expires after `seconds`.
     """
     found = _SECONDS.fullmatch(headers.find(message.headers, TTL.encode()) or b"")
-    return message.time_ns + int(((float(found[1]) if found else seconds) + EXPIRES_WITHIN) * 1e9)
+    return message.time_ns + int(((min(float(found[1]), LONGEST) if found else seconds) + EXPIRES_WITHIN) * 1e9)
 
 
 def announcement(announced: Announced) -> bytes:
@@ -261,7 +266,7 @@ class BucketMembers:
 
         ids = (await self.seen()).ids
         async with trio.open_nursery() as nursery:
-            for member in sorted(ids):
+            for member in sorted(ids)[:MOST_READ]:
                 nursery.start_soon(read, member)
         if failed:
             raise failed[0]

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import trio
 
-from router_trio.errors import LinkError, SourceError, reasons
+from router_trio.errors import LinkError, SourceError, codes, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import IDLE_HEARTBEAT, STATE_FOR, ConsumerSpec, ConsumerState, StoredAt
 from router_trio.nats.info import ServerInfo
@@ -25,7 +25,7 @@ from router_trio.nats.jetstream.api import Api, ApiError, ConsumerInfo, consumer
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, WRONG_PIN, compare, state_of
 from router_trio.nats.jetstream.consumers import FoundConsumer, Subscribe
 from router_trio.nats.jetstream.oldest import OldestMessage
-from router_trio.nats.jetstream.streams import Lookups
+from router_trio.nats.jetstream.streams import Lookups, lookup_error
 from router_trio.protocol import ack_reply, framing, headers
 
 SINCE = (2, 11)
@@ -73,6 +73,17 @@ def check_version(info: ServerInfo) -> None:
     if info.major_minor is not None and info.major_minor < SINCE:
         detail = f"nats-server {excerpt(info.version)} has no pinned consumers (2.11 or later), which standby needs"
         raise SourceError(f"{detail}; upgrade it, or remove standby", reason=reasons.SERVER_TOO_OLD)
+
+
+async def is_unled(lookups: Lookups, stream: str, durable: str) -> bool:
+    """Return what `link.Link.is_unled` does. Raises `SourceError` and `LinkError`."""
+    try:
+        info = await lookups.ask(f"CONSUMER.INFO.{stream}.{durable}", b"", consumer_info)
+    except ApiError as error:
+        if error.error_code == codes.CONSUMER_NOT_FOUND:
+            return True
+        raise lookup_error(error) from error
+    return not (info.pinned_at or info.paused) and bool(info.num_pending or info.num_ack_pending)
 
 
 async def wait_for_pin(

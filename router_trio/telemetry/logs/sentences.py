@@ -127,6 +127,7 @@ SENTENCES: Mapping[type[Event], str] = {
         "Route {route} has lost partition {partition} of stream {stream}: {detail}; unsettled messages are redelivered "
         "to the process that leads it next"
     ),
+    events.RoutePartitionsUnled: "Route {route}, stream {stream}: {detail}",
     events.RouteReady: "Route {route} is receiving from {source} on connection {connection}",
     events.MessageFailed: "Route {route}: {which_message} failed: {reason}{raised}",
     events.MessageDeadLettered: (

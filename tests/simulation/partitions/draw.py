@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[int, tuple[float, ...], dict[str, tuple[Any, ...]]]] = {
     "machine off": (2, (0.0,), {}),
     "suspend": (5, (0.5, 3.0, 4.6, 5.5, 8.0, 20.0), {}),
     "move": (2, (0.0,), {}),
+    "forge": (3, (5.0, 20.0, 60.0, 300.0), {"count": (1, 2, 30), "every": (0.0, 1.0, 3.0)}),
     # --- the network of one process ---
     "cut": (2, (0.0,), {}),
     "mute": (2, (1.0, 4.0, 7.0, 12.0), {}),

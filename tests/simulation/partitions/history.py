@@ -58,6 +58,7 @@ class Spell:
 class Change:
     """An event after which partitions are led by other processes, or may be. `moves`: some are moved by hand.
 
+    `forged`: members that do not exist were announced; others stand in for them, now and then after a while.
     `led_within` and `fair_within` are the seconds after it in which each partition is led, and shares are fair.
     """
 
@@ -65,6 +66,7 @@ class Change:
     what: str
     led_within: float = 10.0
     fair_within: float = 10.0
+    forged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

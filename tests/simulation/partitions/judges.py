@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from router_trio.routing.stream.consumer.lease import RESERVE
 from tests.simulation.partitions.history import Call, Change, History, Look, Spell
 
+LED_AGAIN = 30.0
+"""Seconds within which another process stands in for a member that does not lead a partition."""
+
 Judge = Callable[[History], Iterator[str]]
 
 
@@ -97,6 +100,21 @@ def led_in_time(history: History) -> Iterator[str]:
             yield f"at {look.at:.3f} s none leads {_listed(missing)}, {since}"
 
 
+def led_again(history: History) -> Iterator[str]:
+    """Check that no partition with something to do is without a leader for long, even if members are forged."""
+    unsettled = [(one.at, one.at + one.led_within) for one in history.changes if not one.forged]
+    since: dict[int, float] = {}
+    for look in history.looks:
+        led = frozenset[int]().union(*look.led.values())
+        if not look.led or any(began <= look.at <= ended for began, ended in unsettled):
+            since = {}
+            continue
+        since = {number: since.get(number, look.at) for number in look.busy - led}
+        late = {number for number, began in since.items() if look.at - began > LED_AGAIN}
+        if late:
+            yield f"at {look.at:.3f} s none has led {_listed(late)} for {LED_AGAIN:g} s"
+
+
 def fair_shares(history: History) -> Iterator[str]:
     """Check that members lead as many partitions as others, or one less, and none twice, after the last change.
 
@@ -143,6 +161,7 @@ JUDGES: dict[str, Judge] = {
     "lost": all_stored,
     "one of a key": one_call_of_a_key,
     "led": led_in_time,
+    "led again": led_again,
     "fair": fair_shares,
 }
 """The judges by the names of the promises."""

@@ -36,6 +36,9 @@ def begin(world: World, step: Step) -> Callable[[], None]:
     if kind == "move":
         world.move(what["partition"], what["which"])
         return _nothing
+    if kind == "forge":
+        world.forge(step)
+        return _nothing
     if kind in OF_PROCESS:
         process = world.pick(what["which"])
         return _nothing if process is None else OF_PROCESS[kind](world, process, step)

@@ -9,7 +9,7 @@ import pytest
 
 from router_trio.routing.stream.consumer.lease import RESERVE
 from tests.simulation.partitions.history import Call, Change, Copy, History, Look, Published, Spell
-from tests.simulation.partitions.judges import JUDGES
+from tests.simulation.partitions.judges import JUDGES, LED_AGAIN
 
 KEYS = {1: "k1", 2: "k2", 3: "k1", 4: "k2"}
 
@@ -146,3 +146,26 @@ def test_partitions_that_were_moved_by_hand_stay_where_they_are() -> None:
 def test_a_longer_wait_of_an_earlier_change_counts() -> None:
     changes = [Change(0.0, "a process was killed", 10.0, 10.0), Change(0.5, "another joined", 1.0, 1.0)]
     assert not broken(looks({}, {}, UNFAIR, changes=changes), "fair")
+
+
+# --- forged members ---
+
+
+def forged(*changes: Change, unled_from: float) -> list[str]:
+    one = history()
+    one.changes = [Change(0.0, "members were forged", 500.0, 500.0, forged=True), *changes]
+    for at in range(0, 80, 2):
+        one.looks.append(
+            Look(float(at), {1: frozenset({0, 1, 2} | ({3} if at < unled_from else set()))}, frozenset({3}))
+        )
+    return broken(one, "led again")
+
+
+def test_a_partition_of_a_forged_member_is_led_again_in_time() -> None:
+    assert not forged(unled_from=78.0 - LED_AGAIN)
+    assert forged(unled_from=76.0 - LED_AGAIN) == [f"at 78.000 s none has led partition 3 for {LED_AGAIN:g} s"]
+
+
+def test_other_changes_begin_the_time_again() -> None:
+    assert not forged(Change(60.0, "joined", led_within=10.0), unled_from=10.0 + LED_AGAIN)
+    assert forged(Change(60.0, "joined", led_within=10.0), unled_from=10.0)

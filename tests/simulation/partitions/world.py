@@ -11,7 +11,8 @@ import trio
 
 from router_trio.errors import LinkError, SourceError
 from router_trio.events import Event
-from router_trio.link import Group, StreamConfig
+from router_trio.link import Announced, Group, StreamConfig
+from router_trio.routing.stream.partitions.unled import LONGEST
 from router_trio.subjects.partitions import Partitioning
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import Stored, Stream
@@ -20,7 +21,7 @@ from tests.simulation import sums
 from tests.simulation.handlers import number_of
 from tests.simulation.partitions import steps
 from tests.simulation.partitions.history import Change, Copy, History, Look, Published
-from tests.simulation.partitions.judges import JUDGES
+from tests.simulation.partitions.judges import JUDGES, LED_AGAIN
 from tests.simulation.partitions.process import DURABLE, FILTER, SINK, SOURCE, Process
 from tests.simulation.partitions.schedule import Schedule
 from tests.simulation.schedule import Step
@@ -36,7 +37,13 @@ PROBED_WITHIN = 10.0
 SETTLED_AFTER = 12.0
 """Seconds after the last change in which shares are looked at once more."""
 
+UNFORGED_WITHIN = LONGEST + 20.0
+"""Seconds within which shares are fair after the end of forged members: until then others may stand in for them."""
+
 LOOK_EVERY = 0.5
+
+ON_THE_WAY = 5
+"""How often something is on the way for a message: a request, the message, its copy, the PubAck, the ack."""
 
 MOST_SHOWN = 5
 """Broken promises of a run that are kept."""
@@ -147,6 +154,24 @@ class World(Watch):
                 await members.move(moves)
         self.changed(f"moved {moves}")
 
+    def forge(self, step: Step) -> None:
+        """Announce members that do not exist, for as long as the step lasts, and others of them now and then."""
+        self._nursery.start_soon(self._forged, step, Random(f"forged {self.schedule.seed} {step.at}"))
+
+    async def _forged(self, step: Step, dice: Random) -> None:
+        until = trio.current_time() + step.seconds
+        within = step.seconds + UNFORGED_WITHIN
+        what = f"{step.what['count']} members were forged"
+        self.history.changes.append(Change(trio.current_time(), what, within, within, forged=True))
+        while (left := until - trio.current_time()) > 0:
+            self.trace.add(what)
+            with suppress(LinkError, SourceError):
+                async with self.broker.machine().connect("nats://forger:4222", b"_INBOX.forger", _Deaf()) as link:
+                    for _ in range(step.what["count"]):
+                        members = await link.members(Group(SOURCE, DURABLE, dice.randbytes(8).hex()))
+                        await members.announce(Announced("", "", (0,)), left)
+            await trio.sleep(step.what["every"] or left)
+
     def changed(self, what: str, for_seconds: float = 0.0) -> None:
         """Record an event after which shares or leads may change, also `for_seconds` later."""
         self.trace.add(what)
@@ -174,14 +199,15 @@ class World(Watch):
             if step.seconds:
                 await trio.sleep(step.seconds / count)
 
-    def _publish_next(self) -> int:
+    def _publish_next(self) -> None:
+        if trio.current_time() < self.broker._server.streams[SOURCE].leaderless_until:
+            return  # nothing confirms it, so it is not published
         number = len(self.history.published) + 1
         subject = f"in.k{number % self.schedule.keys}.{'ab'[number % 3 == 0]}"
         partition = self._partitioning.partition_of(subject)
         published = Published(number, self.key_of(subject), partition, trio.current_time())
         self.history.published.append(published)
         self.broker.publish(subject, b"%d" % number)
-        return number
 
     def key_of(self, subject: str) -> str:
         """Return the key of a message."""
@@ -277,14 +303,19 @@ class World(Watch):
         for _ in range(3 * self.schedule.keys):
             self._publish_next()
         # Messages that were requested by a lost pull are requested again when the consumer is silent.
-        lost = any(step.kind == "pull lost" for step in self.schedule.steps)
-        await self._until_stored(PROBED_WITHIN + (steps.NOTICED_WITHIN["pull"] if lost else 0.0), "probe")
+        kinds = {step.kind for step in self.schedule.steps}
+        more = (steps.NOTICED_WITHIN["pull"] if "pull lost" in kinds else 0.0) + (
+            LED_AGAIN if "forge" in kinds else 0.0
+        )
+        await self._until_stored(PROBED_WITHIN + more, "probe")
         await trio.sleep(LOOK_EVERY)
 
     async def _until_stored(self, seconds: float, promise: str) -> None:
         missing = {one.number for one in self.history.published} - self._stored
         # One process may have all of them in its handler, one after the other, and some a second time.
         seconds += 2 * sum(map(self.seconds_for, missing))
+        # With few in flight, each waits until earlier ones were requested, delivered, stored and acked.
+        seconds += len(missing) * ON_THE_WAY * self.schedule.latency / self.schedule.max_in_flight
         with trio.move_on_after(seconds) as waiting:
             while missing := {one.number for one in self.history.published} - self._stored:
                 await trio.sleep(0.25)

@@ -14,7 +14,7 @@ from router_trio.link import MEMBER_GONE_AFTER, Announced, Group, SeenMembers
 from router_trio.nats.jetstream.api import Api
 from router_trio.nats.jetstream.members import (
     EXPIRES_WITHIN,
-    MAX_MEMBERS,
+    LONGEST,
     STREAM,
     BucketMembers,
     announced,
@@ -28,6 +28,7 @@ from router_trio.nats.jetstream.members import (
 from router_trio.nats.jetstream.streams import Lookups
 from router_trio.protocol import bounded_json
 from router_trio.protocol.bounded_json import AnswerError
+from router_trio.routing.stream.partitions.membership import MAX_MEMBERS, MEMBERS_A_SECOND
 
 A, B = "0123456789abcdef", "f" * 16
 START = "$KV.router-trio-members."
@@ -48,13 +49,6 @@ def test_members_are_the_keys_of_the_route() -> None:
 def test_keys_that_are_no_ids_are_no_members() -> None:
     own = f"{START}ORDERS.router."
     assert members({own + one: 1 for one in ("", "x" * 16, A.upper(), A + "0", f"{A}.x")}) == frozenset()
-
-
-def test_more_keys_than_there_may_be_are_cut_in_an_order_that_all_agree_on() -> None:
-    subjects = {f"{START}ORDERS.router.{number:016x}": 1 for number in range(MAX_MEMBERS + 10)}
-    found = members(subjects)
-    assert found == members(dict(reversed(subjects.items())))
-    assert len(found) == MAX_MEMBERS
 
 
 @pytest.mark.parametrize("subjects", [[], "x", 7])
@@ -115,8 +109,11 @@ def test_a_malformed_announcement_is_skipped(payload: bytes) -> None:
 # --- keys that a server keeps ---
 
 OWN = f"{START}ORDERS.router."
-TIME = "2026-11-29T10:00:{:09.6f}Z"
 GONE = MEMBER_GONE_AFTER + EXPIRES_WITHIN
+
+
+def time(seconds: float) -> str:
+    return f"2026-11-29T10:{int(seconds) // 60:02}:{seconds % 60:09.6f}Z"
 
 
 class Bucket:
@@ -141,15 +138,15 @@ class Bucket:
         return read(json.dumps(getattr(self, self.asked[-1].lower().replace(".", "_"))(**json.loads(body))).encode())
 
     def info(self, subjects_filter: str) -> Any:
-        first = {"first_ts": TIME.format(self.stored[0][2])} if self.stored else {}
+        first = {"first_ts": time(self.stored[0][2])} if self.stored else {}
         subjects = {name: 1 for _, name, _, _ in self.stored if name.startswith(subjects_filter.removesuffix("*"))}
-        return {"ts": TIME.format(self.now), "state": {"subjects": subjects, **first}}
+        return {"ts": time(self.now), "state": {"subjects": subjects, **first}}
 
     def msg_get(self, seq: int = 0, next_by_subj: str = "", last_by_subj: str = "") -> Any:
         for number, name, at, ttl in self.stored:
             if number >= seq and (name == last_by_subj or name.startswith(next_by_subj.removesuffix("*") or "-")):
                 block = b64encode(f"NATS/1.0\r\nNats-TTL: {ttl}\r\n\r\n".encode()) if ttl else b""
-                found = {"seq": number, "subject": name, "time": TIME.format(at), "hdrs": block.decode()}
+                found = {"seq": number, "subject": name, "time": time(at), "hdrs": block.decode()}
                 return {"message": found | {"data": b64encode(moves({1: A})).decode()}}
         return {"error": {"code": 404, "err_code": 10037, "description": "no message found"}}
 
@@ -178,6 +175,13 @@ async def test_the_members_are_looked_up_with_one_request_while_each_is_renewed(
 async def test_an_announcement_of_another_program_expires_as_those_of_this_process(ttl: str) -> None:
     bucket = Bucket((OWN + A, GONE + 0.1, ttl), (OWN + B, 1.0, "5s"))
     assert (await look(bucket)).ids == {B}
+
+
+async def test_an_announcement_for_years_counts_no_longer_than_one_of_a_process_among_as_many_as_there_can_be() -> None:
+    assert LONGEST >= MEMBER_GONE_AFTER * MAX_MEMBERS / MEMBERS_A_SECOND
+    for age, found in ((LONGEST + EXPIRES_WITHIN - 0.1, {A, B}), (LONGEST + EXPIRES_WITHIN + 0.1, {B})):
+        bucket = Bucket((OWN + A, age, "999999999s"), (OWN + B, 1.0, "5s"), now=LONGEST + 20.0)
+        assert (await look(bucket)).ids == found
 
 
 async def test_moves_and_the_keys_of_other_routes_stay_however_old_they_are() -> None:

@@ -8,7 +8,7 @@ announcements; only one of them has the lead of a partition, which the server gi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from socket import gethostname
@@ -26,6 +26,7 @@ from router_trio.events import (
     RouteMembersChanged,
     RoutePartitionGivenUp,
     RoutePartitionLost,
+    RoutePartitionsUnled,
     RoutePartitionTaken,
     StreamWentBack,
 )
@@ -48,6 +49,7 @@ from router_trio.routing.stream.partitions.membership import (
     Membership,
 )
 from router_trio.routing.stream.partitions.partition import Partition
+from router_trio.routing.stream.partitions.unled import Unled
 from router_trio.routing.stream.parts.keeper import PartsKeeper
 from router_trio.settings.routes.sources.partitioned import derived_stream, durables, partitioning_of
 from router_trio.states import FAILED, PAUSED, RUNNING, STARTING, Behind, Holder, Partitions
@@ -71,7 +73,16 @@ LOOK_AT_STREAM_EVERY = 5.0
 STALLED_AFTER = 30.0
 """Seconds for which the source of that stream was not heard of, while messages are missing, until that is reported."""
 
-SOURCING, ROLLED_BACK = "sourcing", "rolled back"
+SOURCING, ROLLED_BACK, UNLED = "sourcing", "rolled back", "unled"
+
+REPORTED_EVERY = 10.0
+"""Seconds between two reports of partitions that no process leads, while there are some."""
+
+MOST_NAMED = 8
+"""Partitions, and members, that a reason names. The others are counted."""
+
+DENIED_LOOK_EVERY = 60.0
+"""Seconds between two lookups of leads while this user has no permission for them: a server logs each of these."""
 
 ANNOUNCE, LOOK = "announce", "look"
 _FAILING = {
@@ -115,6 +126,10 @@ class PartitionedSource(KeptSource[PartsKeeper]):
         self.keeper: PartsKeeper = PartsKeeper(routing, self._behind, StreamKeeper.lead_ends, self._shown)
         me: str = connection.platform.token_hex(8) if before is None else before._membership.me
         self._membership: Membership = Membership(me, partitioning.count)
+        self._unled: Unled = Unled(connection.platform.random)
+        self._reported: frozenset[int] = frozenset()
+        """Partitions that were reported to be unled, and below when."""
+        self._reported_at = -inf
         self._partitions: dict[int, Partition] = {}
         self._before: Mapping[int, StreamKeeper] = {}
         self._copied: Copied = Copied(b"")
@@ -137,6 +152,7 @@ class PartitionedSource(KeptSource[PartsKeeper]):
         self._found = before._found
         self._copied = before._copied
         self._wanted = replace(self._wanted, known=before._wanted.known)
+        self._membership.stand_ins |= before._membership.stand_ins
         self._before = {number: one.keeper for number, one in before._partitions.items()}
         left: list[Holder] = []
         for number, keeper in self._before.items():
@@ -163,6 +179,7 @@ class PartitionedSource(KeptSource[PartsKeeper]):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce, members)
                 nursery.start_soon(self._look_at_stream, link)
+                nursery.start_soon(self._look_for_unled, link, found.name)
                 async with trio.open_nursery() as partitions:
                     self._link, self._nursery = link, partitions
                     self._go_by(range(self._membership.count))
@@ -176,6 +193,8 @@ class PartitionedSource(KeptSource[PartsKeeper]):
                 nursery.cancel_scope.cancel()
         finally:
             self._link = self._nursery = None
+            self._unled.forget()
+            self.state.remove_obstacle(UNLED)
             self._receiving_ends("no partition is read, because the connection is down")
         if self._failure is not None:
             raise self._failure
@@ -307,6 +326,66 @@ class PartitionedSource(KeptSource[PartsKeeper]):
         self._failing[what] = trio.current_time(), ""
         self._retry.succeeded()
         self._show()
+
+    # --- partitions of others ---
+
+    async def _look_for_unled(self, link: Link, stream: str) -> None:
+        """Look whether the partitions of others have leaders, until cancelled, and stand in for those without."""
+        names = durables(self._routing.plan.settings.source)
+        while True:
+            membership = self._membership
+            others = membership.of_others
+            number = self._unled.next_look(others, trio.current_time())
+            if number is not None:
+                await self._look_for_leader(number, link, stream, names[number])
+            self._report_unled()
+            await trio.sleep(self._unled.pause(len(others), len(membership.members)))
+
+    async def _look_for_leader(self, number: int, link: Link, stream: str, durable: str) -> None:
+        membership = self._membership
+        try:
+            is_unled = await link.is_unled(stream, durable)
+        except SourceError as error:
+            self._unled.not_known(number)
+            if error.reason == reasons.PERMISSION_DENIED:
+                await trio.sleep(DENIED_LOOK_EVERY)
+            return
+        now = trio.current_time()
+        if number not in membership.of_others:
+            return
+        if not is_unled:
+            if self._unled.led(number, now):
+                self._go_by(membership.led_elsewhere(number, now))
+            return
+        stand_in = self._unled.not_led(number, now)
+        if stand_in is not None and number not in membership.stand_ins:
+            until, firm = stand_in
+            self._go_by(membership.stand_in(number, now, until, firm=firm))
+            self._wake.set()  # `due_at` is another one
+
+    def _report_unled(self) -> None:
+        """Show among the obstacles of the route which partitions no process leads, and report new ones."""
+        unled = self._unled.partitions
+        if not unled:
+            self._reported = frozenset()
+            self.state.remove_obstacle(UNLED)
+            return
+        text = bounded(_unled_text(unled, self._membership.owners))
+        self.state.add_obstacle(UNLED, text)
+        now = trio.current_time()
+        if self._reported.issuperset(unled) or now < self._reported_at + REPORTED_EVERY:
+            return
+        self._reported, self._reported_at = frozenset(unled), now
+        self._emit(
+            RoutePartitionsUnled(
+                at=now,
+                route=self.state.name,
+                stream=self._stream,
+                durable=self._durable,
+                count=len(unled),
+                detail=text,
+            )
+        )
 
     # --- partitions ---
 
@@ -441,7 +520,8 @@ class PartitionedSource(KeptSource[PartsKeeper]):
     @property
     def _led(self) -> tuple[int, ...]:
         """The partitions that this process leads: it has their lead, or would get it with the next message."""
-        idle = [number for number in self._membership.those(WANTED) if self._is_idle(number)]
+        membership = self._membership
+        idle = [one for one in membership.those(WANTED) if membership.is_share(one) and self._is_idle(one)]
         return tuple(sorted((*self._has_lead, *idle)))
 
     def _is_idle(self, number: int) -> bool:
@@ -458,7 +538,7 @@ class PartitionedSource(KeptSource[PartsKeeper]):
         return Partitions(
             count=membership.count,
             led=led,
-            wanted=tuple(number for number in membership.those(WANTED) if number not in led),
+            wanted=tuple(one for one in membership.those(WANTED) if membership.is_share(one) and one not in led),
             lag=lag,
             member=membership.me,
             members=membership.members,
@@ -507,3 +587,18 @@ class PartitionedSource(KeptSource[PartsKeeper]):
         if not connection.has_same_streams(self._connection):
             return None
         return PartitionedSource(routing, connection, self._emit, dead_letters, self, router=self._router)
+
+
+def _unled_text(unled: Sequence[int], owners: Sequence[str]) -> str:
+    """Return that no process leads these partitions, and why, as text."""
+    text = f"no process leads {_counted('partition', unled)}, so that messages wait there"
+    if owners:
+        theirs = sorted({owners[number] for number in unled})
+        text += f": the share of {_counted('member', theirs)}, which can't lead or does not exist"
+    return f"{text}; a process that can lead stands in within seconds"
+
+
+def _counted(noun: str, what: Sequence[object]) -> str:
+    """Return the first of several by name, as text, and how many more there are."""
+    more = f" and {len(what) - MOST_NAMED} more" if len(what) > MOST_NAMED else ""
+    return f"{noun}{'s' if len(what) > 1 else ''} {', '.join(map(str, what[:MOST_NAMED]))}{more}"

@@ -22,7 +22,8 @@ const RUNBOOKS = { NATS_ACK_ERROR: "RouterAckFailures", NATS_CONNECTION_FAILED: 
   ROUTER_NOT_READY: "RouterNotReady", ROUTER_RELOAD_REFUSED: "RouterReloadRefused", ROUTE_BREAKER_OPENED: "RouterBreakerOpen",
   ROUTE_DEAD_LETTER_NOT_STORED: "RouterDeadLettersNotStored", ROUTE_MESSAGE_DEAD_LETTERED: "RouterMessagesDeadLettered",
   ROUTE_MESSAGE_FAILED: "RouterMessageRetriedForLong", ROUTE_MESSAGE_GIVEN_UP: "RouterMessagesDeadLettered",
-  ROUTE_MEMBERS_CHANGED: "RouterPartitionsUnfair", ROUTE_PARTITION_GIVEN_UP: "RouterPartitionsUnled", ROUTE_PARTITION_LOST: "RouterPartitionsUnled" };
+  ROUTE_MEMBERS_CHANGED: "RouterPartitionsUnfair", ROUTE_PARTITION_GIVEN_UP: "RouterPartitionsUnled", ROUTE_PARTITION_LOST: "RouterPartitionsUnled",
+  ROUTE_PARTITIONS_UNLED: "RouterPartitionsUnled" };
 const byId = (id) => document.getElementById(id);
 const number = (value) => Number(value).toLocaleString("en");
 const runbook = (alert) => DOCS + "runbooks/" + alert + ".md";

@@ -13,6 +13,7 @@ from router_trio.routing.stream.partitions.membership import (
     ELSEWHERE,
     GIVEN_UP,
     LED,
+    MAX_MEMBERS,
     RETURN_WITHIN,
     SETTLED_FOR,
     SILENT_AFTER,
@@ -20,6 +21,7 @@ from router_trio.routing.stream.partitions.membership import (
     Membership,
 )
 from router_trio.routing.stream.partitions.shares import owners
+from router_trio.routing.stream.partitions.unled import LONGEST, MOMENT, SHORTEST, UNLED_FOR, Unled
 
 
 def alone(count: int = 4) -> Membership:
@@ -125,6 +127,87 @@ def test_a_process_that_leaves_gives_everything_up_at_once_and_takes_nothing_mor
     assert membership.taken(3, 2.0) is GIVEN_UP
 
 
+# --- members that do not lead ---
+
+
+def test_a_process_stands_in_for_a_member_and_gives_it_another_chance_at_the_end_of_that_time() -> None:
+    membership = alone()
+    membership.saw(["me", "other"], 1.0)
+    theirs, *others = share_of("other", "me", "other")
+    assert membership.of_others == {theirs, *others}
+    assert membership.stand_in(theirs, 2.0, 30.0, firm=False) == [theirs]
+    assert membership.phase(theirs) is WANTED
+    assert not membership.is_share(theirs)
+    assert theirs in membership.of_others, "until this process has the lead"
+    assert membership.taken(theirs, 3.0) is LED
+    assert membership.of_others == {*others}
+    assert membership.settle(29.0) == []
+    assert membership.due_at == 30.0
+    membership.settle(30.0)
+    assert membership.due_at == 30.0 + SETTLED_FOR
+    assert membership.settle(30.0 + SETTLED_FOR) == [theirs]
+    assert membership.released(theirs) is ELSEWHERE
+
+
+def test_a_process_that_stands_in_steps_back_when_another_one_has_the_lead() -> None:
+    membership = alone()
+    membership.saw(["me", "other"], 1.0)
+    theirs = share_of("other", "me", "other")[0]
+    membership.stand_in(theirs, 2.0, 30.0, firm=False)
+    assert membership.led_elsewhere(theirs, 3.0) == [theirs]
+    assert membership.phase(theirs) is ELSEWHERE
+    mine = share_of("me", "me", "other")[0]
+    assert membership.led_elsewhere(mine, 3.0) == []
+    assert membership.phase(mine) is WANTED
+
+
+def test_another_owner_gets_the_partition_at_once_unless_several_have_failed_to_lead_it() -> None:
+    for firm in (False, True):
+        membership = alone()
+        membership.saw(["me", "forged"], 1.0)
+        left = share_of("forged", "me", "forged")
+        for partition in left:
+            membership.stand_in(partition, 2.0, 60.0, firm=firm)
+            membership.taken(partition, 2.0)
+        membership.saw(["me", "third"], 3.0)
+        membership.settle(3.0 + SETTLED_FOR)
+        theirs = [one for one in left if one in share_of("third", "me", "third")]
+        assert theirs
+        assert {membership.phase(one) for one in theirs} == {LED if firm else GIVEN_UP}
+
+
+def test_a_process_stands_in_even_before_it_knows_the_members() -> None:
+    membership = Membership("me", 4)
+    assert membership.of_others == {0, 1, 2, 3}
+    assert membership.stand_in(1, 0.0, 30.0, firm=False) == [1]
+    assert membership.saw(["me"], 1.0) == [0, 2, 3]
+    assert membership.those(WANTED) == [0, 1, 2, 3]
+    assert membership.stand_ins == {}
+
+
+def test_a_process_that_leaves_stands_in_for_none() -> None:
+    membership = leading()
+    membership.saw(["me", "other"], 1.0)
+    membership.leave()
+    assert membership.of_others == frozenset()
+    assert membership.stand_in(0, 2.0, 30.0, firm=True) == []
+    assert membership.due_at == inf
+
+
+def test_of_more_members_than_there_may_be_those_count_that_were_there_before() -> None:
+    known = [f"f{number:015x}" for number in range(5)]
+    me = known[0]
+    membership = Membership(me, 4)
+    membership.saw(known, 0.0)
+    forged = [f"{number:016x}" for number in range(2 * MAX_MEMBERS)]
+    membership.saw([*forged, *known], 1.0)
+    assert len(membership.members) == MAX_MEMBERS
+    assert membership.members >= {*known, forged[0]}
+    membership = Membership(me, 4)
+    membership.saw([*forged, *known], 1.0)
+    assert me in membership.members
+
+
 # --- several processes ---
 
 STEP = 0.25
@@ -136,9 +219,11 @@ class Process:
     """A process in front of a server that is only a bucket and pins. `drained_at`: when a given-up lead is empty."""
 
     membership: Membership
+    unled: Unled
     suspended_until: float = 0.0
     announces_at: float = 0.0
     looks_at: float = 0.0
+    looks_for_leader_at: float = 0.0
     drained_at: dict[int, float] = field(default_factory=dict)
 
 
@@ -158,10 +243,14 @@ class Group:
 
     def join(self) -> None:
         name = f"{self.random.getrandbits(64):016x}"
-        self.processes[name] = Process(Membership(name, self.count))
+        self.processes[name] = Process(Membership(name, self.count), Unled(self.random))
 
     def kill(self, name: str) -> None:
         del self.processes[name]
+
+    def forge(self, count: int = 1, seconds: float = inf) -> None:
+        """Put members into the bucket that do not exist."""
+        self.bucket |= {f"{self.random.getrandbits(64):016x}": self.now + seconds for _ in range(count)}
 
     def leave(self, name: str) -> None:
         one = self.processes[name]
@@ -188,6 +277,10 @@ class Group:
                 one.looks_at = now + LOOK_EVERY
                 self._react(one, membership.saw([*self.bucket], now))
         self._react(one, membership.settle(now))
+        one.looks_for_leader_at = max(one.looks_for_leader_at, now - STEP)
+        while one.looks_for_leader_at <= now:
+            self._look_for_leader(one)
+            one.looks_for_leader_at += one.unled.pause(len(membership.of_others), len(membership.members))
         for partition in range(self.count):
             holder, until = self.pins.get(partition, ("", 0.0))
             phase = membership.phase(partition)
@@ -204,6 +297,25 @@ class Group:
                 membership.released(partition)
             elif phase is GIVEN_UP and holder == name:
                 self.pins[partition] = (name, now + PIN_FOR)
+
+    def _look_for_leader(self, one: Process) -> None:
+        """Look up whether a partition has a leader. All of them always have messages."""
+        membership, now = one.membership, self.now
+        number = one.unled.next_look(membership.of_others, now)
+        if number is None:
+            return
+        if self.pins.get(number, ("", 0.0))[1] > now:
+            if one.unled.led(number, now):
+                self._react(one, membership.led_elsewhere(number, now))
+            return
+        found = one.unled.not_led(number, now)
+        if found is not None and number not in membership.stand_ins:
+            self._react(one, membership.stand_in(number, now, found[0], firm=found[1]))
+
+    @property
+    def unled_for(self) -> float:
+        """The longest time for which a partition has had no leader now."""
+        return self.now - min(self.unled_since.values())
 
     def _react(self, one: Process, changed: list[int]) -> None:
         for partition in changed:
@@ -280,6 +392,64 @@ def test_under_many_changes_each_partition_has_one_leader_at_most_and_recovers(s
         next(changes)
         group.run(group.random.choice([0.25, 1.0, 3.0]))
     group.run(35.0)
+    group.assert_fair()
+
+
+IN_TIME = UNLED_FOR + MOMENT[1] + 8.0
+"""Seconds within which each of 16 partitions is led, whatever members are forged."""
+
+
+@pytest.mark.parametrize("forged", [1, 3, 200])
+@pytest.mark.parametrize("real", [1, 3])
+def test_partitions_of_forged_members_are_led_in_time_and_rarely_without_a_leader(real: int, forged: int) -> None:
+    group = Group(forged, count=16)
+    for _ in range(real):
+        group.join()
+    group.run(8.0)
+    group.forge(forged)
+    unled, steps = 0, 0
+    while group.now < 3600.0:
+        group.step()
+        assert group.unled_for <= IN_TIME
+        if group.now > 1200.0:
+            steps += group.count
+            unled += sum(group.now - since > STEP for since in group.unled_since.values())
+    assert unled / steps < 0.1
+    # A process that joins meanwhile and one that leaves have their share as always, besides those of forged members.
+    group.bucket = {name: until for name, until in group.bucket.items() if name in group.processes}
+    group.run(LONGEST + 10.0)
+    group.assert_fair()
+
+
+def test_a_new_forged_member_each_second_leaves_most_partitions_led() -> None:
+    group = Group(5, count=16)
+    for _ in range(2):
+        group.join()
+    group.run(8.0)
+    unled, steps = 0, 0
+    while group.now < 1800.0:
+        group.forge(seconds=410.0)
+        group.run(1.0)
+        assert group.unled_for <= IN_TIME
+        if group.now > 600.0:
+            steps += group.count
+            unled += sum(group.now - since > STEP for since in group.unled_since.values())
+    assert unled / steps < 0.1
+
+
+def test_a_member_that_was_slow_has_its_share_again() -> None:
+    group = Group(7, count=16)
+    for _ in range(2):
+        group.join()
+    group.run(8.0)
+    name, slow = next(iter(group.processes.items()))
+    slow.suspended_until = group.now + IN_TIME
+    while group.now < slow.suspended_until:
+        group.bucket[name] = group.now + GONE_AFTER  # it announces itself, and leads nothing
+        group.step()
+    other = next(one for one in group.processes if one != name)
+    assert group.led[other] == group.count
+    group.run(2 * SHORTEST + 5.0)
     group.assert_fair()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -13,10 +13,13 @@ from trio.testing import MockClock
 
 from router_trio import Message
 from router_trio.errors import ConfigurationError
+from router_trio.events import Level
+from router_trio.link import Announced, Group
 from router_trio.states import Partitions, RouteState
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
+from tests.support.recorder import Recorder
 from tests.support.world import World, handled, to, world
 
 KEYS = 20
@@ -279,6 +282,86 @@ async def test_a_partition_whose_destination_is_away_is_handed_over(autojump_clo
             assert brokers["edge"].messages("OUT")
         await first.find("edge")
         await eventually(lambda: len(away["edge"].messages("OUT")) + len(brokers["edge"].messages("OUT")) == 200)
+
+
+# --- members that do not lead ---
+
+
+async def announce(broker: FakeBroker, *ids: str, seconds: float = 1e6) -> None:
+    """Announce members that lead nothing."""
+    async with broker.machine().connect("nats://other:4222", b"_INBOX.other", Recorder()) as link:
+        for member in ids:
+            await (await link.members(Group("ORDERS", "router", member))).announce(Announced("", "", ()), seconds)
+
+
+def routed(broker: FakeBroker, count: int) -> Callable[[], bool]:
+    return lambda: len(broker.messages("OUT")) == count
+
+
+@pytest.mark.parametrize("forged", [1, 40])
+async def test_messages_of_partitions_that_no_member_leads_are_routed_and_reported(
+    forged: int, autojump_clock: MockClock
+) -> None:
+    broker = group_broker()
+    async with processes(broker, 2) as both:
+        await announce(broker, *(f"{number:016x}" for number in range(forged)))
+        await eventually(lambda: sum(len(shown(w.route).led) for w in both) < PARTITIONS, 10)
+        publish(broker, 100)
+        await eventually(
+            lambda: any("no process leads" in str(readiness(w.live, trio.current_time())) for w in both), 15
+        )
+        warned = next(one for w in both for one in w.watch.of("ROUTE_PARTITIONS_UNLED"))
+        assert warned.level is Level.WARN
+        assert "0000000000000000" in warned.detail or forged > 1
+        await eventually(routed(broker, 100), 15)
+        await eventually(lambda: all(readiness(w.live, trio.current_time())[0] == 200 for w in both))
+        assert_all_in_order(broker, 100)
+        assert sum(len(shown(w.route).led) for w in both) == PARTITIONS
+        # The leads are given up now and then, for a member that was only slow.
+        for number in range(100, 1000, 20):
+            publish(broker, 20, first=number)
+            await trio.sleep(5)
+        await eventually(routed(broker, 1000), 30)
+        assert_all_in_order(broker, 1000)
+
+
+async def test_a_process_that_stands_in_goes_on_through_a_reload(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    async with processes(broker, 1) as (one,):
+        await announce(broker, "0" * 16)
+        await eventually(lambda: len(shown(one.route).led) == PARTITIONS // 2, 10)
+        publish(broker, 100)
+        await eventually(lambda: len(shown(one.route).led) == PARTITIONS, 20)
+        await one.live.reload(one.configuration(route(max_in_flight=16)))
+        publish(broker, 100, first=100)
+        await eventually(routed(broker, 200), 5)
+        assert_all_in_order(broker, 200)
+
+
+async def test_a_partition_without_messages_is_not_unled(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    async with processes(broker, 1) as (one,):
+        publish(broker, 100)
+        await eventually(routed(broker, 100))
+        await announce(broker, "0" * 16)
+        await eventually(lambda: len(shown(one.route).led) == PARTITIONS // 2, 10)
+        await trio.sleep(60)
+        assert not one.watch.of("ROUTE_PARTITIONS_UNLED")
+        assert readiness(one.live, trio.current_time())[0] == 200
+
+
+async def test_without_the_permission_to_look_leads_up_no_process_stands_in(autojump_clock: MockClock) -> None:
+    broker = group_broker()
+    async with processes(broker, 1) as (one,):
+        publish(broker, 100)
+        await eventually(routed(broker, 100))
+        await announce(broker, "0" * 16)
+        await eventually(lambda: len(shown(one.route).led) == PARTITIONS // 2, 10)
+        broker.deny_publish("$JS.API.CONSUMER.INFO.>")
+        publish(broker, 100, first=100)
+        await trio.sleep(60)
+        assert not one.watch.of("ROUTE_PARTITIONS_UNLED")
+        assert not routed(broker, 200)()
 
 
 async def test_max_in_flight_is_that_of_all_partitions(autojump_clock: MockClock) -> None:
