@@ -276,7 +276,9 @@ class NatsLink:
         renew = spec.pin not in self._pins
         with self._denials.raised(framing.wire(asked)):
             pin = await learning(
-                partial(wait_for_pin, self.api, self.wire.send, self.subscribe, inbox, spec, renew=renew),
+                partial(
+                    wait_for_pin, self.api, self.wire.send, self.subscribe, inbox, spec, self._lookups, renew=renew
+                ),
                 self._lookups,
                 spec,
                 found,

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from router_trio.errors import SourceError
-from router_trio.link import LEAD_ENDS_AFTER, ConsumerState
+from router_trio.link import LEAD_ENDS_AFTER, ConsumerState, Link
 from router_trio.protocol.framing import payload
 from tests.contract.orders import SPEC, sequences
 from tests.contract.peers import Peer, link_of
@@ -170,6 +170,51 @@ async def test_requests_of_the_former_leader_do_not_change_the_order_of_redelive
         assert await leading.again(unacked)
         leading.pull(len(unacked), 5.0)
         assert sequences(await again.until_delivered(len(unacked))) == list(unacked)
+
+
+async def test_another_process_that_waits_does_not_change_the_order_of_redeliveries(
+    peer: Peer, clock: trio.abc.Clock | None
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    for number in range(6):
+        await peer.publish("orders.new", b"%d" % number)
+    spec, received, again = replace(STANDBY, ack_wait=30.0), Recorder(), Recorder()
+    async with (
+        link_of(peer) as first,
+        peer.connect(peer.server, b"_INBOX.other", Recorder()) as second,
+        peer.connect(peer.server, b"_INBOX.third", Recorder()) as third,
+        trio.open_nursery() as nursery,
+    ):
+        pin = await first.take_the_lead(spec, ignore)
+        consumer = await first.open_consumer(replace(spec, pin=pin), received)
+        consumer.pull(6, 30.0)
+        await received.until_delivered(5)  # the request for the lead got the first one
+        taken: list[tuple[Link, str]] = []
+
+        async def wait(link: Link) -> None:
+            taken.append((link, await link.take_the_lead(spec, ignore)))
+
+        nursery.start_soon(wait, second)
+        await trio.sleep(0.5)
+        nursery.start_soon(wait, third)
+        await trio.sleep(0.5)  # the requests of both wait
+        consumer.release_lead()
+        await first.fence()
+        await peer.publish("orders.new", b"6")
+        while not taken:
+            await trio.sleep(0.05)
+        leader, pin = taken[0]
+        leading = await leader.open_consumer(replace(spec, pin=pin), again)
+        unacked = await leading.unacked(1)
+        assert unacked
+        assert list(unacked[:6]) == [1, 2, 3, 4, 5, 6]
+        assert await leading.again(unacked)
+        for count in range(1, len(unacked) + 1):
+            await trio.sleep(0.2)  # nothing of the leader waits at the server
+            leading.pull(1, 5.0)
+            await again.until_delivered(count)
+        assert sequences(await again.until_delivered(len(unacked))) == list(unacked)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_consumer_of_the_other_kind_is_refused(peer: Peer) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import trio
 
 from tests.support.command import running
 from tests.support.eventually import eventually
@@ -93,6 +94,48 @@ async def test_messages_of_all_sizes_that_a_killed_process_left_are_routed_in_or
 
         async with running("run", "router.toml", cwd=tmp_path):
             await eventually(all_stored, 30)
+        stored = await stream.stream_messages("OUT")
+    assert len(stored) == MESSAGES
+    assert late(stored) == 0
+
+
+STANDBY = ", standby = true"
+
+
+async def test_with_two_processes_waiting_for_the_lead_redeliveries_keep_their_order(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """One of them takes it, and the other one goes on waiting."""
+    async with connect(server.url) as client:
+        stream = JetStream(client)
+        await stream.create_stream("IN", ["in.>"], storage="memory")
+        await stream.create_stream("OUT", ["out.>"], storage="memory")
+        for number in range(MESSAGES):
+            await stream.publish(f"in.{number % ROUTES}.{number // ROUTES % KEYS}", b"%d " % number)
+        folders = [tmp_path / name for name in ("leading", "first", "second")]
+        for folder, handler in zip(folders, ("hang", "work", "work"), strict=True):
+            folder.mkdir()
+            configure(folder, server.url, handler, STANDBY)
+
+        async def all_delivered() -> bool:
+            if len(process.logged("ROUTE_READY")) < ROUTES:
+                return False
+            consumers = [await stream.consumer_info("IN", f"router-{number}") for number in range(ROUTES)]
+            return sum(int(one["num_ack_pending"]) for one in consumers) == MESSAGES
+
+        async def all_stored() -> bool:
+            return bool((await stream.stream_info("OUT"))["state"]["messages"] == MESSAGES)
+
+        async with running("run", "router.toml", cwd=folders[0]) as process:
+            await eventually(all_delivered, 20)
+            async with (
+                running("run", "router.toml", cwd=folders[1]) as first,
+                running("run", "router.toml", cwd=folders[2]) as second,
+            ):
+                await eventually(lambda: all(len(one.logged("ROUTE_STANDBY")) >= ROUTES for one in (first, second)), 20)
+                await trio.sleep(2.0)  # until they wait for the lead in the way that they go on waiting
+                process.send(signal.SIGKILL)
+                await eventually(all_stored, 60)
         stored = await stream.stream_messages("OUT")
     assert len(stored) == MESSAGES
     assert late(stored) == 0

@@ -87,6 +87,9 @@ NOT_DELIVERED = 2**62
 HOLD_EVERY = 1.0
 """Seconds between two requests that keep the lead of a standby consumer."""
 
+OTHERS_END_WITHIN = 2.5
+"""Seconds to wait for the end of the requests of processes that did not get the lead: see `standby.ASK_FOR`."""
+
 Subscribe = Callable[[str, Deliver], Awaitable[Subscription]]
 OwnAnswers = Callable[[], contextlib.AbstractContextManager[Collection[bytes]]]
 """Returns a context that yields the subjects of all answers to deliveries that this link sends while it is entered."""
@@ -255,6 +258,7 @@ class WirePullConsumer:
             # Requests of the former leader may wait. The server ends them when a message is due, and moves that one
             # behind all others: so only one is due.
             await self._answered(subjects[0], b"-NAK")
+            await self._others_end()
         # Some of them are queued for redelivery already: those that the server was about to send when the dead link was
         # closed. They would be delivered before the others. A nak with a delay removes a message from that queue, one
         # without puts it at the end. On a busy server a message may be queued only now, between the two. An answer
@@ -264,6 +268,19 @@ class WirePullConsumer:
         self._send(b"".join(framing.publish(subject, b"-NAK") for subject in most))
         # The server processes naks and pulls independently. Only an answer shows that the naks are processed.
         return await self._answered(last, b"-NAK")
+
+    async def _others_end(self) -> None:
+        """Wait until the requests of processes that did not get the lead have ended, for a while at most.
+
+        As long as one waits, a message that is due when this process has no request there is moved behind all others.
+        """
+        spec = self._spec
+        with trio.move_on_after(OTHERS_END_WITHIN), contextlib.suppress(SourceError, ApiError):
+            while (
+                await self._lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
+            ).num_waiting:
+                self.hold_lead()
+                await trio.sleep(STALE_PULLS_POLL)
 
     async def _answered(self, ack_subject: bytes, answer: bytes) -> bool:
         """Answer a delivery, and wait until the server has processed the answer. Returns True if it has.

@@ -1,8 +1,13 @@
 """Waits for the lead of a standby consumer: a pinned consumer of ADR-42.
 
-A request for a message without a pin waits until the client that has the pin is silent for too long, or gives it up.
-The server then pins the client that gets the next message, and sends the pin in its header. That message is not acked:
-it is redelivered, behind everything delivered before it, when the consumer is opened with the pin.
+A consumer loses its pin when the client that has it is silent for too long, or gives it up. Its state shows that. Only
+then is a message requested, without a pin. The server pins the client that gets the next message, and sends the pin in
+its header. That message is not acked: it is redelivered, behind everything delivered before it, when the consumer is
+opened with the pin.
+
+No request waits at the server while another client has the pin: a message that is due for redelivery, and finds only
+requests of clients without the pin, is moved behind all others (nats-server 2.15.1). So a request ends soon, and the
+leader waits until those of other clients have ended: see `OTHERS_END_WITHIN`.
 
 A request of a client that has gone waits at the server until it expires. If it gets the pin, no client has the lead,
 until the timeout for a silent lead is over and the next one gets it.
@@ -21,7 +26,7 @@ from router_trio.errors import LinkError, SourceError, codes, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import IDLE_HEARTBEAT, STATE_FOR, ConsumerSpec, ConsumerState, StoredAt
 from router_trio.nats.info import ServerInfo
-from router_trio.nats.jetstream.api import Api, ApiError, ConsumerInfo, consumer_info
+from router_trio.nats.jetstream.api import NOT_FOUND, Api, ApiError, ConsumerInfo, consumer_info
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, WRONG_PIN, compare, state_of
 from router_trio.nats.jetstream.consumers import FoundConsumer, Subscribe
 from router_trio.nats.jetstream.oldest import OldestMessage
@@ -35,9 +40,17 @@ PIN = b"Nats-Pin-Id"
 MAX_PIN = 64
 """Characters of a pin, which becomes a part of each request."""
 
-ASK_FOR = 30.0
+TAKEN_LOOK_EVERY = 1.0
+"""Seconds between two lookups of whether the lead is free."""
+
+ASK_FOR = 1.0
+"""Seconds for which a request for the lead waits at the server. Then it is looked up whether another client has it."""
+
+ASK_BLINDLY_FOR = 30.0
+"""Seconds for which it waits if this user may not look that up."""
+
 HEARD_WITHIN = 15.0
-"""Seconds without a message or heartbeat after which the request is sent again."""
+"""Seconds without a message or a status after which the request is sent again."""
 
 PIN_CHECKED_WITHIN = 2.0
 
@@ -87,7 +100,14 @@ async def is_unled(lookups: Lookups, stream: str, durable: str) -> bool:
 
 
 async def wait_for_pin(
-    api: Api, send: Callable[[bytes], None], subscribe: Subscribe, inbox: bytes, spec: ConsumerSpec, *, renew: bool
+    api: Api,
+    send: Callable[[bytes], None],
+    subscribe: Subscribe,
+    inbox: bytes,
+    spec: ConsumerSpec,
+    lookups: Lookups,
+    *,
+    renew: bool,
 ) -> str:
     """Return the pin of an existing consumer. Raises `SourceError` if it is deleted. Can be cancelled.
 
@@ -119,12 +139,16 @@ async def wait_for_pin(
                 send(framing.publish(framing.wire(unpin_subject(api, spec)), UNPIN, reply=inbox + b"-unpin"))
         heartbeat = int(IDLE_HEARTBEAT * 1e9)
         while waiting.pin is None:
-            await asked(HEARD_WITHIN, expires=int(ASK_FOR * 1e9), idle_heartbeat=heartbeat)
+            taken = await _is_taken(lookups, spec)
+            if taken:
+                await trio.sleep(TAKEN_LOOK_EVERY)
+                continue
+            if taken is None:
+                await asked(HEARD_WITHIN, expires=int(ASK_BLINDLY_FOR * 1e9), idle_heartbeat=heartbeat)
+            else:
+                await asked(HEARD_WITHIN, expires=int(ASK_FOR * 1e9))
             if waiting.code == 503 or (waiting.code == 409 and "deleted" in waiting.words):
-                detail = f"no server answers for the durable {spec.durable!r} of stream {spec.stream!r}"
-                raise SourceError(
-                    detail, reason=reasons.CONSUMER_DELETED if waiting.code == 409 else reasons.NO_RESPONDERS
-                )
+                raise _gone(spec, reasons.CONSUMER_DELETED if waiting.code == 409 else reasons.NO_RESPONDERS)
             if waiting.code == 409:
                 await trio.sleep(1.0)  # a change of leaders, or a limit: an immediate request would get the same answer
         return waiting.pin
@@ -138,6 +162,27 @@ async def wait_for_pin(
         raise
     finally:
         subscription.close()
+
+
+def _gone(spec: ConsumerSpec, reason: str) -> SourceError:
+    detail = f"no server answers for the durable {spec.durable!r} of stream {spec.stream!r}"
+    return SourceError(detail, reason=reason)
+
+
+async def _is_taken(lookups: Lookups, spec: ConsumerSpec) -> bool | None:
+    """Return whether a client has the lead; None if this user may not look that up.
+
+    Raises `SourceError` if the consumer was deleted. Can be cancelled.
+    """
+    try:
+        info = await lookups.ask(f"CONSUMER.INFO.{spec.stream}.{spec.durable}", b"", consumer_info)
+    except ApiError as error:
+        if error.code == NOT_FOUND and error.error_code != codes.STREAM_NOT_FOUND:
+            raise _gone(spec, reasons.CONSUMER_DELETED) from error
+        return False  # a request shows what else is wrong
+    except SourceError as error:
+        return None if error.reason == reasons.PERMISSION_DENIED else False
+    return bool(info.pinned_at)
 
 
 async def learning(
