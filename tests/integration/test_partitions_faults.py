@@ -168,6 +168,24 @@ async def test_messages_are_routed_although_many_members_are_forged_while_it_run
         await at.until_ready()
 
 
+async def test_a_process_routes_although_more_members_are_forged_than_an_answer_has_room_for(tmp_path: Path) -> None:
+    async def before(streams: JetStream) -> None:
+        await streams.api(f"STREAM.CREATE.{STREAM}", bucket_config(1, "memory"))
+        subject = "$KV.router-trio-members.IN.router."
+        await streams.publish_many(
+            (f"{subject}{number:016x}", b"{}", [("Nats-TTL", "900s")]) for number in range(20_000)
+        )
+
+    async with place(tmp_path, ROUTE, before=before) as at:
+        for number in range(40):
+            await at.streams.publish(f"in.{number}", b"%d" % number)
+        await at.until_unready("the processes that share the partitions are not known")
+        await eventually(lambda: at.live.routes[0].settled["routed"] == 40, 30)
+        await at.streams.api(f"STREAM.PURGE.{STREAM}")
+        await at.until_ready()
+        assert led(at) == 4
+
+
 def slow_users(*, deny: Sequence[str] = ()) -> str:
     """Return the configuration of a server with another user `slow`, who may not publish to some subjects."""
     slow = f'  {{ user: slow, password: "secret", permissions: {{ publish: {{ deny: {json.dumps(list(deny))} }} }} }}'

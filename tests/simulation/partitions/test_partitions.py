@@ -23,6 +23,15 @@ def test_the_promises_hold(first: int) -> None:
         assert not outcome.wrong, f"{KINDS['partitions'].command(seed)}\n{story(shrink(outcome))}"
 
 
+def test_the_promises_hold_with_forged_members() -> None:
+    # The first two seeds that draw some.
+    for seed in (12, 13):
+        assert "forge" in {step.kind for step in draw(seed).steps}
+        outcome = simulate(seed)
+        assert outcome.codes["ROUTE_PARTITIONS_UNLED"]
+        assert not outcome.wrong, f"{KINDS['partitions'].command(seed)}\n{story(shrink(outcome))}"
+
+
 def test_a_run_is_reproducible() -> None:
     assert simulate(3).digest == simulate(3).digest != simulate(4).digest
 
