@@ -152,7 +152,7 @@ class Expectations:
             origin = message_ids.origin(message_id)
             if origin is None or origin.is_dead or origin.stream != self._in_ids:
                 return None
-            sequence, first = origin.sequence, origin.first
+            sequence, first, message_id = origin.sequence, origin.first, message_ids.usual(message_id)
         if same_subject:
             ending = self._ending(index, framing.wire(stored.subject))
             if message_id != first + ending:

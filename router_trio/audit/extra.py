@@ -117,7 +117,7 @@ class ExtraKeys:
         if origin.is_dead or origin.stream != framing.wire(self._stream) or self._expectations.is_overruled(value):
             return None
         target = to.subject_prefix + value.subject.removeprefix(start)
-        return origin if message_id == origin.first + to.copy_id(framing.wire(target)) else None
+        return origin if message_ids.usual(message_id) == origin.first + to.copy_id(framing.wire(target)) else None
 
     async def _keys(self, to: Destination, origins: StreamInfo) -> set[int] | None:
         """Return the hashes of the subjects of all copies that the keys of the source can have.

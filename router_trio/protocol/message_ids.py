@@ -17,10 +17,13 @@ two parts of the id, the payload with CRLF."""
 ADDED = len(b"NATS/1.0\r\nNats-Msg-Id: \r\n\r\n")
 """The size of the header block of `FRAME` without the id, in bytes."""
 
-_COPY = re.compile(rb"((.+):([0-9]{1,19}):([0-9]{1,20}))(:dead)?:[A-Za-z0-9_-]{16}", re.DOTALL)
+_COPY = re.compile(rb"((.+):([0-9]{1,19}):([0-9]{1,20}))(?:~[0-9a-f]{1,32})?(:dead)?:[A-Za-z0-9_-]{16}", re.DOTALL)
 
+_AGAIN = re.compile(rb"~[0-9a-f]{1,32}(?=(?::dead)?:[A-Za-z0-9_-]{16}\Z)")
 
-_STORED_AT = re.compile(rb":([0-9]{1,20})(?:\.[0-9]+)?\Z")
+_DIGITS = re.compile(rb"~[0-9a-f]{1,32}\Z")
+
+_STORED_AT = re.compile(rb":([0-9]{1,20})(?:\.[0-9]+)?(?:~[0-9a-f]+)?\Z")
 
 
 class Origin(NamedTuple):
@@ -40,6 +43,16 @@ class Origin(NamedTuple):
 def of_position(stream: bytes, sequence: int, time_ns: int) -> bytes:
     """Return the first part of the ids of a message, made of its position in a stream and the time it was stored."""
     return b"%b:%d:%d" % (stream, sequence, time_ns)
+
+
+def again(first: bytes, digits: str) -> bytes:
+    """Return another first part for ids of the same message, which a stream has not seen: with unguessable digits."""
+    return b"%b~%b" % (_DIGITS.sub(b"", first), digits.encode())
+
+
+def usual(message_id: bytes) -> bytes:
+    """Return the id that a copy has unless another client used it first: see `again`."""
+    return _AGAIN.sub(b"", message_id)
 
 
 def origin(message_id: bytes) -> Origin | None:

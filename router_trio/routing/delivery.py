@@ -191,10 +191,17 @@ class Delivery:
         self.mark_tried()
         return fate_with_detail("failed", counted, fate.detail)
 
+    def proved(self, template: str, operation: Operation, fate: Fate) -> Fate:
+        """Return the fate that counts if the stream has the id of a copy already: it may be that of another message."""
+        return fate
+
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        template = self.route.destinations[0]
         if not fate.delivered:
             fate = self.counted_fate(fate, self.route.counted_reason)
-        self.operation_settled(self.route.destinations[0], operation, fate, now)
+        elif fate.duplicate:
+            fate = self.proved(template, operation, fate)
+        self.operation_settled(template, operation, fate, now)
 
     def operation_settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
         """Record the fate of the operation to the destination with this template."""
@@ -264,6 +271,8 @@ class DestinationTracker:
         return self.delivery.key
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
+        if fate.duplicate:
+            fate = self.delivery.proved(self._template, operation, fate)
         if fate.delivered:
             self.delivery.copied(self._copy)
         self.delivery.operation_settled(self._template, operation, fate, now)

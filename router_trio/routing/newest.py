@@ -4,6 +4,9 @@ A route between buckets sends one message of each key at a time. A redelivered m
 lost, and the stream of the copy has forgotten its id. So before a redelivered message is sent, the newest value of its
 key is read at the destination.
 
+A stream may have the id of a copy from another client, and then answers as if it had the copy. So a copy whose id its
+stream has is read there before it counts as stored, and if it is another message, the copy is sent with another id.
+
 For a bucket with several writers (`last_writer`) this is done for each message, and the stream of the bucket refuses
 the copy if the value of its key has changed before it arrives. See `protocol.buckets` for the comparison.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -20,7 +24,8 @@ from router_trio.connection.supervisor import Connection
 from router_trio.errors import LinkError, MappingError, RouterError, SourceError, reasons
 from router_trio.events import BucketConflict, Emit
 from router_trio.link import Link, Newest
-from router_trio.protocol import buckets, framing, headers
+from router_trio.outbox.operation import Operation
+from router_trio.protocol import buckets, framing, headers, message_ids
 from router_trio.protocol.buckets import Site, Verdict, Version
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.outlet import Outlet
@@ -29,6 +34,9 @@ from router_trio.routing.policy.retry import Failure
 from router_trio.routing.stream.delivery import StreamDelivery
 
 T = TypeVar("T")
+
+_DIGITS = 8
+"""Random bytes in the id of a copy whose usual id its stream has from another client."""
 
 
 class NewestCheck:
@@ -40,6 +48,9 @@ class NewestCheck:
         self._here = here
         self._emit = emit
         self._wall_clock = here.platform.wall_clock
+        self._token_hex = here.platform.token_hex
+        self._doubted: dict[tuple[int | None, str], framing.RawMessage] = {}
+        """Copies, by sequence and destination, whose ids their streams had already."""
         source = routing.plan.settings.source
         self._stream = source.kind.stream(source) or ""
         self._outlets: Sequence[tuple[int, Outlet]] = [
@@ -47,6 +58,36 @@ class NewestCheck:
         ]
         self._last_writer = any(one.destination.last_writer for _, one in self._outlets)
         self._site: tuple[Link | None, Site] | None = None
+
+    def doubt(self, delivery: Delivery, template: str, operation: Operation) -> bool:
+        """Remember a copy whose id its stream has already. Return False if it is for no bucket."""
+        if all(one.template != template for _, one in self._outlets):
+            return False
+        self._doubted[delivery.place_in_stream, template] = framing.published(operation.frame)
+        return True
+
+    def _is_stored(self, delivery: StreamDelivery, outlet: Outlet, newest: Newest | None) -> bool:
+        """Return True if the newest value of a key is a doubted copy. If it is not, the copy gets another id."""
+        sent = self._doubted.pop((delivery.place_in_stream, outlet.template), None)
+        if sent is None:
+            return False
+        block = framing.header_block(sent)
+        if (
+            newest is not None
+            and message_ids.find(newest.headers) == message_ids.find(block)
+            and buckets.deletes(newest.headers) == buckets.deletes(block)
+            and newest.payload == framing.payload(sent)
+        ):
+            return True
+        delivery.message_id = message_ids.again(delivery.message_id or b"", self._token_hex(_DIGITS))
+        return False
+
+    def _send_others(self, delivery: StreamDelivery, stored: Sequence[tuple[int, Outlet]]) -> None:
+        """Count copies that are stored, and send those for other destinations."""
+        for place, outlet in stored:
+            self._routing.state.delivered[outlet.template] += 1
+            delivery.copied(place)
+        self._routing.forward(delivery)
 
     def needs(self, delivery: Delivery) -> bool:
         """Return True if a message must be compared before it is sent."""
@@ -105,9 +146,12 @@ class NewestCheck:
 
     async def _overtaken(self, delivery: StreamDelivery) -> Callable[[], None]:
         """Return a function that sends a message to the destinations that do not have a later value of its key."""
-        over = []
+        over, stored = [], []
         for place, outlet in self._outlets:
             newest = await _newest(outlet, delivery)
+            if self._is_stored(delivery, outlet, newest):
+                stored.append((place, outlet))
+                continue
             time = int(delivery.time or b"0")
             claims = newest is not None and buckets.is_overtaken(self._stream, delivery.sequence, time, newest)
             if claims and not await self._is_newest(delivery):
@@ -120,7 +164,7 @@ class NewestCheck:
                 return
             for place in over:
                 delivery.copied(place)
-            self._routing.forward(delivery)
+            self._send_others(delivery, stored)
 
         return send
 
@@ -148,6 +192,8 @@ class NewestCheck:
         block = framing.header_block(delivery.raw)
         copy = buckets.version_of(block, here, delivery.sequence, int(delivery.time or b"0"))
         newest = await _newest(outlet, delivery)
+        if self._is_stored(delivery, outlet, newest):
+            return partial(self._send_others, delivery, self._outlets)
         present = None
         if newest is not None:
             present = buckets.version_of(newest.headers, there, newest.sequence, newest.time_ns)

@@ -25,7 +25,7 @@ from router_trio.errors import (
 from router_trio.errors.quotes import bounded
 from router_trio.events import Emit, RouteInCircle
 from router_trio.message import Message
-from router_trio.outbox.operation import RouteOwner
+from router_trio.outbox.operation import Operation, RouteOwner
 from router_trio.protocol import message_ids
 from router_trio.protocol.framing import text
 from router_trio.routing.delivery import Delivery, sampled
@@ -55,6 +55,10 @@ class BeforeSending(Protocol):
 
     def needs(self, delivery: Delivery) -> bool:
         """Return True if a message must not be sent before it was compared."""
+        ...
+
+    def doubt(self, delivery: Delivery, template: str, operation: Operation) -> bool:
+        """Return True if a copy whose id its stream has already must be compared before it counts as stored."""
         ...
 
     async def check_expiry(self) -> None:

@@ -26,7 +26,7 @@ from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.route_plans import Destination, Handler, RoutePlan, compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
-from router_trio.routing.stream.delivery import StreamDelivery
+from router_trio.routing.stream.delivery import Doubt, StreamDelivery
 from router_trio.routing.tracing import NoTracing
 from router_trio.settings import RouteSettings, Settings
 from router_trio.states import RouteState
@@ -180,6 +180,7 @@ class _NoKeeper:
         self.state: RouteState = routing.state
         self.numbering: Numbering = routing.plan.numbering
         self.copied: Copied | None = None
+        self.doubt: Doubt | None = None
         self.stored: list[StreamDelivery] = []
 
     def destination_refused(self, delivery: StreamDelivery) -> None: ...

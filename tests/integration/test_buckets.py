@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -310,6 +311,67 @@ async def test_a_forged_id_filters_no_value(server: NatsServer) -> None:
         async with watched(copying(server, ack_wait="2s"), watch):
             await until_there(stream, {"a": b"1"})
             assert not watch.router.routes[0].filtered["older"]
+
+
+async def id_of_copy(stream: JetStream, key: str) -> str:
+    """Return the id that the copy of the newest value of a key will have, as any client can compute it."""
+    *_, value = [one for one in await stream.stream_messages("KV_here") if one.subject == f"$KV.here.{key}"]
+    earlier, *_ = await of_key(stream, key)
+    ending = str(earlier.header("Nats-Msg-Id")).rpartition(":")[2]
+    time = (await stream.api("STREAM.MSG.GET.KV_here", {"seq": value.sequence}))["message"]["time"]
+    whole, _, fraction = time.rstrip("Z").partition(".")
+    seconds = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
+    return f"KV_here:{value.sequence}:{seconds}{fraction:0<9}:{ending}"
+
+
+@pytest.mark.parametrize(
+    ("last_writer", "key", "payload", "headers"),
+    [
+        (False, "a", b"forged", []),
+        (False, "b", b"2", []),
+        (False, "a", b"2", DELETE),
+        (False, "a", b"", PURGE),
+        (True, "b", b"2", []),  # a later value of the same key is right to stay
+    ],
+)
+async def test_no_update_is_lost_because_another_client_used_its_id(
+    server: NatsServer, last_writer: bool, key: str, payload: bytes, headers: list[tuple[str, str]]
+) -> None:
+    """It is stored with another id, which `audit` knows, and the next update of the key as always."""
+    async with two_buckets(server) as stream:
+        given = copying(server, to={"last_writer": last_writer})
+        async with watched(given, Watch()):
+            await stream.publish("$KV.here.a", b"1")
+            await until_there(stream, {"a": b"1"})
+        await stream.publish("$KV.here.a", b"2")
+        taken = await id_of_copy(stream, "a")
+        await stream.publish(f"$KV.there.{key}", payload, [("Nats-Msg-Id", taken), *headers])
+        watch = Watch()
+        async with watched(given, watch):
+            await eventually(lambda: _is(values(stream, "there"), lambda found: found["a"] == b"2"))
+            (route,) = watch.router.routes
+            await eventually(lambda: route.settled["routed"] == 1)
+            assert (sum(route.routed.values()), sum(route.failed.values()), sum(route.filtered.values())) == (1, 0, 0)
+            await stream.publish("$KV.here.a", b"3")
+            await eventually(lambda: _is(values(stream, "there"), lambda found: found["a"] == b"3"))
+            report = await watch.router.audit("copy")
+        assert report.counts["missing"] == 0, report.as_json()
+
+
+async def test_a_copy_that_is_stored_is_not_put_again(server: NatsServer) -> None:
+    """The route sent it and ended before it was confirmed: now its id is known, and the value is this one."""
+    async with two_buckets(server) as stream:
+        async with watched(copying(server), Watch()):
+            await stream.publish("$KV.here.a", b"1")
+            await until_there(stream, {"a": b"1"})
+        await stream.publish("$KV.here.a", b"2")
+        await stream.publish("$KV.there.a", b"2", [("Nats-Msg-Id", await id_of_copy(stream, "a"))])
+        watch = Watch()
+        async with watched(copying(server), watch):
+            (route,) = watch.router.routes
+            await eventually(lambda: route.settled["routed"] == 1)
+            assert (sum(route.routed.values()), sum(route.failed.values())) == (1, 0)
+        assert [one.payload for one in await of_key(stream, "a")] == [b"1", b"2"]
 
 
 def both_ways(server: NatsServer) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from router_trio.errors.reasons import OF_THE_MESSAGE, OUT_OF_TURN, SHUTDOWN
@@ -20,6 +20,9 @@ from router_trio.states import RouteState
 Columns = tuple[Sequence[int], Sequence[int], Sequence[bytes]]
 """The sequences, the consumer's numbers, and the times of several deliveries. See `StreamDelivery`."""
 
+Doubt = Callable[[Delivery, str, Operation], bool]
+"""Returns True if a copy whose id its stream has must be compared before it counts as stored: see `NewestCheck`."""
+
 
 class Keeper(Protocol):
     """The keeper of a delivery, with the methods that the delivery calls: see `routing.keeper`."""
@@ -28,6 +31,8 @@ class Keeper(Protocol):
     numbering: Numbering
     copied: Copied | None
     """The stream that the server copies the messages from, by whose originals they are identified; None for none."""
+    doubt: Doubt | None
+    """None if a copy is stored when its stream has its id."""
     stored: list[StreamDelivery]
     """Messages whose only destination has stored them, by its PubAcks, and that are not counted yet."""
 
@@ -117,12 +122,7 @@ class StreamDelivery(Delivery):
         test_both_ways_of_streams.py::test_messages_stored_together_are_acked_as_each_would_be, worth 230 instructions a
         message (tests/performance/test_fast_paths.py::test_messages_that_are_stored_together).
         """
-        if (
-            fate.name == "acked"
-            and self.remaining == 1
-            and self.failure is None
-            and (not fate.duplicate or self.route.own_ids)
-        ):
+        if fate.name == "acked" and self.remaining == 1 and self.failure is None and not fate.duplicate:
             self.remaining = 0
             if self.trace is not None:
                 self.trace.sent(self.route.destinations[0], fate)
@@ -134,6 +134,13 @@ class StreamDelivery(Delivery):
             keeper.stored.append(self)
         else:
             super().settle(operation, count, fate, now)
+
+    def proved(self, template: str, operation: Operation, fate: Fate) -> Fate:
+        doubt = self.keeper.doubt
+        if doubt is None or not doubt(self, template, operation):
+            return fate
+        self.mark_tried()
+        return Fate("failed", OUT_OF_TURN)
 
     @property
     def order_key(self) -> bytes:

@@ -39,7 +39,7 @@ from router_trio.routing.stream.acks import Acks
 from router_trio.routing.stream.consumer.lease import Lease
 from router_trio.routing.stream.consumer.limits import UNLIMITED
 from router_trio.routing.stream.consumer.undelivered import OVERDUE
-from router_trio.routing.stream.delivery import StreamDelivery
+from router_trio.routing.stream.delivery import Doubt, StreamDelivery
 from router_trio.routing.stream.in_hand import LeftInHand, StreamInHand, message_of, place_of, was_refused
 from router_trio.routing.turns import BATCH, BETWEEN_TWO_LOOKS
 from router_trio.states import Behind
@@ -103,6 +103,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         """Deliveries after which the server does not redeliver a message, although the route wants that."""
         self.policy: RetryPolicy = policy_for(plan.settings, connection.platform.random.uniform)
         self.copied: Copied | None = copied
+        self.doubt: Doubt | None = None if routing.newest is None else routing.newest.doubt
         self._stream = stream
         self._lease = lease
         self._failures: Failures[StreamDelivery] = Failures(
