@@ -152,9 +152,9 @@ class PartitionedStream:
     nanoseconds since 1970 when the source was last heard of; 0 if unknown. `replicas` and `storage` are those of the
     stream of the spec.
 
-    `source` may use sequences up to `reused` again. `went_back` is the evidence for that which this look has found,
-    empty without any, and `stuck` why what `source` stores since then may not be copied. `is_announced`: it is going to
-    be copied again. `known` is for the next spec.
+    `source` was rolled back as often as `reused` has numbers, and may use sequences up to these again. `went_back` is
+    the evidence for that which this look has found, empty without any, and `stuck` why what `source` stores since then
+    may not be copied. `is_announced`: it is going to be copied again. `known` is for the next spec.
     """
 
     name: str
@@ -165,7 +165,7 @@ class PartitionedStream:
     replicas: int = 1
     storage: str = "file"
     created: bool = False
-    reused: int = 0
+    reused: tuple[int, ...] = ()
     is_announced: bool = False
     went_back: str = ""
     stuck: str = ""

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -33,7 +34,7 @@ class Original(NamedTuple):
 
 
 class Copied:
-    """A stream that a server copies, which may use sequences up to `reused` again since it was rolled back.
+    """A stream that a server copies. At each rollback a number is added to `reused`: sequences up to it may return.
 
     Each time it is copied as another source, so that the transform in the header has another notation: one more zero
     in front of the number of partitions. `highest` is the last message of it that was delivered, and `highest_at` when
@@ -42,15 +43,21 @@ class Copied:
 
     __slots__ = ("highest", "highest_at", "reused", "stream")
 
-    def __init__(self, stream: bytes, reused: int = 0, highest: int = 0, highest_at: int = 0) -> None:
+    def __init__(self, stream: bytes, reused: Sequence[int] = (), highest: int = 0, highest_at: int = 0) -> None:
         self.stream = stream
         self.reused = reused
         self.highest = highest
         self.highest_at = highest_at
 
     def uses_again(self, found: Original) -> int:
-        """Return how often the stream was rolled back if a message has a sequence that was used before; else 0."""
-        return notation_of(found.transform) if found.sequence <= self.reused else 0
+        """Return the last rollback after which the stream used the sequence of a message again; 0 if there is none.
+
+        It is the same for a message whenever it is asked, since later rollbacks leave the notation as it is.
+        """
+        if not self.reused:
+            return 0
+        before = self.reused[: notation_of(found.transform)]
+        return max((number for number, last in enumerate(before, 1) if found.sequence <= last), default=0)
 
 
 def notation_of(destination: bytes) -> int:

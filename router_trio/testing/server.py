@@ -16,6 +16,7 @@ from router_trio.errors import SourceError, reasons
 from router_trio.link import (
     ConsumerSpec,
     ConsumerState,
+    CopiedUpTo,
     Newest,
     PartitionedSpec,
     PartitionedStream,
@@ -480,15 +481,22 @@ class Server:
         found = PartitionedStream(stream.name, origin, replicas=source.config.replicas, storage=source.config.storage)
         if copying is None or (copied := self.streams.get(copying.source)) is None:
             return found
-        went_back = copying.copy_again(copied)
+        went_back = copying.look(copied, stream.stored, wanted, now)
         heard_at = int((stream.epoch + copying.copied_at) * 1e9)
+        is_announced = copying.announced_at < inf
+        known = None
+        if not is_announced and 0 < copying.copied <= len(copied.stored):
+            time = copied.stored[copying.copied - 1].timestamp
+            known = CopiedUpTo(copying.copied, time, int((stream.epoch + now) * 1e9))
         return replace(
             found,
             lag=len(copying.behind(copied)),
             sourced=copying.copied,
             sourced_at=max(heard_at, 0),
             reused=copying.reused,
+            is_announced=is_announced,
             went_back=went_back,
+            known=known,
         )
 
     def _copy(self, now: float) -> None:

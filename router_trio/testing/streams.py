@@ -14,10 +14,10 @@ from math import inf
 from typing import NamedTuple
 
 from router_trio.errors import codes, reasons
-from router_trio.link import ConsumerSpec, SchedulesCount, StreamState
+from router_trio.link import ConsumerSpec, PartitionedSpec, SchedulesCount, StreamState
 from router_trio.protocol import headers, message_ids, schedules
 from router_trio.protocol.buckets import Newest
-from router_trio.protocol.copies import as_another
+from router_trio.protocol.copies import as_another, copied_from
 from router_trio.protocol.framing import text, wire
 from router_trio.protocol.headers import Headers, decode
 from router_trio.protocol.headers import replace as replace_header
@@ -26,6 +26,9 @@ from router_trio.subjects.mapping import Mapping as SubjectMapping
 from router_trio.subjects.partitions import Partitioning
 from router_trio.subjects.patterns import matches, overlaps, validate_pattern
 from router_trio.testing.frames import Publish
+
+ANNOUNCED_FOR = 5.5
+"""Seconds in which all processes learn that a stream was rolled back, before a copy goes on."""
 
 EPOCH = 1_700_000_000
 """The Unix time, in seconds, at which Trio's clock is 0. Timestamps look real, but no real clock is read."""
@@ -47,6 +50,11 @@ def refusal_of(error_code: int) -> str:
     if error_code in codes.OF_EXPECTATIONS:
         return reasons.WRONG_EXPECTATION
     return reasons.of_code(error_code)
+
+
+def sequence_of(copy: Stored) -> int:
+    """Return the sequence of the original of a message that a stream has copied from another one."""
+    return copied_from(copy.publish.header)
 
 
 def _code(err_code: int, description: str) -> Mapping[str, object]:
@@ -94,7 +102,8 @@ class Schedule(NamedTuple):
 class Copying:
     """The part of a stream that copies another one, `source`: messages of its partitions, from a sequence on.
 
-    Until `stalled_until` nothing is copied.
+    Until `stalled_until` nothing is copied. A source that was rolled back is copied again from `again` on, some time
+    after `announced_at`.
     """
 
     def __init__(self, source: str, partitioning: Partitioning, first: int) -> None:
@@ -104,11 +113,13 @@ class Copying:
         """The next sequence of the source to look at."""
         self.copied: int = first - 1
         """The last sequence of the source that was copied."""
-        self.copied_time: int = 0
-        """When the source stored that message; 0 before one was copied."""
         self.rolled_back: int = 0
-        self.reused: int = 0
-        """Sequences of the source up to this one may be used again."""
+        self.reused: tuple[int, ...] = ()
+        """Up to which sequence the source may use some again since each rollback, the announced one included."""
+        self.again: int = 0
+        self.announced_at: float = inf
+        self.recorded_at: int = 0
+        """When the last rollback was announced, in nanoseconds since 1970."""
         self.copied_at: float = -inf
         self.stalled_until: float = -inf
 
@@ -127,17 +138,43 @@ class Copying:
         header = replace_header(one.publish.header, b"Nats-Stream-Source", wire(origin))
         return Publish(wire(subject), b"", header, one.publish.payload)
 
-    def copy_again(self, source: Stream) -> str:
-        """Copy what the source stores since it was rolled back. Return the evidence for that; empty if it was not."""
-        last, stored = self.copied, source.stored
-        if not self.copied_time or (last <= len(stored) and stored[last - 1].timestamp == self.copied_time):
+    def look(self, source: Stream, copies: Sequence[Stored], wanted: PartitionedSpec, now: float) -> str:
+        """Announce that a source that was rolled back is copied again, or have it copied again if all know that.
+
+        Return the evidence that it was rolled back since the last look, which has left what is known in `wanted`; empty
+        if there is none. `copies` are those made so far.
+        """
+        if self.announced_at < inf:
+            if now >= self.announced_at + ANNOUNCED_FOR:
+                self.next, self.announced_at = self.again, inf
+                self.rolled_back += 1
             return ""
-        newer = (one.sequence for one in stored if one.timestamp > self.copied_time)
-        self.next = next(newer, len(stored) + 1)
-        self.reused, self.rolled_back = max(self.reused, last), self.rolled_back + 1
-        self.copied = self.next - 1
-        self.copied_time = stored[self.copied - 1].timestamp if self.copied else 0
+        stored, last, known, highest = source.stored, self.copied, wanted.known, wanted.highest
+        if known is not None and not source.has(known.sequence, known.time):
+            last, newer_than, at = known.sequence, known.time, known.at
+        elif 0 < highest <= len(stored) and stored[highest - 1].timestamp > wanted.highest_at:
+            last, newer_than, at = highest, wanted.highest_at, wanted.highest_at
+        elif last > len(stored) and copies:
+            newer_than = at = copies[-1].timestamp
+        else:
+            return ""
+        if at <= self.recorded_at:
+            return ""  # that was known when it was announced
+        again = next((one.sequence for one in stored if one.timestamp > newer_than), len(stored) + 1)
+        # What was copied since then has its sequences for the first time, unless they were used before the rollback.
+        since = stored[again - 1].timestamp if again <= len(stored) else inf
+        before = [one for one in copies if one.timestamp < since]
+        reused = sequence_of(before[-1]) if before else 0
+        if reused < again:
+            return ""  # the copy has lost the same messages
+        self.again, self.announced_at, self.reused = again, now, (*self.reused, reused)
+        self.recorded_at = int((source.epoch + now) * 1e9)
         return f"its last sequence is {len(stored)}, but message {last} was copied"
+
+    def went_back(self, copies: Sequence[Stored]) -> None:
+        """Go on behind the newest of the copies that are left, as a server does that finds fewer than it has made."""
+        self.copied = sequence_of(copies[-1]) if copies else 0
+        self.next = self.copied + 1
 
     def _takes(self, subject: str) -> bool:
         return any(matches(pattern, subject) for pattern in self.partitioning.patterns)
@@ -356,7 +393,7 @@ class Stream:
         for one in source.stored[copying.next - 1 :]:
             copying.next = one.sequence + 1
             if (copy := copying.copy_of(one)) is not None:
-                copying.copied, copying.copied_time = one.sequence, one.timestamp
+                copying.copied = one.sequence
                 self._append(copy, now)
         copying.copied_at = now
         return self.stored[before:]
@@ -391,13 +428,15 @@ class Stream:
         del self.stored[sequence:]
         self.schedules = {subject: one for subject, one in self.schedules.items() if one.sequence <= sequence}
         self._seen = {message_id: seen for message_id, seen in self._seen.items() if seen[1] <= sequence}
+        if self.copying is not None:
+            self.copying.went_back(self.stored)
 
     def differs(self, spec: ConsumerSpec) -> str | None:
         """Return how the stream differs from the one that a spec describes; None if it does not, or if unknown."""
         last = spec.last_sequence
         if spec.stream_created is None:
             return None
-        if spec.stream_created != self.created and not (spec.found_by_message and self._has_last_of(spec)):
+        if spec.stream_created != self.created and not (spec.found_by_message and self.has(last, spec.last_time)):
             return f"it was created again: {self.created}"
         if last > len(self.stored):
             return f"its last sequence is {len(self.stored)}, but message {last} was already received"
@@ -408,9 +447,9 @@ class Stream:
                 return f"it has another message with sequence {sequence}"
         return None
 
-    def _has_last_of(self, spec: ConsumerSpec) -> bool:
-        last = spec.last_sequence
-        return 0 < last <= len(self.stored) and self.stored[last - 1].timestamp == spec.last_time
+    def has(self, sequence: int, time: int) -> bool:
+        """Return True if it has a message with this sequence and timestamp."""
+        return 0 < sequence <= len(self.stored) and self.stored[sequence - 1].timestamp == time
 
     def messages(self) -> list[StoredMessage]:
         """Return all messages, in order, without schedules that are over."""

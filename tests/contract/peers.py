@@ -9,10 +9,13 @@ a stream called `FORBIDDEN`.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+import trio
 
 from router_trio.embedded import HOST, reserve_port
 from router_trio.link import Connect, Link
@@ -91,6 +94,12 @@ class Peer(Protocol):
     async def delete_schedule(self, stream: str, subject: str) -> None:
         """Delete the schedule on a subject of a stream, as an administrator would."""
 
+    async def save(self, stream: str) -> None:
+        """Keep a stream as it is now, for `roll_back`. Ends all links."""
+
+    async def roll_back(self, stream: str) -> None:
+        """Let a stream lose what it has stored since `save`. Ends all links."""
+
     async def lame_duck(self) -> None:
         """Announce that the server will shut down."""
 
@@ -112,6 +121,7 @@ class FakePeer:
             self.broker.deny_publish(subject)
         self._denied: Sequence[str] = ()
         self.broker.deny_subscribe("secret.>")
+        self._saved: dict[str, int] = {}
 
     @property
     def connect(self) -> Connect:
@@ -161,6 +171,14 @@ class FakePeer:
     async def delete_schedule(self, stream: str, subject: str) -> None:
         self.broker.trouble.delete_schedule(stream, subject)
 
+    async def save(self, stream: str) -> None:
+        self._saved[stream] = len(self.broker.messages(stream))
+        self.broker.cut()
+
+    async def roll_back(self, stream: str) -> None:
+        self.broker.trouble.restore(stream, self._saved[stream])
+        self.broker.cut()
+
     async def lame_duck(self) -> None:
         self.broker.lame_duck()
 
@@ -179,9 +197,17 @@ class RealPeer:
     """A `Peer` around a nats-server. `listeners` is the configuration of its listeners for other transports."""
 
     def __init__(
-        self, process: NatsServer, client: RawClient, server: str, ca: Path | None = None, listeners: str = ""
+        self,
+        process: NatsServer,
+        client: RawClient,
+        nursery: trio.Nursery,
+        server: str,
+        ca: Path | None = None,
+        listeners: str = "",
     ) -> None:
+        """Clients that follow `client` after a restart run in the `nursery`."""
         self.server = server
+        self._nursery = nursery
         self._ca = ca
         self._listeners = listeners
         self._process = process
@@ -238,6 +264,29 @@ class RealPeer:
     async def delete_schedule(self, stream: str, subject: str) -> None:
         await self._jetstream.api(f"STREAM.PURGE.{stream}", {"filter": subject})
 
+    async def save(self, stream: str) -> None:
+        await self._process.terminate()
+        shutil.copytree(self._directory(stream), self._saved(stream))
+        await self._restart()
+
+    async def roll_back(self, stream: str) -> None:
+        await self._process.terminate()
+        directory = self._directory(stream)
+        shutil.rmtree(directory)
+        shutil.copytree(self._saved(stream), directory)
+        await self._restart()
+
+    def _directory(self, stream: str) -> Path:
+        return next(one for one in self._process.directory.rglob(stream) if one.parent.name == "streams")
+
+    def _saved(self, stream: str) -> Path:
+        return self._process.directory.parent / f"saved {stream}"
+
+    async def _restart(self) -> None:
+        await self._process.restart()
+        self._client = await self._nursery.start(_another_client, self._process)
+        self._jetstream = JetStream(self._client)
+
     async def lame_duck(self) -> None:
         self._process.lame_duck()
 
@@ -263,9 +312,17 @@ async def open_peer(kind: str, tmp_path: Path) -> AsyncIterator[Peer]:
             listeners, server = websocket_config(port, certificates), f"{kind}://{HOST}:{port}"
         async with (
             nats_server(tmp_path, config=_users() + listeners) as process,
-            connect(process.url, user="other", password="other") as client,
+            trio.open_nursery() as nursery,
         ):
-            yield RealPeer(process, client, server or process.url, ca, listeners)
+            client = await nursery.start(_another_client, process)
+            yield RealPeer(process, client, nursery, server or process.url, ca, listeners)
+            nursery.cancel_scope.cancel()
+
+
+async def _another_client(process: NatsServer, task_status: trio.TaskStatus[RawClient]) -> None:
+    async with connect(process.url, user="other", password="other") as client:
+        task_status.started(client)
+        await trio.sleep_forever()
 
 
 def link_of(peer: Peer, listener: Recorder | None = None) -> AbstractAsyncContextManager[Link]:

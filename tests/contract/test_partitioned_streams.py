@@ -9,7 +9,8 @@ import trio
 
 from router_trio.errors import SourceError
 from router_trio.link import ConsumerSpec, Link, PartitionedSpec, PartitionedStream
-from router_trio.protocol.framing import RawMessage
+from router_trio.protocol.copies import copied_from
+from router_trio.protocol.framing import RawMessage, header_block
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.partitions import Partitioning
 from tests.contract.orders import sequences
@@ -55,7 +56,7 @@ async def test_a_stream_that_copies_another_has_its_partitions_in_order(
     await publish(peer, *range(10))
     async with link_of(peer) as link:
         made = await link.ensure_partitioned(WANTED)
-        assert replace(made, lag=0, sourced=0, sourced_at=0) == PartitionedStream(
+        assert replace(made, lag=0, sourced=0, sourced_at=0, known=None) == PartitionedStream(
             "ORDERS-router", "ORDERS", replicas=1, storage="file", created=True
         )
         await publish(peer, *range(10, 20))
@@ -68,6 +69,78 @@ async def test_a_stream_that_copies_another_has_its_partitions_in_order(
         assert not again.created
         assert (again.lag, again.sourced) == (0, 39)
         assert again.sourced_at > 0
+
+
+async def until_copied(link: Link, wanted: PartitionedSpec, sequence: int) -> PartitionedStream:
+    """Look until everything up to a sequence is copied, with what the look before has shown; return the last look."""
+    with trio.fail_after(20):
+        while (found := await link.ensure_partitioned(wanted)).sourced < sequence or found.lag:
+            wanted = replace(wanted, known=found.known)
+            await trio.sleep(0.2)
+    return found
+
+
+def numbers_of(raws: list[RawMessage]) -> list[int]:
+    return [int(raw[4].splitlines()[-1]) for raw in raws]
+
+
+async def test_a_copy_that_has_lost_its_last_messages_is_filled_again(peer: Peer, clock: trio.abc.Clock | None) -> None:
+    await peer.add_stream("ORDERS", ["orders.>", "others.>"])
+    await publish(peer, 0, 1, 2)
+    async with link_of(peer) as link:
+        await link.ensure_partitioned(WANTED)
+        await until_copied(link, WANTED, 5)
+    await peer.save("ORDERS-router")
+    await publish(peer, 3, 4)
+    async with link_of(peer) as link:
+        await until_copied(link, WANTED, 9)
+    await peer.roll_back("ORDERS-router")
+    await publish(peer, 5)
+    async with link_of(peer) as link:
+        found = await until_copied(link, WANTED, 11)
+        raws = await received(link, "ORDERS-router", PARTITIONING, 6)
+    assert (found.went_back, found.reused) == ("", ())
+    assert numbers_of(raws) == [0, 1, 2, 3, 4, 5]
+    assert [copied_from(header_block(raw)) for raw in raws] == [1, 3, 5, 7, 9, 11]
+
+
+@pytest.mark.parametrize("new", [0, 1, 2, 4], ids=lambda new: f"{new} new messages before it is noticed")
+async def test_a_copied_stream_that_has_lost_its_last_messages_is_copied_again_from_the_first_new_one(
+    peer: Peer, clock: trio.abc.Clock | None, new: int
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    orders = [f"orders.{number}.new" for number in range(20)]
+    for number in range(5):
+        await peer.publish(orders[number], b"%d" % number)
+    async with link_of(peer) as link:
+        await link.ensure_partitioned(WANTED)
+        await until_copied(link, WANTED, 5)
+    await peer.save("ORDERS")
+    for number in (5, 6):
+        await peer.publish(orders[number], b"%d" % number)
+    async with link_of(peer) as link:
+        await until_copied(link, WANTED, 7)
+        known = (await link.ensure_partitioned(WANTED)).known
+    await peer.roll_back("ORDERS")
+    await trio.sleep(0.01)
+    for number in range(10, 10 + new):
+        await peer.publish(orders[number], b"%d" % number)
+    async with link_of(peer) as link:
+        found = await link.ensure_partitioned(replace(WANTED, known=known))
+        assert found.went_back
+        assert found.is_announced
+        assert found.reused == (7,)
+        for number in (14, 15, 16):
+            await peer.publish(orders[number], b"%d" % number)
+        stored = [*range(10, 10 + new), 14, 15, 16]
+        passed = stored[2:]  # were copied as those behind message 7, before they were copied again with the others
+        await until_copied(link, WANTED, 5 + len(stored))
+        with trio.fail_after(20):
+            while (found := await link.ensure_partitioned(WANTED)).is_announced or found.lag:
+                await trio.sleep(0.2)
+        assert (found.went_back, found.reused) == ("", (7,))
+        raws = await received(link, "ORDERS-router", PARTITIONING, 7 + len(passed) + len(stored))
+    assert numbers_of(raws) == [*range(7), *passed, *stored]
 
 
 @pytest.mark.parametrize("deliver", STARTS)

@@ -32,6 +32,7 @@ NO_BOUNDS = {
     "MOST_TOKENS online/circles.py": "of the same search",
     "MOST_VALUES telemetry/metrics/page.py": "texts in a cache, each of which is rendered again when it was dropped",
     "PART_BYTES telemetry/pieces.py": "of a page of ours, which is sent in parts",
+    "REMEMBERED nats/jetstream/rolled_back_source.py": "of a record of ours, which MAX_RECORD bounds",
     "MOST_WRAPPERS routing/handlers/tracebacks.py": "of decorators in the user's own code",
     "MOST_FRAMES router/watchdog.py": "of a stack of Python's, which has a limit of its own",
     "MOST_WORKERS cli/run/command.py": "that of settings/sections.py, which is not imported for `--help`",

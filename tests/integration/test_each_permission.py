@@ -135,7 +135,7 @@ async def _copy_one(at: Place) -> None:
 async def _record_a_rollback(at: Place) -> None:
     """Record that a stream was rolled back, as a process that has ended since then."""
     await _copy_one(at)
-    record = RolledBack(1, start=2, reused=0, at=1).as_text()
+    record = RolledBack(start=2, reused=(0,), at=1).as_text()
     await at.streams.edit_stream("IN-router", metadata={ROLLED_BACK: record})
 
 

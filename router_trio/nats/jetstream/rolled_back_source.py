@@ -47,6 +47,9 @@ MAX_RECORD = 1024
 NOTICED_SINCE = (2, 15)
 """The first version of nats-server that copies a stream from its start when that was deleted and created again."""
 
+REMEMBERED = 32
+"""Rollbacks before the last one whose sequences are remembered: nothing of earlier ones is still to be routed."""
+
 CONFIRMED_AFTER = 1.0
 """Seconds after which a source must still lack what was copied: a new leader may show less for a moment."""
 
@@ -59,23 +62,33 @@ CLOCKS_DIFFER_BY = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The record of a source that was rolled back, the `count`-th time: it is copied again from the message `start` on.
+    """The record of a source that was rolled back: it is copied again from the message `start` on.
 
-    Sequences up to `reused` were those of other messages before. `at` is when it was noticed, in nanoseconds since
-    1970.
+    At each rollback, sequences up to a number of `reused` were those of other messages before. `at` is when the last
+    one was noticed, in nanoseconds since 1970.
     """
 
-    count: int
     start: int
-    reused: int
+    reused: tuple[int, ...]
     at: int
+
+    @property
+    def count(self) -> int:
+        """The number of rollbacks."""
+        return len(self.reused)
+
+    def once_more(self, start: int, reused: int, at: int) -> RolledBack:
+        """Return the record after another rollback. Those of long ago are only counted."""
+        before = self.reused
+        forgotten = max(0, len(before) - REMEMBERED)
+        return RolledBack(start, (*(0,) * forgotten, *before[forgotten:], reused), at)
 
     def as_text(self) -> str:
         """Return it as the value of the key `ROLLED_BACK`."""
-        return json.dumps({"count": self.count, "start": self.start, "reused": self.reused, "at": self.at})
+        return json.dumps({"start": self.start, "reused": self.reused, "at": self.at})
 
 
-NEVER = RolledBack(0, 0, 0, 0)
+NEVER = RolledBack(0, (), 0)
 """The record of a source that was never rolled back."""
 
 
@@ -116,7 +129,7 @@ def rolled_back(config: Object) -> RolledBack:
     if metadata is None or not metadata.has(ROLLED_BACK):
         return NEVER
     record = bounded_json.read(metadata.text(ROLLED_BACK, most=MAX_RECORD).encode(), MAX_RECORD)
-    return RolledBack(*(record.number(name) for name in ("count", "start", "reused", "at")))
+    return RolledBack(record.number("start"), record.numbers("reused", most=MAX_RECORD), record.number("at"))
 
 
 class RolledBackSource:
@@ -244,8 +257,7 @@ class RolledBackSource:
             reused = evidence.sequence if last is None else copied_from(last.headers)
         if reused < start:
             return Found(None, self._record, evidence.detail)  # the copy had lost the same messages
-        record = self._record
-        record = RolledBack(record.count + 1, start, max(reused, record.reused), nanoseconds(copy.now))
+        record = self._record.once_more(start, reused, nanoseconds(copy.now))
         await self._edit(record, is_known=False)
         return Found(None, record, went_back=evidence.detail, is_announced=True)
 

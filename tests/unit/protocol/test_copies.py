@@ -17,7 +17,7 @@ def raw(*lines: str, payload: bytes = b"body", subject: str = "0.orders.a.new") 
     return framing.published(framing.publish(subject.encode(), payload, reply=b"", headers=block))
 
 
-def id_of(message: RawMessage, reused: int = 0) -> bytes:
+def id_of(message: RawMessage, *reused: int) -> bytes:
     found = original_in(message, copied := Copied(b"ORDERS", reused))
     assert found is not None
     return first_id(message, found, copied)
@@ -75,5 +75,11 @@ def test_an_equal_message_under_a_sequence_that_is_used_again_has_another_id() -
     assert again != LINE
     assert id_of(raw(again), 41) != id_of(raw(LINE), 41) == id_of(raw(LINE))
     assert id_of(raw(again), 40) == id_of(raw(LINE)), "this sequence was not used before"
-    twice = LINE.replace("{{partition(4,1)}}", as_another("{{partition(4,1)}}", 2))
-    assert id_of(raw(twice), 41) != id_of(raw(again), 41)
+
+
+def test_a_message_keeps_its_id_when_its_stream_is_rolled_back_once_more() -> None:
+    """It may be delivered again, or copied again if it is still there."""
+    once, twice = (LINE.replace("{{partition(4,1)}}", as_another("{{partition(4,1)}}", count)) for count in (1, 2))
+    assert id_of(raw(once), 20) == id_of(raw(once), 20, 70) == id_of(raw(LINE)), "it had its sequence first"
+    assert id_of(raw(once), 41) == id_of(raw(once), 41, 70) == id_of(raw(twice), 41, 40) != id_of(raw(LINE))
+    assert id_of(raw(twice), 20, 70) not in (id_of(raw(once), 20, 70), id_of(raw(once), 41))
