@@ -270,6 +270,7 @@ class Audit:
         floor, info = durable.ack_floor.sequence, await reader.info()
         report = Report(name, *await limits_of(reader, wanted, info))
         self.deliveries = durable.delivered.delivery
+        self.expectations.set_clock(await reader.clock() or 0, trio.current_time())
         self._start = start = await start_of(durable, self._route.source.deliver, reader, info)
         if start.sequence > report.first:
             report.notes.append(f"durable {self._durable} starts at message {start.sequence:,}: {EARLIER}")

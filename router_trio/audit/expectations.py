@@ -94,6 +94,10 @@ class Expectations:
         """The destinations of the route, in order."""
         return self._rehearsal.destinations
 
+    def set_clock(self, time_ns: int, now: float) -> None:
+        """Compute what is left of a TTL by the clock of the source's server, which shows `time_ns`."""
+        self._rehearsal.source_clock.set_by(time_ns, now)
+
     def is_judged(self, index: int) -> bool:
         """Return True if the copies of this destination are stored, all of them, with their ids.
 

@@ -326,7 +326,8 @@ class Finder:
                 origin = of(stored)
                 if origin is None or origin.is_dead:
                     return False
-                return message_ids.find(stored.headers) == origin.first + to.copy_id(framing.wire(stored.subject))
+                message_id = message_ids.usual(message_ids.find(stored.headers))
+                return message_id == origin.first + to.copy_id(framing.wire(stored.subject))
 
             search = await self.search(one.connection, one.stream, pattern, is_copy, newest=sequence is None)
             origins += [origin for _, stored, _ in search.found if (origin := of(stored)) is not None]
@@ -567,7 +568,12 @@ class _OneRoute:
     @staticmethod
     def _has_id_of(copy: Copy) -> Recognizes:
         message_id = message_ids.find(copy.headers)
-        return lambda stored, same_subject: message_ids.find(stored.headers) == message_id
+
+        def has_id(stored: StoredMessage, same_subject: bool) -> bool:
+            stored_id = message_ids.find(stored.headers)
+            return message_id in (stored_id, message_ids.usual(stored_id))
+
+        return has_id
 
     def _beyond(self) -> str:
         number = self._message.sequence

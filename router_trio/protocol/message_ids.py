@@ -47,7 +47,12 @@ def of_position(stream: bytes, sequence: int, time_ns: int) -> bytes:
 
 def again(first: bytes, digits: str) -> bytes:
     """Return another first part for ids of the same message, which a stream has not seen: with unguessable digits."""
-    return b"%b~%b" % (_DIGITS.sub(b"", first), digits.encode())
+    return b"%b~%b" % (without_digits(first), digits.encode())
+
+
+def without_digits(first: bytes) -> bytes:
+    """Return the first part that `again` was called with."""
+    return _DIGITS.sub(b"", first)
 
 
 def usual(message_id: bytes) -> bytes:

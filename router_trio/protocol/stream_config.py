@@ -116,7 +116,8 @@ class StreamState:
     form that changes if one of them changes. `duplicate_window` is the number of seconds for which it remembers ids;
     None if the router may not look it up. `acks_before_writing` is True if it confirms messages that a crash of its
     server may still lose (`persist_mode` is `async`). `created` distinguishes it from another stream of the same name;
-    `""` if the router may not look it up. `loses_schedules`: see `StreamConfig`.
+    `""` if the router may not look it up. `loses_schedules`: see `StreamConfig`. `time` is that of the server when it
+    answered, in nanoseconds since 1970; 0 from one that does not report it.
     """
 
     name: str
@@ -131,6 +132,7 @@ class StreamState:
     stores: StreamSubjects = StreamSubjects()
     loses_schedules: str | None = None
     allow_message_ttl: bool | None = None
+    time: int = field(default=0, compare=False)
 
     def has_more_room_than(self, before: StreamState) -> bool:
         """Return True if the stream may now accept a message that it refused when its state was `before`."""

@@ -105,7 +105,8 @@ class DeadLetters:
         """
         template = self._destination.template
         owner = DeadLetter(delivery, dead, (self._destination.route, template), report)
-        message_id = (delivery.message_id or self._connection.new_message_id()) + ID_PART
+        first = message_ids.without_digits(delivery.message_id or b"") or self._connection.new_message_id()
+        message_id = first + ID_PART
         block = self._headers(delivery, dead)
         target = None
         if dead.failure.reason == reasons.NO_ORIGIN and not self._maps(framing.text(delivery.raw[0])):

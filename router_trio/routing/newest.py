@@ -31,6 +31,7 @@ from router_trio.routing.delivery import Delivery
 from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure
+from router_trio.routing.policy.server_clock import ServerClock
 from router_trio.routing.stream.delivery import StreamDelivery
 
 T = TypeVar("T")
@@ -58,6 +59,8 @@ class NewestCheck:
         ]
         self._last_writer = any(one.destination.last_writer for _, one in self._outlets)
         self._site: tuple[Link | None, Site] | None = None
+        self._clock_there = ServerClock()
+        """The clock of the server that stores the values of other writers."""
 
     def doubt(self, delivery: Delivery, template: str, operation: Operation) -> bool:
         """Remember a copy whose id its stream has already. Return False if it is for no bucket."""
@@ -238,7 +241,8 @@ class NewestCheck:
 
         Otherwise the buckets would stay different if the message was in fact written later, by a clock that is behind.
         """
-        age = round(self._wall_clock() * 1e9) - newest.time_ns
+        now = self._clock_there.time_ns(trio.current_time(), round(self._wall_clock() * 1e9))
+        age = now - newest.time_ns
         block = outlet.contents.without_control(newest.headers)
         block = buckets.carried(block, age) if block else block
         raw = framing.published(framing.publish(delivery.raw[0], newest.payload))
@@ -264,6 +268,8 @@ class NewestCheck:
                 if error.reason != reasons.PERMISSION_DENIED:
                     raise
                 state = None
+            if state is not None:
+                self._clock_there.set_by(state.time, trio.current_time())
             self._site = link, buckets.site_of(stream, "" if state is None else state.created)
         return self._site[1]
 

@@ -24,6 +24,7 @@ from router_trio.routing.outlets.outlet import Outlet
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.retry import Failure
+from router_trio.routing.policy.server_clock import ServerClock
 from router_trio.routing.route_plans import Destination, Handler, RoutePlan, compile_routes
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.delivery import Doubt, StreamDelivery
@@ -113,6 +114,10 @@ class Rehearsal:
         self._plan: RoutePlan = plan
         self._connections = {name: _connection(name, settings, limits[name]) for name in sorted(self._plan.connections)}
         self._routing = _routing(self._plan, self._connections)
+        self.source_clock: ServerClock = ServerClock()
+        """The clock of the server that stored the messages; until it is set, that of this machine counts."""
+        for outlet in self._routing.outlets:
+            outlet.contents.source_clock = self.source_clock
         self._keeper = _NoKeeper(self._routing)
 
     @property

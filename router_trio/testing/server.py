@@ -352,7 +352,7 @@ class Server:
         stream = self.streams.get(name)
         if stream is not None and now < stream.leaderless_until:
             return SourceError(f"the stream {name!r} has no leader, which alone answers", reason=reasons.TIMEOUT)
-        return None if stream is None else stream.state
+        return None if stream is None else stream.state(now)
 
     def count_subjects(self, name: str, pattern: str, now: float) -> int | SourceError:
         """Return on how many subjects of `pattern` a stream has messages, or the error."""

@@ -253,9 +253,8 @@ class Stream:
         taken = () if self.fallback or self.sealed else self.subjects
         return StreamSubjects(taken, self.config.transform, self.copying is not None)
 
-    @property
-    def state(self) -> StreamState:
-        """The result of a lookup of the stream."""
+    def state(self, now: float) -> StreamState:
+        """Return the result of a lookup of the stream."""
         room = inf if self.max_messages is None else self.max_messages - len(self.stored)
         refuses = None
         if self.cut_off:
@@ -280,6 +279,7 @@ class Stream:
             self.created,
             self.stores,
             self.config.loses_schedules,
+            time=int((self.epoch + now) * 1e9),
         )
 
     def store(self, publish: Publish, now: float) -> bytes:

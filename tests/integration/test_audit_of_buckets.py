@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,10 @@ from router_trio.audit.extra import ExtraKey
 from router_trio.audit.find import Finder, connections_for
 from router_trio.audit.repair import Repair, repaired
 from router_trio.audit.report import Report
+from router_trio.connection.platform import Platform
+from router_trio.connection.supervisor import Connection
 from router_trio.nats.command_link import open_links
+from router_trio.routing import rehearsal
 from tests.integration.test_buckets import (
     BUCKET,
     DELETE,
@@ -265,6 +270,27 @@ async def test_a_value_that_expires_in_the_copy_soon_is_not_extra(server: NatsSe
             await purge(stream, "here", key)
         report = await audited(settings)
         assert [one.subject for one in report.findings] == ["$KV.there.b"]
+
+
+@needs_server(2, 11, lacks="TTLs")
+@pytest.mark.parametrize("ahead", [-600.0, 600.0])
+async def test_a_repaired_value_has_the_rest_of_its_ttl_by_the_clock_of_its_server(
+    server: NatsServer, ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = Platform(wall_clock=lambda: time.time() + ahead)
+    monkeypatch.setattr(rehearsal, "Connection", partial(Connection, platform=platform))
+    async with two_buckets(server, **WITH_TTL) as stream:
+        settings = copying(server)
+        async with watched(settings, Watch()) as watch:
+            await stream.publish("$KV.here.a", b"1", [("Nats-TTL", "5m")])
+            await eventually(lambda: watch.router.routes[0].settled["routed"] == 1)
+        await stream.api("STREAM.DELETE.KV_there")
+        await stream.create_stream("KV_there", ["$KV.there.>"], **WITH_TTL | BUCKET)
+        await trio.sleep(2.0)  # its age
+        _, done = await repair(settings)
+        assert done.stored == 1, done.refusals
+        (value,) = await of_key(stream, "a")
+        assert 285 <= int(str(value.header("Nats-TTL"))) <= 298
 
 
 async def until_gone(stream: JetStream, bucket: str, key: str) -> None:

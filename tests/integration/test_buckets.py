@@ -12,7 +12,9 @@ import pytest
 import trio
 
 from router_trio import Message, Router, Settings
+from router_trio.audit.find import Finder, connections_for
 from router_trio.connection.platform import Platform
+from router_trio.nats.command_link import open_links
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream, StoredMessage
 from tests.support.raw_nats import connect
@@ -356,6 +358,9 @@ async def test_no_update_is_lost_because_another_client_used_its_id(
             await eventually(lambda: _is(values(stream, "there"), lambda found: found["a"] == b"3"))
             report = await watch.router.audit("copy")
         assert report.counts["missing"] == 0, report.as_json()
+        async with open_links(given, "find", connections_for(given, "$KV.here.a")) as links:
+            (found,) = (await Finder(given, links).find("$KV.here.a", 2)).messages
+        assert found.routes[0].outcome not in ("missing", "expired", "unknown"), found.routes[0]
 
 
 async def test_a_copy_that_is_stored_is_not_put_again(server: NatsServer) -> None:
@@ -437,3 +442,22 @@ async def test_versions_that_a_client_has_made_up_are_not_copied_in_a_circle(ser
         async with watched(both_ways(server), Watch()):
             await eventually(at_rest, 20)
             assert (await values(stream, "here"))["key"] == (await values(stream, "there"))["key"]
+
+
+@needs_server(2, 11, lacks="TTLs")
+@pytest.mark.parametrize("ahead", [-600.0, 600.0])
+async def test_the_rest_of_a_ttl_of_another_writer_is_computed_by_the_clock_of_its_server(
+    server: NatsServer, ahead: float
+) -> None:
+    """The later value is put again with what is left of its TTL, and not with what this router's clock leaves."""
+    platform = Platform(wall_clock=lambda: time.time() + ahead)
+    async with two_buckets(server, **WITH_TTL) as stream:
+        await stream.publish("$KV.here.both", b"earlier")
+        await stream.publish("$KV.there.both", b"later", [("Nats-TTL", "5m")])
+        await trio.sleep(2.0)  # its age
+        router = Router(copying(server, to={"last_writer": True}), platform=platform, log=False)
+        async with router.open() as live:
+            await eventually(lambda: live.routes[0].settled["routed"] == 1)
+        *_, again = await of_key(stream, "both")
+        assert (again.payload, again.header("Router-Bucket-Origin") is not None) == (b"later", True)
+        assert 285 <= int(str(again.header("Nats-TTL"))) <= 298

@@ -147,6 +147,7 @@ class Lookups:
             info.stores,
             stream_config(info).loses_schedules,
             info.allow_message_ttl,
+            nanoseconds(info.now),
         )
 
     async def count_subjects(self, stream: str, pattern: str) -> int:
