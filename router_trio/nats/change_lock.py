@@ -18,8 +18,10 @@ from router_trio.errors import LinkError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.nats.command_link import CommandLink
 from router_trio.nats.jetstream import members
-from router_trio.nats.jetstream.api import stream_info
+from router_trio.nats.jetstream.api import StoredMessage, stream_info
 from router_trio.nats.partitions import EXPIRES, put_after
+from router_trio.protocol import headers
+from router_trio.protocol.buckets import MARKER
 from router_trio.protocol.permissions import KV
 
 HELD_FOR = 12
@@ -49,27 +51,29 @@ class ChangeLock:
         self._held_since = -inf
 
     async def take(self) -> None:
-        """Take the lock. Waits until one that was left is free. Raises `SourceError` if another command holds it."""
+        """Take the lock. Waits until one that was left is free.
+
+        Raises `SourceError` if another command holds it, or has held it meanwhile: that one has changed what this one
+        was started for.
+        """
         await self._ensure_bucket()
-        first: int | None = None
+        before: int | None = None
         while True:
             found = await self._bucket.last(f"{KV}.{members.BUCKET}.{self._key}")
             sequence = 0 if found is None else found.sequence
             now = await self._bucket.clock()
             expired = found is not None and now is not None and now > members.expires_at(found, HELD_FOR)
-            if found is None or not found.payload or expired:
-                self._sequence = sequence
-                if await self._put():
-                    return
-                first = first or sequence
-                continue
-            if first is None:
-                first = sequence
-            elif sequence != first:
-                by = excerpt(found.payload.decode("utf-8", "replace"), MOST_SHOWN)
+            if found is not None and before not in (None, sequence) and not _is_marker(found):
+                by = excerpt(found.payload.decode("utf-8", "replace"), MOST_SHOWN) or "it has ended"
                 detail = f"the partitions are being changed by another command ({by}); run this one when it has ended"
                 raise SourceError(detail, reason=reasons.PARTITIONS_DIFFER)
-            await trio.sleep(LOOK_EVERY)
+            before = sequence
+            if found is not None and found.payload and not expired:
+                await trio.sleep(LOOK_EVERY)
+                continue
+            self._sequence = sequence
+            if await self._put():
+                return
 
     async def keep(self) -> None:
         """Hold the lock for the next step. Raises `SourceError` if another command may have taken it."""
@@ -101,3 +105,8 @@ class ChangeLock:
             if error.reason != reasons.STREAM_NOT_FOUND:
                 raise
             await self._bucket.of_stream("CREATE", stream_info, members.bucket_config(1, "file"))
+
+
+def _is_marker(message: StoredMessage) -> bool:
+    """Return True for what the server stores in place of a lock that has expired."""
+    return headers.find(message.headers, MARKER) is not None

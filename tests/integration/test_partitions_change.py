@@ -265,6 +265,22 @@ async def test_of_two_commands_at_once_one_changes_and_the_other_is_refused(tmp_
         await at.until_all_is_routed()
 
 
+async def test_a_command_is_refused_if_another_one_has_ended_its_change_meanwhile(tmp_path: Path) -> None:
+    """It was started for the partitions that there were before."""
+    async with place(tmp_path) as at:
+        first, second = (ChangeLock(at.link, "ORDERS", "router") for _ in range(2))
+        await first.take()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def take() -> None:
+                with pytest.raises(SourceError, match="changed by another command"):
+                    await second.take()
+
+            await trio.sleep(change_lock.LOOK_EVERY / 2)  # the second one has looked
+            await first.free()
+
+
 async def test_the_lock_of_a_command_that_was_killed_is_free_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
