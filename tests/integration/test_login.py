@@ -83,17 +83,15 @@ async def test_a_credentials_file(tmp_path: Path) -> None:
 
 async def test_credentials_that_expire_end_the_link_and_are_waited_for(tmp_path: Path) -> None:
     operator = create_operator()
-    file = operator.credentials(tmp_path / "user.creds", expires_in=2)
-    async with (
-        nats_server(tmp_path, config=operator.config) as server,
-        watched(settings(server.url, credentials_file=file)) as watch,
-    ):
-        lost = await watch.until("NATS_CONNECTION_LOST")
-        assert lost.reason == "authorization"
-        failed = await watch.until("NATS_CONNECTION_FAILED")
-        assert failed.reason == "authorization"
-        operator.credentials(file)
-        await watch.until("NATS_CONNECTION_RESTORED")
+    async with nats_server(tmp_path, config=operator.config) as server:
+        file = operator.credentials(tmp_path / "user.creds", expires_in=3)
+        async with watched(settings(server.url, credentials_file=file)) as watch:
+            lost = await watch.until("NATS_CONNECTION_LOST")
+            assert lost.reason == "authorization"
+            failed = await watch.until("NATS_CONNECTION_FAILED")
+            assert failed.reason == "authorization"
+            operator.credentials(file)
+            await watch.until("NATS_CONNECTION_RESTORED")
 
 
 # --- TLS ---

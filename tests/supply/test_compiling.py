@@ -71,9 +71,10 @@ def test_a_compiled_wheel_that_was_asked_for_and_is_impossible_is_an_error(tmp_p
 
 
 def make(target: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a target with this interpreter, without installing anything."""
+    """Run a target with this interpreter, without installing anything, and as if no other make had started this."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "--old-file=.venv/.installed", f"BIN={Path(sys.executable).parent}", target]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=outside | environment, capture_output=True, text=True, check=False)
 
 
 def test_without_a_compiler_make_test_prints_why_it_skips_what_is_compiled() -> None:
