@@ -34,6 +34,9 @@ KINDS: dict[str, tuple[int, tuple[float, ...], dict[str, tuple[Any, ...]]]] = {
     "durable without leader": (3, (0.0, 0.5, 3.0), {}),
     "stream without leader": (1, (0.0, 0.5, 3.0), {}),
     "copying stalled": (1, (3.0, 15.0), {}),
+    "source without tail": (2, (0.0,), {"count": (1, 5, 40)}),
+    "copy without tail": (2, (0.0,), {"count": (1, 5, 40)}),
+    "sink without tail": (1, (0.0,), {"count": (1, 5, 40)}),
     "sink without leader": (1, (0.5, 3.0), {}),
     "restart": (1, (0.5, 4.0), {}),
     "announce lost": (2, (0.0,), {"times": (1, 3, 10)}),
@@ -62,6 +65,9 @@ def draw(seed: int) -> Schedule:
     kinds = list(KINDS)
     # Few kinds, so that each has time to matter.
     wanted = random.sample(kinds, random.randint(1, 5), counts=[weight for weight, _, _ in KINDS.values()])
+    if "source without tail" in wanted:
+        # Acks on their way to the copy would ack other messages under the same sequences: see `faults.NOT_YET`.
+        wanted = [kind for kind in wanted if kind != "copy without tail"]
     steps = [_step(random, random.choice(wanted), partitions) for _ in range(random.randint(1, MOST_STEPS))]
     # As many messages as the handler can take.
     most = 400 if slow <= 0.1 else 60

@@ -17,12 +17,13 @@ class Published:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Copy:
-    """A message as a destination stored it."""
+    """A message as a destination stored it, which has lost it again at `lost_at`."""
 
     number: int
     at: float
+    lost_at: float = inf
 
 
 @dataclass(slots=True)
@@ -86,7 +87,8 @@ class Look:
 class History:
     """A run. `window` is the duplicate window of the destination in seconds.
 
-    `workers` of each process are members of their own.
+    `workers` of each process are members of their own. Messages that are `gone` were lost by the stream that alone had
+    them. Messages published in one of the times `without_order` may pass each other.
     """
 
     partitions: int
@@ -97,4 +99,6 @@ class History:
     spells: list[Spell] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
+    gone: set[int] = field(default_factory=set)
+    without_order: list[tuple[float, float]] = field(default_factory=list)
     workers: int = 1

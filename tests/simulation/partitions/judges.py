@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
 from router_trio.routing.stream.consumer.lease import RESERVE
-from tests.simulation.partitions.history import Call, Change, History, Look, Spell
+from tests.simulation.partitions.history import Call, Change, Copy, History, Look, Spell
 
 LED_AGAIN = 30.0
 """Seconds within which another process stands in for a member that does not lead a partition."""
@@ -16,11 +16,15 @@ Judge = Callable[[History], Iterator[str]]
 
 def first_copies_in_order(history: History) -> Iterator[str]:
     """Check that the first copies of the messages of each key are stored in the order of the source."""
-    key_of = {one.number: one.key for one in history.published}
+    key_of = {
+        one.number: one.key
+        for one in history.published
+        if not any(begin <= one.at <= end for begin, end in history.without_order)
+    }
     last: dict[str, int] = {}
     seen: set[int] = set()
     for copy in history.stored:
-        if copy.number in seen:
+        if copy.number in seen or copy.number not in key_of:
             continue
         seen.add(copy.number)
         key = key_of[copy.number]
@@ -31,17 +35,17 @@ def first_copies_in_order(history: History) -> Iterator[str]:
 
 def stored_once(history: History) -> Iterator[str]:
     """Check that no message is stored twice within the duplicate window."""
-    last: dict[int, float] = {}
+    last: dict[int, Copy] = {}
     for copy in history.stored:
         before = last.get(copy.number)
-        if before is not None and copy.at - before < history.window:
-            yield f"{copy.number} was stored at {before:.3f} s and at {copy.at:.3f} s"
-        last[copy.number] = copy.at
+        if before is not None and copy.at < before.lost_at and copy.at - before.at < history.window:
+            yield f"{copy.number} was stored at {before.at:.3f} s and at {copy.at:.3f} s"
+        last[copy.number] = copy
 
 
 def all_stored(history: History) -> Iterator[str]:
     """Check that each message of the source was stored."""
-    missing = {one.number for one in history.published} - {copy.number for copy in history.stored}
+    missing = {one.number for one in history.published} - {copy.number for copy in history.stored} - history.gone
     if missing:
         yield f"{len(missing)} of {len(history.published)} were not stored: {sorted(missing)[:5]}"
 

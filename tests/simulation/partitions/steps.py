@@ -12,7 +12,7 @@ import trio
 from router_trio.routing.stream.pulling.pull_loop import SILENCE
 from router_trio.testing import FakeBroker
 from tests.simulation.partitions.history import Spell
-from tests.simulation.partitions.process import DURABLE, SINK, Process
+from tests.simulation.partitions.process import DURABLE, SINK, SOURCE, Process
 from tests.simulation.schedule import Step
 
 if TYPE_CHECKING:
@@ -170,6 +170,16 @@ def _stall_copying(world: World, broker: FakeBroker, step: Step) -> Callable[[],
     return _nothing
 
 
+def _without_tail(stream: Callable[[World], str | None]) -> Callable[[World, FakeBroker, Step], Callable[[], None]]:
+    def begin(world: World, broker: FakeBroker, step: Step) -> Callable[[], None]:
+        name = stream(world)
+        if name in broker._server.streams:
+            world.forget(name, step.what["count"])
+        return _nothing
+
+    return begin
+
+
 def _lost_pins(world: World, step: Step, *, pins: bool) -> None:
     now = trio.current_time()
     world.changed(step.kind)
@@ -197,5 +207,9 @@ OF_SERVER: dict[str, Callable[[World, FakeBroker, Step], Callable[[], None]]] = 
     "durable without leader": _elect_durable,
     "stream without leader": _elect(lambda world: world.partitioned, pins=True),
     "sink without leader": _elect(lambda world: SINK, pins=False),
+    # Acks on their way to a stream that lost its tail ack new messages (`faults.NOT_YET`). A copy has durables apart.
+    "source without tail": _without_tail(lambda world: None if world.schedule.own_token else SOURCE),
+    "copy without tail": _without_tail(lambda world: None if world.schedule.own_token else world.partitioned),
+    "sink without tail": _without_tail(lambda world: SINK),
     "restart": _restart,
 }

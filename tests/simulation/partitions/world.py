@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from math import inf
 from random import Random
 from typing import Any
 
@@ -40,6 +41,12 @@ SETTLED_AFTER = 12.0
 UNFORGED_WITHIN = LONGEST + 20.0
 """Seconds within which shares are fair after the end of forged members: until then others may stand in for them."""
 
+NOTICED_WITHIN = 20.0
+"""Seconds after a power failure until processes have noticed that a stream was rolled back, and it is copied again."""
+
+COPIED_AGAIN_WITHIN = 30.0
+"""Seconds after a stream that is copied was rolled back in which its new messages are copied again."""
+
 LOOK_EVERY = 0.5
 
 ON_THE_WAY = 5
@@ -53,7 +60,7 @@ class World(Watch):
     """A single run."""
 
     def __init__(self, schedule: Schedule, trace: Trace) -> None:
-        self.schedule = schedule
+        self.schedule: Schedule = schedule
         self.trace = trace
         self.wrong: list[tuple[str, str]] = []
         self.codes: Counter[str] = Counter()
@@ -76,6 +83,8 @@ class World(Watch):
         self._failed: set[int] = set()
         self._moves: dict[int, str] = {}
         self._stored: set[int] = set()
+        self._in_sink: list[Copy] = []
+        self._holds_until = -inf
 
     async def run(self) -> None:
         """Execute the schedule from start to end."""
@@ -195,6 +204,7 @@ class World(Watch):
     async def _publish(self, step: Step) -> None:
         count = step.what["count"]
         for _ in range(count):
+            await trio.sleep_until(max(self._holds_until, trio.current_time()))
             self._publish_next()
             if step.seconds:
                 await trio.sleep(step.seconds / count)
@@ -225,6 +235,33 @@ class World(Watch):
         self._failed.add(number)
         return True
 
+    def forget(self, name: str, count: int) -> None:
+        """Let a stream lose its last messages, as a power failure does. What no other stream has is gone.
+
+        The source loses none twice before it was copied again, and gets new ones only then: processes can't see that
+        what was copied and not delivered was lost, if the source has as many messages again. Nor does it lose any while
+        no process runs, which then would not be noticed.
+        """
+        streams, now = self.broker._server.streams, trio.current_time()
+        is_new = any(one.at > self._holds_until for one in self.history.published)
+        if name == SOURCE and not (is_new and any(not process.is_suspended for process in self._living)):
+            return
+        self.broker.cut()
+        self.broker.trouble.forget(name, count)
+        self.changed(f"{name} has lost {count} messages")
+        if name == SOURCE:
+            self._holds_until = now + NOTICED_WITHIN
+        if name == SINK:
+            left = len(streams[SINK].stored)
+            for copy in self._in_sink[left:]:
+                copy.lost_at = now
+            del self._in_sink[left:]
+            return
+        # The server may copy new messages before earlier ones; what the copy had delivered is delivered again.
+        self.history.without_order.append((now, now + COPIED_AGAIN_WITHIN) if name == SOURCE else (0.0, now))
+        there = {number_of(one.publish.payload) for one in (*streams[SOURCE].stored, *streams[self.partitioned].stored)}
+        self.history.gone |= {one.number for one in self.history.published} - there - self._stored
+
     # --- what happens ---
 
     def stored(self, stream: Stream, stored: Stored, now: float) -> None:
@@ -232,7 +269,8 @@ class World(Watch):
         if stream.name == SINK:
             number = number_of(stored.publish.payload)
             self._stored.add(number)
-            self.history.stored.append(Copy(number, now))
+            self._in_sink.append(Copy(number, now))
+            self.history.stored.append(self._in_sink[-1])
             self.trace.add(f"stored {number}")
 
     def observe(self, process: Process, event: Event) -> None:
@@ -269,7 +307,8 @@ class World(Watch):
                     led[process.number] = frozenset(() if partitions is None else partitions.led)
                     if process.live is not None:
                         self._check_ledgers(process)
-            busy = frozenset(one.partition for one in self.history.published if one.number not in self._stored)
+            missing = self._missing()
+            busy = frozenset(one.partition for one in self.history.published if one.number in missing)
             self.history.looks.append(Look(trio.current_time(), led, busy, moved=bool(self._moves)))
             self.trace.add(f"led: {led}")
 
@@ -311,17 +350,20 @@ class World(Watch):
         await trio.sleep(LOOK_EVERY)
 
     async def _until_stored(self, seconds: float, promise: str) -> None:
-        missing = {one.number for one in self.history.published} - self._stored
+        missing = self._missing()
         # One process may have all of them in its handler, one after the other, and some a second time.
         seconds += 2 * sum(map(self.seconds_for, missing))
         # With few in flight, each waits until earlier ones were requested, delivered, stored and acked.
         seconds += len(missing) * ON_THE_WAY * self.schedule.latency / self.schedule.max_in_flight
         with trio.move_on_after(seconds) as waiting:
-            while missing := {one.number for one in self.history.published} - self._stored:
+            while missing := self._missing():
                 await trio.sleep(0.25)
         if waiting.cancelled_caught:
             shown = sorted(missing)[:5]
             self.broken(promise, f"{len(missing)} messages were not stored within {seconds:g} s: {shown}")
+
+    def _missing(self) -> set[int]:
+        return {one.number for one in self.history.published} - self._stored - self.history.gone
 
     async def _end(self) -> None:
         for process in [*self._living]:
