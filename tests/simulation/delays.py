@@ -26,6 +26,7 @@ from router_trio.errors import RouterError
 from router_trio.events import Event, RouteScheduleLost
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.testing import FakeBroker
+from router_trio.testing.frames import Publish
 from router_trio.testing.streams import EPOCH, Stream
 from tests.simulation import sums
 from tests.simulation.machines import Machines
@@ -43,6 +44,16 @@ FAR = 1_000_000.0
 
 CLOCK = 1e-6
 """The precision of the clocks of brokers, in seconds: they are doubles since 1970."""
+
+HEADERS = (
+    b"",
+    b"",
+    b"NATS/1.0\r\nX-Kind: test\r\n\r\n",
+    b"NATS/1.0\r\nX-Kind: a\nNats-Schedule-z\r\n\r\n",
+    b"NATS/1.0\r\nX-Kind: a\nNats-Expected-Stream: OTHER\r\n\r\n",
+    b"NATS/1.0\r\nX-Kind: a\nRouter-Origin-Stream: OTHER\r\nX-Other: b\n\r\n\r\n",
+)
+"""Header blocks of messages: a server cuts schedules at control headers behind any LF, up to the next CRLF."""
 
 CALM = ("elect", "elect", "puback", "ack", "nak", "reload")
 """Steps after which a message of a subject is not lost either."""
@@ -88,6 +99,7 @@ class History:
 
     def __init__(self, seed: int) -> None:
         self.random = Random(f"delays {seed}")
+        self.headers = Random(f"headers of delays {seed}")
         self.steps: list[str] = []
         """The steps so far, in order, each with its time."""
         self.calm = self.random.random() < 0.4
@@ -289,7 +301,10 @@ class History:
         self.sent.append(Sent(plan, due_ns, fails))
         at = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
         subject = f"{'in' if plan.stream else 'core'}.{plan.name}.k{random.randint(0, 2)}"
-        self.brokers["here"].publish(subject, json.dumps({"n": number, "at": at}).encode())
+        payload = json.dumps({"n": number, "at": at}).encode()
+        here = self.brokers["here"]
+        here._server.publish(Publish(subject.encode(), b"", self.headers.choice(HEADERS), payload), trio.current_time())
+        here._network.settle()
 
     def _note(self, text: str) -> None:
         self.steps.append(f"{trio.current_time():.3f} {text}")
