@@ -81,9 +81,12 @@ class Delivery:
 
     def finished(self) -> None:
         """Settle the message. Called once, when the last destination is settled."""
-        if self.failure is not None and self.route.gives_up:
+        if self.failure is None:
+            self.settle_as(self.outcome)
+            return
+        if self.route.gives_up:
             self.route.given_up[self.failure.reason] += 1
-        self.settle_as(self.outcome if self.failure is None else "lost")
+        self.settle_as("lost")
 
     def settle_as(self, fate: str) -> None:
         """Count the fate of the message, and report it to its trace, if it has one."""
@@ -196,12 +199,11 @@ class Delivery:
         return fate
 
     def settle(self, operation: Operation, count: int, fate: Fate, now: float) -> None:
-        template = self.route.destinations[0]
         if not fate.delivered:
             fate = self.counted_fate(fate, self.route.counted_reason)
         elif fate.duplicate:
-            fate = self.proved(template, operation, fate)
-        self.operation_settled(template, operation, fate, now)
+            fate = self.proved(self.route.destinations[0], operation, fate)
+        self.operation_settled(self.route.destinations[0], operation, fate, now)
 
     def operation_settled(self, template: str, operation: Operation, fate: Fate, now: float) -> None:
         """Record the fate of the operation to the destination with this template."""
