@@ -105,7 +105,7 @@ STANDBY = ", standby = true"
 async def test_with_two_processes_waiting_for_the_lead_redeliveries_keep_their_order(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    """One of them takes it, and the other one goes on waiting."""
+    """The process that does not get the lead goes on waiting."""
     async with connect(server.url) as client:
         stream = JetStream(client)
         await stream.create_stream("IN", ["in.>"], storage="memory")
