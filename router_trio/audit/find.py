@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+import trio
+
 from router_trio.audit.audit import CLOCKS_DIFFER_BY, connections_of
 from router_trio.audit.expectations import Expectations, ExpectedCopy, size_limits
 from router_trio.audit.letter import is_letter_of
@@ -424,6 +426,7 @@ class _OneRoute:
                 if expectations.is_judged(index)
             ]
         else:
+            expectations.set_clock(await self._source.clock() or 0, trio.current_time())
             expected = await expectations.of(message)
             made_today, reason = expected.outcome, expected.reason
             if made_today in ("", "unknown"):  # unknown: none of its copies is judged

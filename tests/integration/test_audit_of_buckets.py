@@ -293,6 +293,26 @@ async def test_a_repaired_value_has_the_rest_of_its_ttl_by_the_clock_of_its_serv
         assert 285 <= int(str(value.header("Nats-TTL"))) <= 298
 
 
+@needs_server(2, 11, lacks="TTLs")
+async def test_find_takes_no_missing_value_for_expired_because_this_clock_is_ahead(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = Platform(wall_clock=lambda: time.time() + 600.0)
+    monkeypatch.setattr(rehearsal, "Connection", partial(Connection, platform=platform))
+    async with two_buckets(server, **WITH_TTL) as stream:
+        settings = copying(server)
+        async with watched(settings, Watch()) as watch:
+            await stream.publish("$KV.here.a", b"1", [("Nats-TTL", "5m")])
+            await eventually(lambda: watch.router.routes[0].settled["routed"] == 1)
+        await stream.api("STREAM.DELETE.KV_there")
+        await stream.create_stream("KV_there", ["$KV.there.>"], **WITH_TTL | BUCKET)
+        async with open_links(settings, "find", connections_for(settings, "$KV.here.a")) as links:
+            (found,) = (await Finder(settings, links).find("$KV.here.a", 1)).messages
+        assert [(one.outcome, [copy.stored_class for copy in one.copies]) for one in found.routes] == [
+            ("missing", ["missing"])
+        ]
+
+
 async def until_gone(stream: JetStream, bucket: str, key: str) -> None:
     """Wait until a bucket has no message of a key."""
 

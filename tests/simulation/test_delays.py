@@ -63,7 +63,7 @@ FAULTY = {
     "no wait for a lookup": ("lost: ", _no_wait_for_a_lookup),
     "control headers without a colon": ("lost: ", _headers_end_at_a_colon),
 }
-"""What a judge says, and how the router is broken."""
+"""The words of a judge, with what breaks the router."""
 
 
 @pytest.mark.timeout(120)
