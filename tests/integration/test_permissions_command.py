@@ -343,8 +343,13 @@ async def test_after_the_first_start_nothing_needs_the_permissions_to_make_somet
     assert {subject_of(one).split(".")[2] for one in marked} == {"CONSUMER", "STREAM"}
     assert not [one for one in later if "CREATE" in one]
     async with scene(tmp_path, printed()) as at:
+
+        async def made_everything() -> bool:
+            return "KV_router-positions" in (await at.streams.api("STREAM.NAMES"))["streams"]
+
         async with routing(at) as watch:
             await watch.until("ROUTER_READY")
+            await eventually(made_everything)
         await at.server.reload(users(later))
         async with connect(at.server.url, user="router", password="router") as thief:
             subject = "$JS.API.CONSUMER.DURABLE.CREATE.IN.stream"
