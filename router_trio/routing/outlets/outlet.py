@@ -278,7 +278,7 @@ class Outlet:
     def forward_each(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, RouterError]]:
         """Publish raw messages to a stream while connected, each its own owner and origin, in this order.
 
-        Return the refused messages, each with its error.
+        There is at least one. Return the refused messages, each with its error.
 
         Fast path of `forward`; held equal by
         test_both_ways_of_streams.py::test_messages_of_a_stream_are_forwarded_as_they_would_be_one_by_one, worth 370

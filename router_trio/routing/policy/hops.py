@@ -125,7 +125,10 @@ class Sample:
         return due
 
     def choose(self, messages: int) -> int:
-        """Return the place of one of these messages: another one each time, so that none of a pattern is left out."""
+        """Return the place of one of these messages, of which there is at least one.
+
+        It is another one each time, so that none of a pattern is left out.
+        """
         self._turn += 1
         return self._turn % messages
 

@@ -225,11 +225,10 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         deliveries = hand.next_together(most)
         if hand.cursor.failures.given_up or len(hand.open) < hand.count:  # or some are of an earlier incarnation
             deliveries = self._without_given_up(deliveries)
-            if not deliveries:
-                return True  # all of them were given up, and only their dead letters are sent
         if flow is not None and not flow.quiet:
             flow.going(len(deliveries), hand.waiting)
-        self._routing.forward_each(deliveries)
+        if deliveries:  # else none waited any more, all follow a refused one, or were given up before
+            self._routing.forward_each(deliveries)
         return True
 
     @property

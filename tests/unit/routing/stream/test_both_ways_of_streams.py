@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
+from router_trio.routing.policy import hops
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.schedule import ArrivalOrder, _Turn
 from router_trio.routing.stream.cursor import StreamCursor
@@ -96,6 +97,26 @@ def test_waiting_messages_are_forwarded_together_as_they_would_be_one_by_one(mes
         return run
 
     both(lambda: bench(STORED, source=STREAM), way(together=True), way(together=False))
+
+
+@pytest.mark.parametrize("behind", [0, 3])
+async def test_a_turn_in_which_no_message_can_be_sent_counts_no_hop(behind: int) -> None:
+    """What woke the route was forwarded on arrival of later messages, or all that waits is behind a refused message."""
+    made = bench(STORED, source=STREAM)
+    source = made.stream_source()
+    keeper, hand, route = source.keeper, source.keeper.hand, cast(Any, source.keeper.route)
+    first, *later = [delivery(number, b"in.a", b"", b"x") for number in range(1, behind + 2)]
+    source.received([first])
+    keeper.forwards_on_arrival = False
+    source.received(later)
+    keeper.destination_refused(hand.open[1])
+    keeper.forwards_on_arrival = True
+    counting = made.routings[0].outlets[0].contents.hops
+    assert counting is not None
+    counting.sample.uncounted = hops.EVERY
+    assert route._begin_some() is None
+    assert len(made.written()) == 1
+    assert (hand.waiting, hand.held) == (0, behind)
 
 
 BY_KEY = {"key": "tokens[1]"}
