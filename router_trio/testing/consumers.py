@@ -207,7 +207,12 @@ class Consumer:
         return now >= max(self.leaderless_until, self._stream.leaderless_until)
 
     def take_pin(self, pin: str | None, now: float) -> str | None:
-        """Return the pin if it has the lead, or a new pin if none has it; None if another pin has the lead."""
+        """Return the pin if it has the lead, or a new pin if none has it.
+
+        None if another pin has the lead, or while it is paused: a server names the leader with a message.
+        """
+        if now < self.paused_until:
+            return None
         if now >= self._lead_until:
             self._pins += 1
             self._pin = f"pin{self._pins}"

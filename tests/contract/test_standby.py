@@ -314,6 +314,28 @@ async def test_a_consumer_is_unled_while_it_has_messages_and_no_client_has_its_l
                 await trio.sleep(0.05)
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept on another link"])
+async def test_a_paused_consumer_gives_no_lead_until_it_resumes(
+    kept: bool, peer: Peer, clock: trio.abc.Clock | None
+) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    await peer.publish("orders.new", b"1")
+    pin = None
+    async with link_of(peer) as link:
+        if kept:
+            pin = await link.take_the_lead(STANDBY, ignore)
+        else:
+            await link.open_consumer(STANDBY, Recorder())
+    await peer.pause_consumer(STANDBY.stream, STANDBY.durable, 60.0)
+    async with link_of(peer) as link:
+        with trio.move_on_after(LEAD_ENDS_AFTER + 4.0) as waiting:
+            await link.take_the_lead(replace(STANDBY, pin=pin), ignore)
+        assert waiting.cancelled_caught, "nothing is delivered that could name the leader"
+        await peer.pause_consumer(STANDBY.stream, STANDBY.durable, 0.0)
+        with trio.fail_after(10.0):
+            assert await link.take_the_lead(STANDBY, ignore)
+
+
 async def test_a_lead_that_may_not_be_looked_up_is_not_known(peer: Peer) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.deny_publish(f"$JS.API.CONSUMER.INFO.{STANDBY.stream}.{STANDBY.durable}")
