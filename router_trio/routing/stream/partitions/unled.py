@@ -46,11 +46,11 @@ LOOK_EVERY = 1.0
 NOT_OWN_AFTER = LEAD_ENDS_AFTER + 1.0
 """Seconds with a leader after which that is another process: a lead that this one has lost has ended by then."""
 
-MANY, MOST = 50, 400
-"""Members from which each process looks less often, and up to which: there may be fewer than there seem to be."""
-
 ROUND = 30.0
-"""Seconds in which all members together look at each partition, even if that takes more lookups."""
+"""Seconds in which the members that are counted on look together at each partition, even if that takes more lookups."""
+
+FEW = 32
+"""Members that are counted on at most: there may be fewer than there seem to be."""
 
 SUSPECTED_LOOK_EVERY = 1 / 16
 """Seconds between two such lookups while some seem to have no leader."""
@@ -118,9 +118,7 @@ class Unled:
         """Return the seconds until the next lookup, with that many partitions of others."""
         if self._suspected or not partitions:
             return SUSPECTED_LOOK_EVERY if self._suspected else LOOK_EVERY
-        members = min(members, MOST)
-        usual = LOOK_EVERY * max(1.0, members / MANY)
-        return max(SUSPECTED_LOOK_EVERY, min(usual, ROUND * members / partitions))
+        return max(SUSPECTED_LOOK_EVERY, min(LOOK_EVERY, ROUND * min(members, FEW) / partitions))
 
     def led(self, number: int, now: float) -> bool:
         """Record that a partition has a leader, or needs none. Return True if that is certainly another process."""
