@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[int, tuple[float, ...], dict[str, tuple[Any, ...]]]] = {
     "bucket without leader": (3, (0.5, 4.0, 6.0, 10.0), {}),
     "durable without leader": (3, (0.0, 0.5, 3.0), {}),
     "stream without leader": (1, (0.0, 0.5, 3.0), {}),
+    "durables paused": (2, (15.0, 30.0), {"restart": (False, True)}),
     "copying stalled": (1, (3.0, 15.0), {}),
     "source without tail": (2, (0.0,), {"count": (1, 5, 40)}),
     "copy without tail": (2, (0.0,), {"count": (1, 5, 40)}),

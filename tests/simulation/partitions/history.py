@@ -74,13 +74,14 @@ class Change:
 class Look:
     """The leads at one time: of the processes that can act, and the partitions that have something to do.
 
-    `owners` are the owner of each partition as each of these processes computes it.
+    Processes that are `apart` can act, but the server hears nothing from them, or they hear nothing from it.
     """
 
     at: float
     led: Mapping[int, frozenset[int]]
     busy: frozenset[int]
     moved: bool = False
+    apart: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)

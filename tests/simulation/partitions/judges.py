@@ -122,16 +122,17 @@ def led_again(history: History) -> Iterator[str]:
 def fair_shares(history: History) -> Iterator[str]:
     """Check that members lead as many partitions as others, or one less, and none twice, after the last change.
 
-    Partitions that were moved by hand stay where they are.
+    Partitions that were moved by hand stay where they are. A process that was cut off for long is no member any more.
     """
     for look, since in _settled(history, lambda change: change.fair_within):
-        shares = {process: len(led) for process, led in look.led.items()}
-        if not shares:
+        if not look.led:
             continue
+        shares = {process: len(led) for process, led in look.led.items()}
+        compared = [share for process, share in shares.items() if process not in look.apart] or [0]
         twice = _led_twice(look.led)
         if twice:
             yield f"at {look.at:.3f} s several lead {_listed(twice)}, {since}"
-        elif not look.moved and max(shares.values()) - min(shares.values()) > history.workers:
+        elif not look.moved and max(compared) - min(compared) > history.workers:
             yield f"at {look.at:.3f} s the processes lead {shares}, {since}"
         elif sum(shares.values()) < history.partitions:
             yield f"at {look.at:.3f} s {sum(shares.values())} of {history.partitions} are led, {since}"

@@ -9,7 +9,7 @@ import trio
 
 from router_trio import Live, Message, Retry, Router, Settings
 from router_trio.connection.platform import Platform
-from router_trio.events import Event
+from router_trio.events import ConnectionEstablished, ConnectionRestored, Event
 from router_trio.states import Partitions
 from router_trio.testing.machine import Machine
 from router_trio.testing.streams import EPOCH
@@ -33,6 +33,8 @@ class Process:
         self.machine.sends_on = world.schedule.sends_on
         self.live: Live | None = None
         self.dead = False
+        self.linked_at: float = trio.current_time()
+        """When it started, or last connected."""
         self.ending = trio.Event()
         self.over = trio.Event()
         self._world = world
@@ -49,6 +51,11 @@ class Process:
     def is_suspended(self) -> bool:
         """True between `suspend` and `resume`."""
         return self._tasks.is_suspended
+
+    @property
+    def is_apart(self) -> bool:
+        """True while the server hears nothing from it, or it hears nothing from the server."""
+        return not (self.machine.sends() and self.machine.receives())
 
     @property
     def partitions(self) -> Partitions | None:
@@ -160,4 +167,6 @@ class Process:
 
     def _observe(self, event: Event) -> None:
         if not self.dead:
+            if isinstance(event, ConnectionEstablished | ConnectionRestored):
+                self.linked_at = event.at
             self._world.observe(self, event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,26 @@ def _stall_copying(world: World, broker: FakeBroker, step: Step) -> Callable[[],
     return _nothing
 
 
+def _pause(world: World, broker: FakeBroker, step: Step) -> Callable[[], None]:
+    def pause(seconds: float) -> None:
+        for number in range(world.schedule.partitions):
+            with suppress(KeyError):
+                broker.trouble.pause_consumer(world.partitioned, f"{DURABLE}-{number}", seconds)
+
+    pause(inf)
+    world.changed(step.kind, step.seconds + NOTICED_WITHIN["pull"])
+    world.paused_since = trio.current_time()
+    if step.what["restart"]:
+        world.restart_all()
+
+    def end() -> None:
+        pause(0.0)
+        world.paused_since = inf
+        world.changed("the end of a pause", NOTICED_WITHIN["pull"])
+
+    return end
+
+
 def _without_tail(stream: Callable[[World], str | None]) -> Callable[[World, FakeBroker, Step], Callable[[], None]]:
     def begin(world: World, broker: FakeBroker, step: Step) -> Callable[[], None]:
         name = stream(world)
@@ -205,6 +226,7 @@ OF_SERVER: dict[str, Callable[[World, FakeBroker, Step], Callable[[], None]]] = 
     "bucket without leader": _elect_bucket,
     "copying stalled": _stall_copying,
     "durable without leader": _elect_durable,
+    "durables paused": _pause,
     "stream without leader": _elect(lambda world: world.partitioned, pins=True),
     "sink without leader": _elect(lambda world: SINK, pins=False),
     # Acks on their way to a stream that lost its tail ack new messages (`faults.NOT_YET`). A copy has durables apart.

@@ -143,6 +143,15 @@ def test_partitions_that_were_moved_by_hand_stay_where_they_are() -> None:
     assert not broken(one, "fair")
 
 
+def test_a_process_that_is_cut_off_for_long_is_no_member() -> None:
+    one = looks({}, {}, {1: [0, 1], 2: [2, 3], 3: []})
+    last = one.looks[-1]
+    one.looks[-1] = Look(last.at, last.led, last.busy, apart=frozenset({3}))
+    assert not broken(one, "fair")
+    one.looks[-1] = Look(last.at, last.led, last.busy, apart=frozenset({1}))
+    assert broken(one, "fair"), "the two others have unequal shares"
+
+
 def test_a_longer_wait_of_an_earlier_change_counts() -> None:
     changes = [Change(0.0, "a process was killed", 10.0, 10.0), Change(0.5, "another joined", 1.0, 1.0)]
     assert not broken(looks({}, {}, UNFAIR, changes=changes), "fair")

@@ -14,6 +14,7 @@ from router_trio.errors import LinkError, SourceError
 from router_trio.events import Event
 from router_trio.link import Announced, Group, StreamConfig
 from router_trio.routing.stream.partitions.unled import LONGEST
+from router_trio.states import RUNNING
 from router_trio.subjects.partitions import Partitioning
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import Stored, Stream
@@ -40,6 +41,9 @@ SETTLED_AFTER = 12.0
 
 UNFORGED_WITHIN = LONGEST + 20.0
 """Seconds within which shares are fair after the end of forged members: until then others may stand in for them."""
+
+PAUSE_SEEN_WITHIN = 8.0
+"""Seconds within which a process notices that its durables are paused: it looks every 5 s."""
 
 NOTICED_WITHIN = 20.0
 """Seconds after a power failure until processes have noticed that a stream was rolled back, and it is copied again."""
@@ -85,6 +89,8 @@ class World(Watch):
         self._stored: set[int] = set()
         self._in_sink: list[Copy] = []
         self._holds_until = -inf
+        self.paused_since: float = inf
+        """When the durables of all partitions were paused; infinite if they are not."""
 
     async def run(self) -> None:
         """Execute the schedule from start to end."""
@@ -131,6 +137,12 @@ class World(Watch):
         self._living.remove(process)
         process.kill()
         self.changed(f"process {process.number} was killed")
+
+    def restart_all(self) -> None:
+        """Kill all processes, and start as many new ones."""
+        for process in [*self._living]:
+            self.kill(process)
+            self.join()
 
     def leave(self, process: Process) -> None:
         """End a process in good order, as soon as it can act."""
@@ -301,16 +313,30 @@ class World(Watch):
         while True:
             await trio.sleep(LOOK_EVERY)
             led: dict[int, frozenset[int]] = {}
+            apart = frozenset(one.number for one in self._living if one.is_apart)
             for process in self._living:
                 if not process.is_suspended:
                     partitions = process.partitions
                     led[process.number] = frozenset(() if partitions is None else partitions.led)
                     if process.live is not None:
                         self._check_ledgers(process)
+            self._check_pause()
             missing = self._missing()
             busy = frozenset(one.partition for one in self.history.published if one.number in missing)
-            self.history.looks.append(Look(trio.current_time(), led, busy, moved=bool(self._moves)))
+            self.history.looks.append(Look(trio.current_time(), led, busy, moved=bool(self._moves), apart=apart))
             self.trace.add(f"led: {led}")
+
+    def _check_pause(self) -> None:
+        """Check that some process is not ready while messages wait that are paused: the one whose partitions have them.
+
+        One that starts or reconnects during a pause has to look first.
+        """
+        began = max([self.paused_since, *(one.linked_at for one in self._living)])
+        routes = [route for one in self._living if one.live is not None for route in one.live.routes]
+        acts = len(routes) == len(self._living) and not any(one.is_suspended for one in self._living)
+        waits = acts and routes and trio.current_time() - began > PAUSE_SEEN_WITHIN and self._missing()
+        if waits and all(route.state == RUNNING for route in routes):
+            self.broken("paused", f"all durables are paused, and each of {len(routes)} processes is ready")
 
     async def _keep_time(self) -> None:
         """Let the server do what is due even if no process has a link that wakes up."""
