@@ -136,7 +136,9 @@ def lines(
     else:
         options = [option for kind, grants in by_kind for option in _options(kind[:3], grants)]
         user = shlex.quote(_user(connection, settings.connections[connection]))
-        yield " \\\n  ".join((f"nsc edit user --name {user}", *options))
+        *continued, last = f"nsc edit user --name {user}", *(f"  {option}" for option in options)
+        yield from (f"{line} \\" for line in continued)
+        yield last
 
 
 def _block(kind: str, grants: Sequence[Grant]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -424,7 +425,7 @@ permissions {
 def test_a_connection_that_sends_nothing_may_publish_nothing() -> None:
     settings = configured(core("in", {"connection": "other", "subject": "out"}))
     assert '    deny: ">"' in [*lines(settings, "main", "server")]
-    assert "  --deny-pub '>' \\" in "\n".join(lines(settings, "main", "nsc")).splitlines()
+    assert "  --deny-pub '>' \\" in [*lines(settings, "main", "nsc")]
 
 
 def test_handlers_may_send_elsewhere() -> None:
@@ -449,7 +450,7 @@ def test_a_shell_and_nsc_read_the_subjects_back(subject: str, queue: str | None)
 def test_the_user_of_nsc_has_the_name_of_the_credentials(tmp_path: Path) -> None:
     (tmp_path / "router one.creds").touch()
     settings = configured(core("in", "out"), credentials_file=str(tmp_path / "router one.creds"))
-    assert "\n".join(lines(settings, "main", "nsc")).splitlines()[1] == "nsc edit user --name 'router one' \\"
+    assert [*lines(settings, "main", "nsc")][1] == "nsc edit user --name 'router one' \\"
 
 
 # --- the command ---
@@ -480,6 +481,21 @@ def test_it_prints_a_block_for_each_connection(config: str, capsys: pytest.Captu
         each.append(capsys.readouterr().out)
     assert all_of_them == "\n".join(each)
     assert re.findall("^# connection (.+)$", all_of_them, re.MULTILINE) == ["main", "edge"]
+
+
+def test_a_shell_runs_what_it_prints_for_nsc(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["permissions", config, "--format", "nsc"]) == DONE
+    printed = capsys.readouterr().out
+    nsc = """nsc() { printf '%s\\n' "$@" ''; }\n"""
+    ran = subprocess.run(["sh", "-eu"], input=nsc + printed, capture_output=True, text=True, check=True)
+    assert not ran.stderr
+    calls = [call.split("\n") for call in ran.stdout.removesuffix("\n\n").split("\n\n")]
+    of_service = [word for subject in OF_SERVICE for word in ("--allow-sub", subject)]
+    inbox = ["--allow-sub", *INBOX]
+    assert calls == [
+        ["edit", "user", "--name", "main", "--allow-pub", "_INBOX.>", "--allow-sub", "in", *inbox, *of_service],
+        ["edit", "user", "--name", "edge", "--allow-pub", "out", "--allow-pub", "_INBOX.>", *inbox, *of_service],
+    ]
 
 
 def test_wrong_arguments_are_refused(config: str, capsys: pytest.CaptureFixture[str]) -> None:
