@@ -34,6 +34,7 @@ from router_trio.events import (
 from router_trio.link import Link, StreamState
 from router_trio.outbox.belief import does_not_count
 from router_trio.outbox.operation import OperationWithAck
+from router_trio.outbox.retry_lanes import Shut
 from router_trio.protocol.framing import text
 from router_trio.states import NO_STREAM, NOT_LOOKED_UP, DestinationState, RouteState
 from router_trio.subjects.patterns import covers, matches, overlaps
@@ -89,7 +90,7 @@ class Destinations:
         emit: Emit,
         learned: Callable[[dict[str, tuple[str, ...]], dict[str, set[Hashable]]], None] = lambda *_: None,
         found: Callable[[str, tuple[str, ...] | None], None] = lambda *_: None,
-        change_shut: Callable[[Mapping[Hashable, str | None]], None] = lambda _: None,
+        change_shut: Callable[[Mapping[Hashable, Shut | None]], None] = lambda _: None,
         *,
         advisories: Advisories | None = None,
     ) -> None:
@@ -99,8 +100,8 @@ class Destinations:
         `advisories` explain trouble of streams.
         """
         self._change_shut = change_shut
-        self._shut: dict[Hashable, str] = {}
-        """Destinations to which nothing is sent, with the reason, by route and template."""
+        self._shut: dict[Hashable, Shut] = {}
+        """Destinations to which nothing is sent, by route and template."""
         self._by_template: dict[Hashable, list[DestinationState]] = {}
         """Destinations by route and template: several while a reload replaces their route."""
         self._advisories = advisories or Advisories(connection, emit)
@@ -174,10 +175,9 @@ class Destinations:
         Somebody else who subscribes there would get each message again and again, as long as no stream confirms it.
         Messages of a stream also wait for the first lookup, as they do for a link.
         """
-        changes: dict[Hashable, str | None] = {}
+        changes: dict[Hashable, Shut | None] = {}
         for key in keys:
-            reasons_to_wait = map(self._why_shut, self._by_template[key])
-            why = next((one for one in reasons_to_wait if one is not None), None)
+            why = next(filter(None, map(self._why_shut, self._by_template[key])), None)
             if why != self._shut.get(key):
                 changes[key] = why
                 if why is None:
@@ -187,15 +187,15 @@ class Destinations:
         if changes:
             self._change_shut(changes)
 
-    def _why_shut(self, one: DestinationState) -> str | None:
-        """Return the reason why nothing is sent to a destination for now; None if messages are sent."""
+    def _why_shut(self, one: DestinationState) -> Shut | None:
+        """Return why nothing is sent to a destination for now; None if messages are sent."""
         if self._unknown or one.has_alternatives:
             return None
         if one.looked_up != NOT_LOOKED_UP:
-            return reasons.NO_RESPONDERS if one.is_streamless else None
+            return Shut(reasons.NO_RESPONDERS, one.fails_streamless) if one.is_streamless else None
         # As for the generation of its route before a reload: messages need not wait for the next lookup.
         waits = one.route.redelivers and not _behind(one.pattern, self._streams.values())
-        return reasons.UNANSWERED if waits else None
+        return Shut(reasons.UNANSWERED) if waits else None
 
     async def looked_up(self, destination: DestinationState) -> None:
         """Wait while it is not known whether the stream of a destination keeps schedules, and a lookup may show it."""

@@ -22,6 +22,7 @@ from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation, 
 from router_trio.outbox.queue import SendQueue
 from router_trio.outbox.refusals import Refusals
 from router_trio.outbox.retries import Retries
+from router_trio.outbox.retry_lanes import Shut
 from router_trio.outbox.sender import Sender
 from router_trio.outbox.settlement import Settlement
 from router_trio.outbox.suspects import Suspects
@@ -299,10 +300,10 @@ class Outbox:
         """Record that no server could be reached, which is no publish's fault."""
         self._suspects.unreachable()
 
-    def change_shut(self, changes: Mapping[Hashable, str | None]) -> None:
+    def change_shut(self, changes: Mapping[Hashable, Shut | None]) -> None:
         """Keep the JetStream publishes to some destinations as if there were no link to them, or no longer.
 
-        `changes` has the reason for each that is shut, by `capacity_key`, and None for each that is opened.
+        `changes` has why each is shut, by `capacity_key`, and None for each that is opened.
         """
         self._retries.change_shut(changes)
         self._wake()

@@ -36,6 +36,8 @@ as many digits as any number may have, and no publish has so large a number of i
 REFUSED_WHEN_SHUT_FOR = 2.0
 """Seconds after which a publish to a destination without a stream counts as refused, which is longer than a lookup."""
 
+STREAMLESS = "no stream takes this subject"
+
 POISON = "the server ended the connection each time that this was sent"
 
 
@@ -259,23 +261,25 @@ class Refusals:
                 self._fail([one for one in alike if self._queue.withdraw(one)], reason, detail)
         for operation in again:
             self._notify_of_retry(operation, reasons.TIMEOUT)
-        self._report_shut()
+        self._count_as_refused()
         self._belief.sweep(again, self._has_fate)
         self._wake()
 
-    def _report_shut(self) -> None:
-        """Notify the listeners of publishes that wait because no stream takes them, as if each had been refused.
+    def _count_as_refused(self) -> None:
+        """Fail publishes that wait because no stream takes them, or notify their listeners, as if they were refused.
 
-        Not of new ones: a lookup since may show that there is a stream now.
+        Not new ones: a lookup since may show that there is a stream now.
         """
         shut = self._queue.lanes.shut
-        if not shut or not self._listeners:
+        streamless = {key: one.fails for key, one in shut.items() if one.reason == reasons.NO_RESPONDERS}
+        if not streamless:
             return
         before = self._clock() - REFUSED_WHEN_SHUT_FOR
-        held = self._queue.lanes.wanted(lambda one: shut.get(one.capacity_key) == reasons.NO_RESPONDERS)
+        held = self._queue.lanes.wanted(lambda one: one.capacity_key in streamless and one.accepted_at <= before)
+        failed = [one for one in held if streamless[one.capacity_key] and self._queue.withdraw(one)]
+        if failed:
+            self._fail(failed, reasons.NO_RESPONDERS, STREAMLESS)
         for operation in held:
-            if operation.accepted_at > before:
-                continue
             if self._queue.find(operation.order) is operation:  # a listener may give up others
                 self._notify_of_retry(operation, reasons.NO_RESPONDERS)
 

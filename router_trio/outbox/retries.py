@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation, OperationWithAck
 from router_trio.outbox.queue import SendQueue
+from router_trio.outbox.retry_lanes import Shut
 
 RETRY_REFUSED_AFTER = 0.25
 """Seconds until a publish that was refused for now is tried again."""
@@ -111,13 +112,13 @@ class Retries:
                 destination.since = since
         self._slow = set(slow)
 
-    def change_shut(self, changes: Mapping[Hashable, str | None]) -> None:
+    def change_shut(self, changes: Mapping[Hashable, Shut | None]) -> None:
         """Shut or open destinations: see `Outbox.change_shut`.
 
         What a shut one did not confirm is not sent again either, and waits for it, as what it has never got.
         """
         lanes = self._lanes
-        opened = {key for key, reason in changes.items() if reason is None}
+        opened = {key for key, why in changes.items() if why is None}
         if opened:
             for operation in lanes.wanted(lambda held: held.capacity_key in opened):
                 operation.first_written_at = None  # each one gets its full budget, as on a new link

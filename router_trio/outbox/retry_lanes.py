@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation, OperationWithAck
@@ -28,6 +29,13 @@ TRIES_A_TURN = 256
 TRIED_AT_ONCE = 64
 """Held publishes of one destination that may be retried at once. A destination that does not answer gets no more of the
 wire."""
+
+
+class Shut(NamedTuple):
+    """Why nothing is sent to a destination. With `fails`, what waits for it fails after a while."""
+
+    reason: str
+    fails: bool = False
 
 
 class _Lane:
@@ -113,8 +121,7 @@ class RetryLanes:
     """All lanes of one connection. `held` operations wait in them for their turn, with frames of `held_bytes` bytes.
 
     `lanes` are all lanes by key, including those whose only operation is in flight; `destinations` have lanes, or had
-    some a moment ago. Nothing of the destinations in `shut` is tried, for the
-    reason that is their value.
+    some a moment ago. Nothing of the destinations in `shut` is tried.
     """
 
     __slots__ = ("_held", "_tries", "_turn_ends", "destinations", "held_bytes", "lanes", "shut")
@@ -123,7 +130,7 @@ class RetryLanes:
         self.lanes: dict[Hashable, _Lane] = {}
         self.destinations: dict[Hashable, Destination] = {}
         self.held_bytes: int = 0
-        self.shut: dict[Hashable, str] = {}
+        self.shut: dict[Hashable, Shut] = {}
         self._held: dict[int, OperationWithAck] = {}
         self._tries = TRIES_A_TURN
         self._turn_ends = 0.0
@@ -168,7 +175,7 @@ class RetryLanes:
             destination.ready.pop(key, None)
             destination.reason = reasons.UNANSWERED if operation.refused_for is None else operation.refused_for[0]
         if destination.key in self.shut:
-            destination.reason = self.shut[destination.key]
+            destination.reason = self.shut[destination.key].reason
         if lane.probing is None:
             destination.ready[key] = lane
 
@@ -367,14 +374,14 @@ class RetryLanes:
                 self.destinations[key].slow = False
         return self._release_unrefused(keys)
 
-    def change_shut(self, changes: Mapping[Hashable, str | None]) -> list[OperationWithAck]:
+    def change_shut(self, changes: Mapping[Hashable, Shut | None]) -> list[OperationWithAck]:
         """Shut or open destinations: see `Outbox.change_shut`. Return what was held only because one was shut."""
-        for key, reason in changes.items():
-            if reason is None:
+        for key, why in changes.items():
+            if why is None:
                 self.shut.pop(key, None)
             else:
-                self.shut[key] = reason
-        return self._release_unrefused([key for key, reason in changes.items() if reason is None])
+                self.shut[key] = why
+        return self._release_unrefused([key for key, why in changes.items() if why is None])
 
     def _release_unrefused(self, keys: Iterable[Hashable]) -> list[OperationWithAck]:
         """Take out what the lanes of these destinations hold that were not refused, unless it has to wait still."""

@@ -34,6 +34,7 @@ class DestinationState:
         "_routed_before",
         "awaits_lookup",
         "connection",
+        "fails_streamless",
         "has_alternatives",
         "has_one_stream",
         "looked_up",
@@ -76,6 +77,8 @@ class DestinationState:
         self.stream: str | None = stream
         self.has_alternatives: bool = False
         """True if messages are sent elsewhere while it refuses them."""
+        self.fails_streamless: bool = False
+        """True if its route gives up the messages that no stream takes, so they need not wait for one."""
         self.has_one_stream: bool = False
         """True if the last lookup found one stream for its messages."""
         self.looked_up: tuple[str, str] | None = NOT_LOOKED_UP if waits_for_puback else None

@@ -200,6 +200,37 @@ async def test_a_reason_in_not_still_ends_the_attempts(tmp_path: Path) -> None:
         await eventually(lambda: at.live.routes[0].dead_lettered == 5, 20)
 
 
+@pytest.mark.parametrize("handler", [None, lambda message: message], ids=["as it is", "by a handler"])
+async def test_messages_that_no_stream_takes_are_given_up_unpublished_if_not_names_it(
+    handler: Callable[[Message], Message] | None, tmp_path: Path
+) -> None:
+    route = stream_route("IN", "heard.{{wildcard(1)}}", filter="in.*") | QUICK
+    route["retry"] = QUICK["retry"] | {"not": ["no_responders"]}
+    async with place(tmp_path, route, handler=handler, before=create_dead) as at:
+        await at.until_unready("no_stream")
+        for number in range(5):
+            await at.client.publish("in.x", b"%d" % number)
+        await eventually(lambda: at.live.routes[0].dead_lettered == 5, 20)
+        assert at.heard == []
+        assert dict(at.live.routes[0].given_up) == {"no_responders": 5}
+        await at.streams.create_stream("HEARD", ["heard.>"])
+        await at.until_ready()
+        await at.client.publish("in.x", b"5")
+        await eventually(lambda: at.live.routes[0].fates["routed"] == 1)
+        assert len(await at.streams.stream_messages("DEAD")) == 5
+
+
+async def test_messages_that_were_sent_to_a_stream_that_is_gone_are_given_up_if_not_names_it(tmp_path: Path) -> None:
+    route = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*") | QUICK
+    route["retry"] = QUICK["retry"] | {"not": ["no_responders"]}
+    async with place(tmp_path, route, before=create_dead) as at:
+        await at.until_ready()
+        await at.streams.delete_stream("OUT")
+        await send(at)
+        await eventually(lambda: at.live.routes[0].dead_lettered == COUNT, 30)
+        assert len(await at.streams.stream_messages("DEAD")) == COUNT
+
+
 async def test_nothing_is_published_while_no_stream_takes_the_subject(tmp_path: Path) -> None:
     """Somebody who subscribes there would get a copy at each attempt."""
     route = stream_route("IN", "heard.{{wildcard(1)}}", filter="in.*") | QUICK
