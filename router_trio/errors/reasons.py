@@ -673,3 +673,6 @@ LOOKUP_FAILED: Final = frozenset({PERMISSION_DENIED, TIMEOUT, BAD_ANSWER, JETSTR
 
 TO_NAME: Final = tuple(one.name for one in TABLE.values() if one.to_name)
 """Reasons that a configuration can name, as in `[routes.retry] not`."""
+
+OF_LOOKUPS: Final[Mapping[str, str]] = {"no_stream": NO_RESPONDERS, "stream_full": LIMIT, "stream_sealed": SEALED}
+"""What readiness says of a destination's stream, and the reason for which messages then fail."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from router_trio.errors import Problem
-from router_trio.errors.reasons import HANDLER_ERROR, TO_NAME
+from router_trio.errors.reasons import HANDLER_ERROR, OF_LOOKUPS, TO_NAME
 from router_trio.settings.checks.content import check_expression
 from router_trio.settings.expressions import PER
 from router_trio.settings.patterns import check_name, check_own_subject
@@ -47,7 +47,7 @@ def check_retry(path: str, retry: RetrySettings | None) -> Iterator[Problem]:
                 f"{reason!r} is not a reason; use one of router_messages_failed_total, such as 'mapping', or "
                 "'handler_error:ValueError' for what a handler raises",
             )
-        elif ":" not in reason and reason not in TO_NAME and (near := _misspelt(reason)) is not None:
+        elif ":" not in reason and reason not in TO_NAME and (near := _meant(reason)) is not None:
             yield Problem(where, f"no message fails with the reason {reason!r}; did you mean {near!r}?")
 
 
@@ -77,10 +77,12 @@ def check_schedule(
         yield Problem(f"{path}.stream", text)
 
 
-def _misspelt(reason: str) -> str | None:
-    """Return the known reason that is spelled nearly like this one, or None: unknown reasons may exist."""
+def _meant(reason: str) -> str | None:
+    """Return the known reason that is meant, as one that is spelled alike; None if unknown: other reasons may exist."""
     from difflib import get_close_matches
 
+    if reason in OF_LOOKUPS:
+        return OF_LOOKUPS[reason]
     return next(iter(get_close_matches(reason, TO_NAME, n=1, cutoff=0.85)), None)
 
 

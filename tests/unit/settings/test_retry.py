@@ -59,6 +59,8 @@ def test_dead_letters_go_to_a_stream_on_the_connection_of_the_source() -> None:
         ({"not": ["mapping", "handler_error:"]}, {".not[1]": "'handler_error:' is not a reason"}),
         ({"not": ["mapping:x"]}, {".not[0]": "'mapping:x' is not a reason"}),
         ({"not": ["handler_eror"]}, {".not[0]": "no message fails with the reason 'handler_eror'; did you mean"}),
+        ({"not": ["no_stream"]}, {".not[0]": "no message fails with the reason 'no_stream'; did you mean 'no_resp"}),
+        ({"not": ["stream_full"]}, {".not[0]": "no message fails with the reason 'stream_full'; did you mean 'limit'"}),
         ({"not": 5}, {".not": "must be a list in brackets"}),
         ({"tries": 5}, {".tries": "unknown key"}),
     ],
