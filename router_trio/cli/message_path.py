@@ -234,7 +234,7 @@ def _copy_problems(sending: Sending, part: Part) -> list[str]:
         return []
     where = f"{part.connection}: {excerpt(part.subject)}"
     if destination.waits_for_puback and not trace.streams:
-        return [f"{where}: no stream takes this subject, so the copy fails with no_responders"]
+        return [f"{where}: no stream takes this subject, so the copy is not stored"]
     if destination.waits_for_puback and destination.stream is not None and destination.stream not in trace.streams:
         return [f"{where}: stream {destination.stream} does not take this subject"]
     if not trace.streams and not any(_is_delivery(event) for event in trace.events):

@@ -30,9 +30,14 @@ def stream_missing(facts: Facts, to: Destination) -> Iterator[Found]:
     shapes = _sent(facts, to)
     if not any(overlaps(one, ".".join(shape)) for one in taken for shape in shapes):
         subjects = excerpt(", ".join(map(".".join, shapes)))
+        what = "its messages wait until one does"
+        if to.is_dead_letter:
+            what = "no dead letter can be stored"
+        elif to.route.fails_without_stream:
+            what = "every copy fails with no_responders"
         text = (
-            f"no stream takes {subjects}, so every copy fails with no_responders; add the subject to a stream, or list "
-            "the stream in [[streams]]"
+            f"no stream takes {subjects}, so {what}; add the subject to a stream, list the stream in [[streams]], or "
+            "set `jetstream = false` if it is for subscribers"
         )
         yield Found(ERROR, to.path, text)
 
@@ -47,7 +52,7 @@ def subjects_not_taken(facts: Facts, to: Destination) -> Iterator[Found]:
     if left:
         text = (
             f"streams take only a part of {excerpt(', '.join(left))}: {excerpt(', '.join(taken))}; every other copy "
-            "fails with no_responders; add the subjects to a stream, or narrow the source"
+            "is refused with no_responders; add the subjects to a stream, or narrow the source"
         )
         yield Found(WARNING, to.path, text)
 

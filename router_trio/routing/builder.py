@@ -210,7 +210,7 @@ def _state(
     for one in plan.destinations:
         to = one.state(state)
         to.has_alternatives = plan.settings.strategy == "fallback"
-        to.fails_streamless = reasons.NO_RESPONDERS in plan.settings.retry_or_default.never
+        to.fails_streamless = plan.settings.fails_without_stream
         state.to.append(to)
         connections[one.connection].destinations.add(to)
     return state

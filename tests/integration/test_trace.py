@@ -135,7 +135,7 @@ async def test_a_router_that_does_not_run_and_a_missing_stream_are_problems(plac
     assert code == 1
     assert found["problems"] == [
         "route eu: no client has the subscription orders.*.* in queue routers; is the router running and ready?",
-        "core: eu.7: no stream takes this subject, so the copy fails with no_responders",
+        "core: eu.7: no stream takes this subject, so the copy is not stored",
         "core: live.created: nothing is subscribed to this subject, so the copy is lost",
     ]
     result = await place.trace(*ORDER)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from router_trio.errors import reasons
 from router_trio.settings.retry import DeadLetterSettings, RetrySettings
 from router_trio.settings.routes.destination import DestinationSettings
 from router_trio.settings.routes.flow import Expression, LimitSettings
@@ -133,6 +134,11 @@ class RouteSettings(Section, init=False):
         """True if the route gives up no message that fails, unless its handler raises `Reject`."""
         retry = self.retry_or_default
         return retry.attempts == 0 and not retry.never and self.schema_file is None
+
+    @property
+    def fails_without_stream(self) -> bool:
+        """True if a message fails while no stream takes its copy, and does not wait for one."""
+        return self.strategy == "fallback" or reasons.NO_RESPONDERS in self.retry_or_default.never
 
     @property
     def retry_or_default(self) -> RetrySettings:

@@ -83,7 +83,11 @@ def facts(
         "major_minor": (2, 14),
         "streams": names,
         "consumers": {("ORDERS", "router"): durable},
-        "takers": {"routes[0].to[0].subject": ("COPIES",) if takers is None else takers, "streams[0]": takers or ()},
+        "takers": {
+            "routes[0].to[0].subject": ("COPIES",) if takers is None else takers,
+            "routes[0].dead_letter.subject": (),
+            "streams[0]": takers or (),
+        },
     }
     return Facts(settings or configured(), {"main": ServerFacts(**known | server)}, outage)
 
@@ -133,8 +137,22 @@ CASES["stream_missing"] = [
         facts(takers=()),
         "error",
         TO,
-        "no stream takes copies.*, so every copy fails with no_responders; add the subject to a stream, or list the "
-        "stream in [[streams]]",
+        "no stream takes copies.*, so its messages wait until one does; add the subject to a stream, list the stream "
+        "in [[streams]], or set `jetstream = false` if it is for subscribers",
+    ),
+    (
+        facts(settings=configured(route={"retry": {"not": ["no_responders"]}}), takers=()),
+        "error",
+        TO,
+        "no stream takes copies.*, so every copy fails with no_responders; add the subject to a stream, list the "
+        "stream in [[streams]], or set `jetstream = false` if it is for subscribers",
+    ),
+    (
+        facts(settings=configured(route={"dead_letter": {"subject": "dead"}})),
+        "error",
+        "routes[0].dead_letter.subject",
+        "no stream takes dead, so no dead letter can be stored; add the subject to a stream, list the stream in "
+        "[[streams]], or set `jetstream = false` if it is for subscribers",
     ),
     (
         facts(settings=configured(to={"stream": "GONE"}), streams={"ORDERS": ORDERS, "GONE": None}),
@@ -148,8 +166,8 @@ CASES["subjects_not_taken"] = [
         facts(stream("COPIES", "copies.a", "copies.b")),
         "warning",
         TO,
-        "streams take only a part of copies.*: copies.a, copies.b; every other copy fails with no_responders; add the "
-        "subjects to a stream, or narrow the source",
+        "streams take only a part of copies.*: copies.a, copies.b; every other copy is refused with no_responders; add "
+        "the subjects to a stream, or narrow the source",
     )
 ]
 CASES["circle_over_servers"] = [
