@@ -289,14 +289,16 @@ class BucketConflict(RouteEvent):
 class RouteInCircle(RouteEvent):
     """A route receives mostly messages that it has sent itself: `returned` of the last `received` ones.
 
-    They go round in a circle, over other routes, routers or streams, until they reach the hop limit. It is reported
-    once a minute while it lasts.
+    They go round in a circle, over other routes, routers or streams, until they reach the hop limit. The header
+    Router-Passed of a message names the routes on its way; `passed_as` is the name of this one. It is reported once a
+    minute while it lasts.
     """
 
     code = "ROUTE_IN_CIRCLE"
     level = Level.WARN
     returned: int
     received: int
+    passed_as: str
 
 
 class HandlerLeftBehind(RouteEvent):

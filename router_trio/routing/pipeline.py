@@ -131,7 +131,7 @@ class Routing:
         )
         for outlet in () if plan.limits_hops else outlets:
             if outlet.contents.hops is not None:
-                outlet.contents.hops.when_returned(self._came_back)
+                outlet.contents.hops.when_returned(partial(self._came_back, text(outlet.contents.hops.name)))
         self._one_is_enough = plan.settings.strategy == "fallback"
         self._delayed: tuple[Outlet, ...] = ()
         if not self._one_is_enough:
@@ -277,12 +277,15 @@ class Routing:
             if connection.outbox.blocks:
                 await connection.wait_for_capacity()
 
-    def _came_back(self) -> None:
-        """Record that a message has passed this route before."""
+    def _came_back(self, passed_as: str) -> None:
+        """Record that a message has passed this route before, which has this name in its header."""
         now, state = trio.current_time(), self.state
-        if received := state.came_back(now):
+        if received := state.came_back(passed_as, now):
             assert state.returning is not None
-            self._emit(RouteInCircle(at=now, route=state.name, returned=state.returning.returned, received=received))
+            returned = state.returning.returned
+            self._emit(
+                RouteInCircle(at=now, route=state.name, returned=returned, received=received, passed_as=passed_as)
+            )
 
     def emit_failure(self, reason: str, detail: str, **more: Any) -> None:
         """Report that a message failed in this route. The delivery counts it.

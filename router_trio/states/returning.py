@@ -18,9 +18,11 @@ ONCE = 1
 class Returning:
     """Compares the messages of a route that have passed it before with all that it receives."""
 
-    __slots__ = ("_began", "_received", "_reported", "_shown_until", "returned")
+    __slots__ = ("_began", "_received", "_reported", "_shown_until", "passed_as", "returned")
 
-    def __init__(self) -> None:
+    def __init__(self, passed_as: str) -> None:
+        self.passed_as = passed_as
+        """The name of the route in the header of messages."""
         self._began = self._reported = self._shown_until = float("-inf")
         self._received = 0
         self.returned = 0
@@ -48,6 +50,7 @@ class Returning:
         if now > self._shown_until:
             return None
         return (
-            "it receives mostly messages that it has sent itself: they go round in a circle; "
-            "`router-trio check --online` shows the way that they take"
+            "it receives mostly messages that it has sent itself: they go round in a circle; their header "
+            f"Router-Passed names the routes on the way, this one as {self.passed_as}, and each of them reports its "
+            "own name; `router-trio check --online` shows a way over streams and durables"
         )

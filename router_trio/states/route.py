@@ -514,10 +514,10 @@ class RouteState(RouteCounts):
         """Record why the route would not route a message although it runs, in place of what `cause` had."""
         self.obstacles[cause] = why
 
-    def came_back(self, now: float) -> int:
-        """Record a message that the route has passed on before: see `Returning.note`."""
+    def came_back(self, passed_as: str, now: float) -> int:
+        """Record a message that the route has passed on before: see `Returning`."""
         if self.returning is None:
-            self.returning = Returning()
+            self.returning = Returning(passed_as)
         return self.returning.note(self.received, now)
 
     def in_circle(self, now: float) -> str | None:

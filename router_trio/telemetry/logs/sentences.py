@@ -101,7 +101,8 @@ SENTENCES: Mapping[type[Event], str] = {
     ),
     events.RouteInCircle: (
         "Route {route}: {returned} of the last {received:count message} had passed it before: they go round in a "
-        "circle; `router-trio check --online` shows the way that they take"
+        "circle; their header Router-Passed names the routes on the way, this one as {passed_as}, and each of them "
+        "reports its own name; `router-trio check --online` shows a way over streams and durables"
     ),
     events.DeliveryLimitReached: (
         "Route {route}: consumer {durable} of stream {stream} reached its limit of deliveries with "

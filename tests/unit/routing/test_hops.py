@@ -125,8 +125,13 @@ async def test_a_circle_ends_without_configuration_and_is_reported(autojump_cloc
         assert passed(w)[-hops.DEFAULT_LIMIT :] == sorted(str(number) for number in range(1, hops.DEFAULT_LIMIT + 1))
         first = len(passed(w))
         assert first < 50
-        assert sorted(one.route for one in w.watch.of("ROUTE_IN_CIRCLE")) == ["back", "there"]
-        assert [len(one.reasons(trio.current_time())) for one in w.live.routes] == [1, 1]
+        reported = {one.route: one.passed_as for one in w.watch.of("ROUTE_IN_CIRCLE")}
+        assert reported.keys() == {"back", "there"}
+        ways = [one.headers.get("Router-Passed", "") for broker in w.brokers.values() for one in broker.published]
+        assert {*" ".join(ways).split()} == {*reported.values()}, "they report the names that are in the header"
+        for one in w.live.routes:
+            (reason,) = one.reasons(trio.current_time())
+            assert f"Router-Passed names the routes on the way, this one as {reported[one.name]}, " in reason
         for _ in range(50):
             w.broker.publish("in.b", b"x")
         await eventually(lambda: w.live.routes[0].failed["loop"] == 51)
