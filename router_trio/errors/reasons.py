@@ -533,7 +533,8 @@ TABLE: Final[Mapping[str, Reason]] = {
         _source(
             PARTITIONS_DIFFER,
             "the stream has other partitions than the route",
-            "give all processes the same `partitions` and `partition_by`, those of the stream",
+            "give all processes the same `partitions` and `partition_by`, those of the stream, or "
+            "[change the stream](../how-to/partitions.md#another-number-of-partitions)",
         ),
         _source(
             BUCKET_MISMATCH,
@@ -675,4 +676,4 @@ TO_NAME: Final = tuple(one.name for one in TABLE.values() if one.to_name)
 """Reasons that a configuration can name, as in `[routes.retry] not`."""
 
 OF_LOOKUPS: Final[Mapping[str, str]] = {"no_stream": NO_RESPONDERS, "stream_full": LIMIT, "stream_sealed": SEALED}
-"""What readiness says of a destination's stream, and the reason for which messages then fail."""
+"""Reasons of readiness about a destination's stream, with the reasons for which messages then fail."""

@@ -29,9 +29,7 @@ def partitions_differ(facts: Facts, source: Source) -> Iterator[Found]:
     else:
         return
     if (why := differs(name, wanted, origin, found)) is not None:
-        yield Found(
-            ERROR, f"{source.path}.partitions", f"{why}: the route is refused; correct it, or change the stream"
-        )
+        yield Found(ERROR, f"{source.path}.partitions", f"the route is refused: {why}")
     elif found is not None and found.of_others:
         yield Found(ERROR, f"{source.path}.durable", of_others(name))
 

@@ -102,7 +102,7 @@ async def test_a_copy_that_is_changed_under_a_route_stops_it_with_both_numbers(
         source = {"name": "IN", "subject_transforms": [transform], "opt_start_seq": 13}
         await at.streams.api("STREAM.UPDATE.IN-router", config | {"sources": [source]})
         await at.until_unready("it has 7 partitions, the route 4 partitions")
-        assert "`router-trio partitions --change`" in at.answer[1][0]["reason"]
+        assert "`router-trio partitions CONFIG ROUTE --change --apply`" in at.answer[1][0]["reason"]
         await at.streams.api("STREAM.UPDATE.IN-router", config)
         await at.until_ready()
 

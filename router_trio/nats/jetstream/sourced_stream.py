@@ -67,6 +67,10 @@ CHANGING = "router-trio.changing"
 MAX_CHANGING = 64 * 1024
 """Bytes of that value, most of them the transforms."""
 
+_CHANGE = "correct the route, or change the stream with `router-trio partitions CONFIG ROUTE --change --apply`"
+_OTHER = "use another `durable`"
+"""Cures for a stream with other partitions, and for one that was not made for the route."""
+
 
 @dataclass(frozen=True, slots=True)
 class Changing:
@@ -254,20 +258,21 @@ def unsuitable(stream: StreamInfo, version: tuple[int, int] | None) -> str | Non
 
 
 def differs(name: str, wanted: Partitioning, source: str, found: Partitioned | None) -> str | None:
-    """Return why the existing stream `name` can't be read as the partitions that a route wants; None if it can.
+    """Return why the existing stream `name` can't be read as the partitions that a route wants, and the cure.
 
+    Return None if it can.
     `source` is the stream that it should source; empty if it is the stream of the route itself.
     """
     if found is None:
-        return f"the stream {name!r} exists, and does not put a partition in front of its subjects"
+        return f"the stream {name!r} exists, and does not put a partition in front of its subjects; {_OTHER}"
     if source and found.source != source:
         origin = f"sources {found.source!r}" if found.source else "sources no other"
-        return f"the stream {name!r} exists and {origin}; {source!r} is needed"
+        return f"the stream {name!r} exists and {origin}; {source!r} is needed; {_OTHER}"
     compare = wanted.difference if source else wanted.disorder
     other = compare(found.partitioning)
     if other is not None and found.changing is not None:
         other += "; it is being changed now"
-    return None if other is None else f"the stream {name!r} has other partitions: {other}"
+    return None if other is None else f"the stream {name!r} has other partitions: {other}; {_CHANGE}"
 
 
 def drops(name: str, found: Partitioned, version: tuple[int, int] | None) -> str | None:
@@ -301,15 +306,13 @@ async def ensure_partitioned(lookups: Lookups, wanted: PartitionedSpec, info: Se
             raise SourceError(f"{excerpt(name)!r} is not a valid name of a stream", reason=reasons.INVALID_NAME)
     source, own = await _required(lookups, wanted.stream)
     if own is not None:
-        cure = "correct `partitions`, `partition_by` or `filter` of the route"
-        _compare(wanted, wanted.stream, "", own, cure)
+        _compare(wanted, wanted.stream, "", own)
         return _as_found(wanted.stream, own, source)
     found = await _find(lookups, wanted.derived)
     created = found is None
     if found is None:
         found = await _create(lookups, wanted, source, info)
-    cure = f"correct the route, or change the partitions of {wanted.derived!r} with `router-trio partitions --change`"
-    _compare(wanted, wanted.derived, wanted.stream, found[1], cure)
+    _compare(wanted, wanted.derived, wanted.stream, found[1])
     if found[1] is not None and (why := drops(wanted.derived, found[1], info.major_minor)) is not None:
         raise SourceError(why, reason=reasons.PARTITIONS_DIFFER)
     assert found[1] is not None, "a stream without partitions differs"
@@ -353,9 +356,9 @@ def read_partitioned(body: bytes) -> tuple[StreamInfo, Partitioned | None]:
     return stream_info(body), partitioned(answer.required("config"), answer)
 
 
-def _compare(wanted: PartitionedSpec, name: str, source: str, found: Partitioned | None, cure: str) -> None:
+def _compare(wanted: PartitionedSpec, name: str, source: str, found: Partitioned | None) -> None:
     if (why := differs(name, wanted.partitioning, source, found)) is not None:
-        raise SourceError(f"{why}; {cure}", reason=reasons.PARTITIONS_DIFFER)
+        raise SourceError(why, reason=reasons.PARTITIONS_DIFFER)
     if found is not None and found.of_others:
         raise SourceError(of_others(name), reason=reasons.PARTITIONS_DIFFER)
 

@@ -130,7 +130,8 @@ def other_partitions(old: Settings, new: Settings) -> Iterator[Problem]:
         else:
             text = (
                 "can't be changed by a reload, and neither can what determines them: run `router-trio partitions "
-                f"CONFIG {route.name} --change`, which prints a plan, and then restart the processes"
+                f"CONFIG {route.name} --change --apply` (without --apply it prints the plan), and then restart the "
+                "processes"
             )
         yield Problem(f"routes[{index}].from.partitions", text)
 

@@ -33,6 +33,7 @@ from router_trio.protocol.stream_config import StreamConfig
 from router_trio.subjects.partitions import Partitioning
 
 WANTED = Partitioning(16, (1,), ("orders.*.*",))
+CHANGE = "correct the route, or change the stream with `router-trio partitions CONFIG ROUTE --change --apply`"
 TRANSFORM = {"src": "orders.*.*", "dest": "{{partition(16,1)}}.orders.{{wildcard(1)}}.{{wildcard(2)}}"}
 
 
@@ -129,6 +130,7 @@ def test_a_copy_whose_partitions_are_being_changed_has_the_old_ones() -> None:
     assert differs("R", WANTED, "ORDERS", copy) is None
     assert differs("R", replace(WANTED, count=8), "ORDERS", copy) == (
         "the stream 'R' has other partitions: it has 16 partitions, the route 8 partitions; it is being changed now"
+        f"; {CHANGE}"
     )
     # A record that was forgotten has no effect on a copy that copies again.
     assert found(OF_SOURCE | {"metadata": {CHANGING: change.as_text()}}) == Partitioned(WANTED, "ORDERS")
@@ -173,14 +175,14 @@ def test_a_stream_with_messages_that_have_no_partition_has_none(config: dict[str
 def test_an_existing_stream_is_refused_with_the_difference() -> None:
     assert differs("R", WANTED, "ORDERS", Partitioned(WANTED, "ORDERS")) is None
     assert differs("R", WANTED, "ORDERS", None) == (
-        "the stream 'R' exists, and does not put a partition in front of its subjects"
+        "the stream 'R' exists, and does not put a partition in front of its subjects; use another `durable`"
     )
     assert differs("R", WANTED, "ORDERS", Partitioned(WANTED, "OTHER")) == (
-        "the stream 'R' exists and sources 'OTHER'; 'ORDERS' is needed"
+        "the stream 'R' exists and sources 'OTHER'; 'ORDERS' is needed; use another `durable`"
     )
     other = Partitioning(8, (1,), ("orders.*.*",))
     assert differs("R", WANTED, "ORDERS", Partitioned(other, "ORDERS")) == (
-        "the stream 'R' has other partitions: it has 8 partitions, the route 16 partitions"
+        f"the stream 'R' has other partitions: it has 8 partitions, the route 16 partitions; {CHANGE}"
     )
     # A copy is made for one route; a stream with partitions of its own may have more than the route reads.
     wider = Partitioning(16, (1,), ("orders.*.>",))

@@ -631,22 +631,23 @@ CASES["partitions_differ"] = [
         of_partitions(has=replace(THERE, partitioning=Partitioning(8, (1,), ("orders.*",)))),
         "error",
         f"{FROM}.partitions",
-        "the stream 'ORDERS-router' has other partitions: it has 8 partitions, the route 4 partitions: the route is "
-        "refused; correct it, or change the stream",
+        "the route is refused: the stream 'ORDERS-router' has other partitions: it has 8 partitions, the route 4 "
+        "partitions; correct the route, or change the stream with `router-trio partitions CONFIG ROUTE --change "
+        "--apply`",
     ),
     (
         of_partitions(has=None),
         "error",
         f"{FROM}.partitions",
-        "the stream 'ORDERS-router' exists, and does not put a partition in front of its subjects: the route is "
-        "refused; correct it, or change the stream",
+        "the route is refused: the stream 'ORDERS-router' exists, and does not put a partition in front of its "
+        "subjects; use another `durable`",
     ),
     (
         facts(settings=PARTITIONED, partitioned={"ORDERS": Partitioned(Partitioning(2))}),
         "error",
         f"{FROM}.partitions",
-        "the stream 'ORDERS' has other partitions: it has 2 partitions, the route 4 partitions: the route is refused; "
-        "correct it, or change the stream",
+        "the route is refused: the stream 'ORDERS' has other partitions: it has 2 partitions, the route 4 partitions; "
+        "correct the route, or change the stream with `router-trio partitions CONFIG ROUTE --change --apply`",
     ),
     (
         of_partitions(has=replace(THERE, of_others=True)),

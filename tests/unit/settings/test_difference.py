@@ -44,7 +44,7 @@ def test_other_partitions_are_no_matter_of_a_reload() -> None:
     for changes in ({"partitions": 8}, {"partition_by": [2]}, {"partition_by": None}, {"filter": "in.*.new"}):
         (problem,) = other_partitions(old, partitioned(**changes))
         assert problem.path == "routes[0].from.partitions"
-        assert "run `router-trio partitions CONFIG a --change`" in problem.message
+        assert "run `router-trio partitions CONFIG a --change --apply`" in problem.message
     none: dict[str, Any] = {"partitions": None, "partition_by": None}
     for before, after in ((old, partitioned(**none)), (partitioned(**none), old)):
         (problem,) = other_partitions(before, after)
