@@ -125,7 +125,7 @@ class Sample:
         return due
 
     def choose(self, messages: int) -> int:
-        """Return the place of one of these messages, of which there is at least one.
+        """Return the place of one of these messages, at least one.
 
         It is another one each time, so that none of a pattern is left out.
         """
