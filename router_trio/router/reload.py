@@ -2,7 +2,8 @@
 
 Unchanged parts are not touched. Each route that ends, and each that starts, waits only for what it needs: a route
 starts once its predecessor has ended and its connections exist; a connection ends once the routes that used it have. A
-core route that keeps its subscription hands it to its successor at once, so that there is no gap.
+core route that keeps its subscription hands it to its successor at once, so that there is no gap. One whose connection
+ends hands over what it has not started once it receives nothing more.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Reload:
         self._deadline = trio.current_time() + run.settings.router.shutdown_timeout
         self._change_streams()
         for change in found.routes.changed:
-            if change.keeps_subscription:
+            if change.keeps_messages:
                 self._hand_over(change)
         async with trio.open_nursery() as nursery:
             for name in (*found.routes.removed, *found.routes.changed_names, *found.routes.added):
@@ -95,7 +96,10 @@ class Reload:
     # --- routes ---
 
     def _hand_over(self, change: Change) -> None:
-        """Replace a route that keeps its subscription: messages that arrive from now on go to its successor."""
+        """Replace a route of the same subject: what it has not started, and what it would retry, goes to its successor.
+
+        If it keeps its subscription, messages that arrive from now on do so as well.
+        """
         run, before = self._run, self._before[change.name]
         here = self._connections() | {name: generation.connection for name, generation in self._new_connections.items()}
         route = run.build(self._plans[change.name], here, before.route)
@@ -126,7 +130,7 @@ class Reload:
         run, state = self._run, generation.route.state
         run.routes[state.name] = generation
         run.registry.put_route(state)
-        run.connections[state.connection].connection.attach(generation.route.source)
+        generation.route.source.connection.attach(generation.route.source)
         run.run_generation(generation)
         return generation
 

@@ -544,7 +544,7 @@ class Run:
         for name, generation in self.routes.items():
             if generation.begun:
                 continue
-            if not all(one is self._connection(one.name) for one in generation.route.routing.connections):
+            if not all(one is self._connection(one.name) for one in generation.route.connections):
                 self._count_unsettled(generation.route.abandon())
             elif name in leaving:
                 replaced.append((leaving[name], generation))

@@ -32,6 +32,11 @@ class RouteToWake(Protocol):
     def left_hand(self) -> None:
         """Note that a message has left the hand."""
 
+    @property
+    def has_successor(self) -> bool:
+        """Return True if there is a successor that still receives messages."""
+        ...
+
     def pass_on(self, waiting: Batches) -> bool:
         """Have messages routed by the successor. Return False if there is none that still receives messages."""
         ...

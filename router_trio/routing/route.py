@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 import trio
 
+from router_trio.connection.supervisor import Connection
 from router_trio.errors import reasons
 from router_trio.routing.hand_over import Batches
 from router_trio.routing.pipeline import Routing
@@ -33,7 +34,12 @@ class Route(ABC):
         self.source: Source = source
         self._scope = trio.CancelScope()
         self._successor: Route | None = None
-        """The route to which this one has handed its source."""
+        """The route that routes what this one has not started."""
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """The connections from which it receives, and to which it sends."""
+        return (self.source.connection, *self.routing.connections)
 
     async def run(self) -> None:
         """Route arriving messages, until cancelled or abandoned."""
@@ -51,18 +57,30 @@ class Route(ABC):
         """Hand the source, and all messages that were not started, to a route of the same subject.
 
         Started messages are still routed here; those that fail and are retried are handed over with what is known of
-        them. Messages that arrive from now on wait for `run` of the successor, so order is kept. A route from a stream
-        hands nothing over: it ends, and the source of its successor continues from there (`Source.go_on`).
+        them. Messages that arrive from now on wait for `run` of the successor, so order is kept. If the successor reads
+        from another connection, messages are received here until the subscription has ended, and only then handed over.
+        A route from a stream hands nothing over: it ends, and the source of its successor continues from there
+        (`Source.go_on`).
         """
         self._successor = successor
-        self.pass_on(self._take_back())
-        self.source.hand_over(successor.source)
+        if self.source.hand_over(successor.source):
+            self._pass_on_rest()
         self.close_intake()
+
+    @property
+    def has_successor(self) -> bool:
+        """Return True if there is a successor that still receives messages."""
+        return self._successor is not None and not self._successor.source.closed
+
+    def _pass_on_rest(self) -> None:
+        """Have all messages that were not started routed by the successor, if there is one."""
+        if self.has_successor:
+            self.pass_on(self._take_back())
 
     def pass_on(self, waiting: Batches) -> bool:
         """Have messages routed by the successor. Return False if there is none that still receives messages."""
         successor = self._successor
-        if successor is None or successor.source.closed:
+        if successor is None or not self.has_successor:
             return False
         count = sum(len(batch.messages) for batch in waiting)
         self.state.received -= count
@@ -85,8 +103,9 @@ class Route(ABC):
         self.source.close()
 
     async def idle(self) -> None:
-        """Wait until nothing more is received, and every message is routed, or returned to its source."""
+        """Wait until nothing more is received, and every message is routed, handed over, or returned to its source."""
         await self.source.over()
+        self._pass_on_rest()
         await self._all_routed()
         self.source.give_up_lead()
 
@@ -101,6 +120,7 @@ class Route(ABC):
     def abandon(self) -> int:
         """End without waiting. Count received messages that were never routed as failed, and return their number."""
         self._scope.cancel()
+        self._pass_on_rest()
         left = self._let_go()
         if left:
             self.routing.lose_unrouted(reasons.SHUTDOWN, "received, and not routed before the shutdown", left)

@@ -98,6 +98,11 @@ class Source(ABC):
         self._closing.set()
 
     @property
+    def connection(self) -> Connection:
+        """The connection from which messages are received."""
+        return self._connection
+
+    @property
     def closed(self) -> bool:
         """Return True if nothing more is received, except for messages on their way."""
         return self._closing.is_set()
@@ -119,8 +124,11 @@ class Source(ABC):
 
     # --- from one route to its successor ---
 
-    def hand_over(self, successor: Source) -> None:
-        """Have another source receive in place of this one from now on, without a gap. Only a subject can do that."""
+    def hand_over(self, successor: Source) -> bool:
+        """Have another source receive in place of this one from now on, without a gap. Only a subject can do that.
+
+        Return False if the other one reads from another connection, so that this one receives until it is closed.
+        """
         raise NotImplementedError
 
     def take_over(self, member: Member) -> None:

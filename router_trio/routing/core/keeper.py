@@ -18,6 +18,7 @@ from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import reasons
 from router_trio.events import Emit, MessageGivenUp
+from router_trio.outbox.operation import CoreOperation, Operation
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.delivery import BegunDelivery, CoreDelivery
 from router_trio.routing.core.forwarding import BatchForwarding
@@ -25,6 +26,7 @@ from router_trio.routing.core.in_hand import SubjectInHand
 from router_trio.routing.core.intake_queue import MAX_MESSAGES
 from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.dead_letters import DeadLetters
+from router_trio.routing.delivery import DestinationTracker
 from router_trio.routing.failures import Failures
 from router_trio.routing.hand_over import Batch, Batches, Begun
 from router_trio.routing.keeper import Keeper
@@ -80,13 +82,14 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         if plan.by_key:
             order = KeyOrder(self.order_key, _place, MOST_OF_A_KEY, self._too_many_of_a_key)
         self.hand: SubjectInHand = SubjectInHand(order, routing.value_limits(_place), connection.new_message_id)
-        self._handed_over = False
         self._forwarding: BatchForwarding | None = None
         """Forwards messages that need not wait and are never retried, on arrival."""
         tried_again = plan.settings.retry is not None or dead_letters is not None or plan.by_key
         if not tried_again and plan.handler is None and flow is not None and flow.values is None:
             self._forwarding = BatchForwarding(routing)
         self._retried = BeingRetried()
+        self._recalled: Batches | None = None
+        """Messages that are just taken back from the outboxes, so that the successor gets them in order."""
 
     @property
     def retrying(self) -> tuple[int, float]:
@@ -172,13 +175,15 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             self._failures.failed(delivery, delivery.failure, delivery.known)
 
     def is_last_attempt(self, delivery: CoreDelivery, failure: Failure) -> bool:
-        over = self._source.closed and (self.is_over or not self._handed_over)
+        over = self._source.closed and (self.is_over or not self.route.has_successor)
         return over or failure.reason in reasons.DECIDED_BY_QUEUE
 
     def _leave_to_successor(self, delivery: CoreDelivery, due: float) -> bool:
         """Have the successor retry an active message. Return False if there is no successor any more."""
         delivery.due = due
-        if not self.route.pass_on([self._handed(delivery)]):
+        if self._recalled is not None:
+            self._recalled.append(self._handed(delivery))
+        elif not self.route.pass_on([self._handed(delivery)]):
             return False
         self._retried.discard(delivery)
         self.hand.settle(delivery)
@@ -286,11 +291,25 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     # --- from one route to its successor ---
 
+    def recall(self) -> None:
+        """Take messages that could not be sent back from the outboxes, if the successor may try them again."""
+        if self._routing.plan.settings.holds_failed_messages and self.route.has_successor:
+            recalled: Batches = []
+            self._recalled = recalled
+            for destination in self._routing.connections:
+                destination.outbox.recall(self._is_own, "its route has ended, and the next one sends it")
+            self._recalled = None
+            self.route.pass_on(recalled)
+
+    def _is_own(self, operation: Operation) -> bool:
+        owner = operation.owner if isinstance(operation, CoreOperation) else None
+        delivery = owner.delivery if isinstance(owner, DestinationTracker) else owner
+        return isinstance(delivery, CoreDelivery) and delivery.route is self.state
+
     def take_back(self) -> Batches:
         taken = self.hand.take_back()
         for delivery in taken:
             self._retried.discard(delivery)
-        self._handed_over = True
         return [self._handed(delivery) for delivery in taken]
 
     def _handed(self, delivery: CoreDelivery) -> Batch:

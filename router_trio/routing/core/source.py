@@ -76,11 +76,14 @@ class SubjectSource(Source):
         if self._member is not None:
             self._member.close()
 
-    def hand_over(self, successor: Source) -> None:
+    def hand_over(self, successor: Source) -> bool:
         """Hand the subscription over. Without a link there is none, and the successor subscribes on the next link."""
+        if successor.connection is not self._connection:
+            return False
         member, self._member = self._member, None
         if member is not None and member.link is self._connection.link:
             successor.take_over(member)
+        return True
 
     def take_over(self, member: Member) -> None:
         self._member = member

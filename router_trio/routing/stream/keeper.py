@@ -535,6 +535,8 @@ class _AfterEnd:
     def left_hand(self) -> None:
         """Do nothing: `look` is called as well."""
 
+    has_successor = False
+
     def pass_on(self, waiting: Batches) -> bool:
         """Return False: what fails now is returned to the stream."""
         return False

@@ -58,6 +58,8 @@ class Change:
     connections: tuple[str, ...] = ()
     keeps_subscription: bool = False
     """True for a route that keeps its core subscription, so that no message is lost or duplicated."""
+    keeps_messages: bool = False
+    """True for a core route of the same subscription, perhaps on another link: it keeps messages that wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def connections_of(route: RouteSettings) -> Sequence[str]:
     return tuple(dict.fromkeys((route.source.connection, *(to.connection for to in route.to), *dead_letters)))
 
 
-def keeps_subscription(old: RouteSettings, new: RouteSettings) -> bool:
+def _same_subscription(old: RouteSettings, new: RouteSettings) -> bool:
     """Return True if both are core routes with the same subscription."""
     before, after = old.source, new.source
     kept = before.kind.subscription(before)
@@ -190,8 +192,9 @@ def _routes(old: Mapping[str, RouteSettings], new: Mapping[str, RouteSettings], 
     for name in (name for name in new if name in old):
         through = tuple(sorted(touched & {*connections_of(old[name]), *connections_of(new[name])}))
         if name in keys or through:
-            keeps = keeps_subscription(old[name], new[name]) and new[name].source.connection not in touched
-            changed.append(Change(name, keys.get(name, ()), through, keeps))
+            same = _same_subscription(old[name], new[name])
+            stays = same and new[name].source.connection not in touched
+            changed.append(Change(name, keys.get(name, ()), through, stays, same))
         else:
             unchanged.append(name)
     return Names(names.added, names.removed, tuple(changed), tuple(unchanged))

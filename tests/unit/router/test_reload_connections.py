@@ -29,6 +29,11 @@ def payloads(w: World, subject: str, connection: str = "main") -> list[bytes]:
     return [one.payload for one in w.brokers[connection].published if one.subject == subject]
 
 
+async def slowly(message: Message) -> Message:
+    await trio.sleep(1)
+    return message
+
+
 async def publish_numbers(w: World, act: Callable[[], Any]) -> int:
     """Publish consecutive numbers to `in.1`, and call `act` meanwhile. Return how many were published."""
     sent = 0
@@ -91,6 +96,104 @@ async def test_a_core_route_loses_nothing_when_its_destination_connection_change
         (reload,) = w.watch.of("ROUTER_RELOADED")
         assert reload.changed == ("connection edge", "route route")
         assert (reload.unchanged, reload.unsettled) == (1, 0)
+
+
+def others(*names: str) -> dict[str, dict[str, Any]]:
+    """Return a change of these connections that changes nothing else."""
+    return {name: {"connect_timeout": "1s"} for name in names}
+
+
+CHANGED = [("main",), ("edge",), ("main", "edge")]
+"""The connection from which a route receives, that to which it sends, and both."""
+
+KEPT = core("in.*", to("out.1", "edge", jetstream=True), connection="main", retry={"initial": "1s", "attempts": 2})
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+@pytest.mark.parametrize("more", [{}, {"dead_letter": {"subject": "dead.$1", "connection": "main"}}])
+async def test_messages_that_a_destination_refuses_outlast_the_change_of_a_connection(
+    more: dict[str, Any], changed: tuple[str, ...], autojump_clock: MockClock
+) -> None:
+    """They wait in memory, and are neither dead-lettered nor lost when the connection of their subject ends."""
+    route = KEPT | more
+    async with world([route], brokers=two_brokers()) as w:
+        w.brokers["edge"].deny_publish("out.>")
+        for payload in numbers(3):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: w.route.failed["permission_denied"] >= 1)
+        await w.live.reload(w.configuration(route, connections=others(*changed)))
+        await trio.sleep(30)
+        assert w.route_ledger() == (3, 3, {})
+        w.broker.publish("in.1", b"3")
+        w.brokers["edge"].allow_publish("out.>")
+        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}), 60)
+        assert w.payloads("OUT", "edge") == numbers(4)
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+async def test_a_message_that_is_refused_while_its_connection_changes_is_tried_by_the_new_route(
+    changed: tuple[str, ...], autojump_clock: MockClock
+) -> None:
+    """It is unsettled when the old route ends, which therefore can't try it again."""
+    async with world([KEPT], brokers=two_brokers()) as w, trio.open_nursery() as nursery:
+        w.brokers["edge"].stall(2)
+        w.brokers["edge"].deny_publish("out.>")
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: w.route.in_hand == 1)
+        nursery.start_soon(w.live.reload, w.configuration(KEPT, connections=others(*changed)))
+        await eventually(lambda: w.route.failed["permission_denied"] >= 1)
+        w.brokers["edge"].allow_publish("out.>")
+        await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}), 60)
+        assert w.payloads("OUT", "edge") == numbers(1)
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+async def test_messages_for_a_missing_stream_outlast_the_change_of_a_connection(
+    changed: tuple[str, ...], autojump_clock: MockClock
+) -> None:
+    """Nothing is published there, so they wait in the outbox of the connection that ends."""
+    made = two_brokers()
+    made["edge"].delete_stream("OUT")
+    async with world([KEPT], brokers=made) as w:
+        for payload in numbers(3):
+            w.broker.publish("in.1", payload)
+        await trio.sleep(30)
+        await w.live.reload(w.configuration(KEPT, connections=others(*changed)))
+        assert w.route_ledger() == (3, 3, {})
+        made["edge"].add_stream("OUT", ["out.>"])
+        await eventually(lambda: w.route_ledger() == (3, 0, {"routed": 3}), 60)
+        assert w.payloads("OUT", "edge") == numbers(3)
+
+
+@pytest.mark.parametrize("more", [{"limit": {"rate": "1/s", "burst": 1}}, {"handler": f"{__name__}:slowly"}])
+async def test_messages_that_wait_go_to_the_new_route_when_their_own_connection_changes(
+    more: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    route = core("in.*", to("out.$1", "edge"), connection="main") | more
+    async with world([route], brokers=brokers()) as w:
+        for payload in numbers(5):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: w.route.received == 5)
+        began = trio.current_time()
+        await w.live.reload(w.configuration(route, connections=others("main")))
+        assert trio.current_time() - began < 2, "only what was begun is waited for"
+        await eventually(lambda: w.route_ledger() == (5, 0, {"routed": 5}))
+        assert payloads(w, "out.1", "edge") == numbers(5)
+
+
+async def test_a_message_that_waits_is_lost_if_the_router_ends_before_its_connection_has_changed(
+    autojump_clock: MockClock,
+) -> None:
+    route = core("in.*", to("out.$1", "edge"), connection="main") | {"handler": f"{__name__}:slowly"}
+    async with world([route], brokers=brokers()) as w, trio.open_nursery() as nursery:
+        for payload in numbers(3):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: w.route.handling == 1)
+        nursery.start_soon(w.live.reload, w.configuration(route, connections=others("main")))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert w.route_ledger() == (3, 0, {"routed": 1, "lost": 2})
+    assert w.watch.of("ROUTER_STOPPED")[-1].unsettled == 2
 
 
 async def test_a_route_from_a_stream_continues_when_each_of_its_connections_changes(autojump_clock: MockClock) -> None:

@@ -160,6 +160,7 @@ def test_a_route_whose_connection_changes_is_changed_too() -> None:
     assert found.unchanged == ("neither",)
     # The subscription is on the connection that is removed, or on another one.
     assert [one.keeps_subscription for one in found.changed] == [False, True]
+    assert [one.keeps_messages for one in found.changed] == [True, True]
 
 
 def test_the_connection_of_dead_letters_counts_as_one_of_the_route() -> None:

@@ -163,6 +163,8 @@ class PartsKeeper(Keeper[StreamDelivery, PartsInHand]):
 class PartRoute:
     """The `RouteToWake` of one part: wakes the route only for messages of its own."""
 
+    has_successor = False
+
     def __init__(self, route: RouteToWake, keeper: StreamKeeper, look: Callable[[], None]) -> None:
         """`look` requests more messages of the part."""
         self._route = route
