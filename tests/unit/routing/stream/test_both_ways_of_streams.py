@@ -101,7 +101,7 @@ def test_waiting_messages_are_forwarded_together_as_they_would_be_one_by_one(mes
 
 @pytest.mark.parametrize("behind", [0, 3])
 async def test_a_turn_in_which_no_message_can_be_sent_counts_no_hop(behind: int) -> None:
-    """What woke the route was forwarded on arrival of later messages, or all that waits is behind a refused message."""
+    """Nothing waits any more, forwarded on arrival of later messages, or all waits behind a refused message."""
     made = bench(STORED, source=STREAM)
     source = made.stream_source()
     keeper, hand, route = source.keeper, source.keeper.hand, cast(Any, source.keeper.route)
