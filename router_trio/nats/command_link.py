@@ -5,7 +5,7 @@ A command does not reconnect. If a link dies, the command ends, and can be run a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from math import inf
 from secrets import token_hex
@@ -29,6 +29,10 @@ class CommandLink:
     requests: Requests
     is_open: bool = False
 
+    def __init__(self, declared: Container[str]) -> None:
+        """`declared` are the streams that the configuration has a router create."""
+        self._declared = declared
+
     def attach(self, link: NatsLink) -> None:
         """Start to use an open link."""
         self.link = link
@@ -37,7 +41,7 @@ class CommandLink:
 
     def stored(self, stream: str) -> StoredMessages:
         """Return the messages of a stream."""
-        return StoredMessages(stream, self.requests, self.link.api.prefix)
+        return StoredMessages(stream, self.requests, self.link.api.prefix, declared=stream in self._declared)
 
     def read(self, info: StreamInfo, wanted: StreamRange) -> AsyncGenerator[Sequence[StoredMessage], None]:
         """Read a range of a stream, as `range_reader.read_stream` does, in the way that fits its retention."""
@@ -104,7 +108,7 @@ async def _open_link(settings: Settings, command: str, name: str) -> AsyncIterat
     dial = Dialer(connection, client_name(f"{settings.router.name} {command}", name))
     failures: list[str] = []
     for server in connection.servers:
-        command_link = CommandLink()
+        command_link = CommandLink({one.name for one in settings.streams if one.connection == name})
         inbox = new_inbox(connection.inbox_prefix, token_hex(11))
         # This scope limits the time to connect. It stays open afterwards, since the link opens a nursery in it.
         with trio.CancelScope(deadline=trio.current_time() + connection.connect_timeout) as dialling:

@@ -49,11 +49,12 @@ TOGETHER_BYTES = 8 * 1024 * 1024
 class StoredMessages:
     """A stream as a command sees it. Every method raises `SourceError` if the server refuses a request.
 
-    `api` is the prefix of the subjects of the JetStream API.
+    `api` is the prefix of the subjects of the JetStream API. `declared`: a router creates the stream if it is missing.
     """
 
-    def __init__(self, stream: str, requests: Requests, api: str) -> None:
+    def __init__(self, stream: str, requests: Requests, api: str, *, declared: bool = False) -> None:
         self.stream = stream
+        self._declared = declared
         self._requests = requests
         self._api = api
 
@@ -259,7 +260,10 @@ class StoredMessages:
             if error.code == NOT_FOUND and error.error_code != codes.STREAM_NOT_FOUND:
                 raise _NotFound(f"stream {self.stream!r} has no such message", reason=reasons.NOT_FOUND) from error
             if error.error_code == codes.STREAM_NOT_FOUND:
-                detail = f"there is no stream {self.stream!r}; create it, or correct its name in the configuration"
+                cure = "create it, or correct its name in the configuration"
+                if self._declared:
+                    cure = "a router creates it at its first start, since [[streams]] has it"
+                detail = f"there is no stream {self.stream!r}; {cure}"
                 raise SourceError(detail, reason=reasons.STREAM_NOT_FOUND) from error
             detail = f"JetStream answered for the stream {self.stream!r}: {error.explained}"
             raise SourceError(detail, reason=reasons.JETSTREAM) from error

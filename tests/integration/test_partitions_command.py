@@ -197,6 +197,22 @@ async def test_a_move_that_can_not_be_is_refused(tmp_path: Path, arguments: list
         assert (result.returncode, error in result.stderr) == (2, True), result.stderr
 
 
+@pytest.mark.parametrize("name", ["partitions", "pause", "audit", "position"])
+async def test_a_stream_that_a_router_creates_at_its_first_start_is_named_so(name: str, tmp_path: Path) -> None:
+    arguments = {"pause": ["--for", "1m"], "position": ["--consumer", "billing"]}.get(name, [])
+    async with place(tmp_path) as here:
+        await here.streams.delete_stream("ORDERS")
+        route = "orders" if name == "partitions" else "alone"
+        result = await here.command(*arguments, route=route, name=name)
+        assert result.returncode == 1
+        assert "there is no stream 'ORDERS'; create it, or correct its name" in result.stderr
+        with (tmp_path / "router.toml").open("a") as file:
+            file.write('[[streams]]\nname = "ORDERS"\nsubjects = ["orders.*"]\n')
+        result = await here.command(*arguments, route=route, name=name)
+        assert result.returncode == 1
+        assert "there is no stream 'ORDERS'; a router creates it at its first start" in result.stderr
+
+
 async def test_a_stream_or_process_that_does_not_exist_yet_is_named(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         result = await here.command(route="alone")
