@@ -547,7 +547,7 @@ class RouteState(RouteCounts):
             self.unready
             or next(iter(obstacles), None)
             or next(open_breakers, None)
-            or next(iter(self._undelivered()), None)
+            or next(iter(self._undelivered(())), None)
         )
 
     def held_up(self, now: float) -> list[str]:
@@ -555,13 +555,15 @@ class RouteState(RouteCounts):
         held = [one for one in self.breakers if one.why_open is not None and (now < one.probe_at or self.in_hand)]
         return [one.why_open or "" for one in held] if len(held) > self.most_open else []
 
-    def _undelivered(self) -> list[str]:
-        found = [(one, one.trouble) for one in self.to]
-        return [
-            f"destination {one.template!r} on connection {one.connection}: {trouble[0]}: {trouble[1]}"
-            for one, trouble in found
-            if trouble is not None
-        ]
+    def _undelivered(self, shown: Sequence[str]) -> list[str]:
+        """Return the trouble of destinations, unless one of the `shown` reasons quotes it: that of its breaker."""
+        found = []
+        for one in self.to:
+            if (trouble := one.trouble) is not None:
+                where = f"destination {one.template!r} on connection {one.connection}"
+                if not any(where in other and f"{trouble[0]} (" in other for other in shown):
+                    found.append(f"{where}: {trouble[0]}: {trouble[1]}")
+        return found
 
     def reasons(self, now: float) -> list[str]:
         """Return all reasons why this route would not route a message at `now`, on the router's monotonic clock."""
@@ -588,7 +590,8 @@ class RouteState(RouteCounts):
             else:
                 reasons.append(f"{left} calls of its handler did not return and were abandoned; they still run")
         # A route that waits for a breaker reports that itself, so duplicates are removed.
-        return [*dict.fromkeys([*reasons, *self.held_up(now), *self._undelivered()])]
+        reasons += self.held_up(now)
+        return [*dict.fromkeys([*reasons, *self._undelivered(reasons)])]
 
     def handler_begins(self, now: float) -> None:
         """Record that a call of the handler has to wait for something."""

@@ -92,7 +92,11 @@ async def test_no_message_of_a_stream_is_given_up_for_a_destination_that_refuses
         await at.until_unready("destination")
         await trio.sleep(REFUSED_FOR)
         assert await given_up(at) == 0
-        assert (await at.readyz())[0] == 503
+        status, reasons = await at.readyz()
+        assert status == 503
+        if target == "out.all" or how != "publishing is denied":
+            # A permission may be missing for some subjects only: then the route goes on, and may report what waits.
+            assert len(reasons) == 1, reasons
         assert at.live.routes[0].in_hand <= 60
         await accept(at)
         await eventually(lambda: at.live.routes[0].fates["routed"] == COUNT, 30, lambda: at.live.routes[0].fates)
