@@ -82,6 +82,7 @@ class Arrivals:
         self._broken = broken
         self._trace = trace
         self.went_back_at: defaultdict[str, float] = defaultdict(lambda: -inf)
+        self._vanishes = [(step.at, step.what["broker"]) for step in schedule.steps if step.kind == "sink missing"]
         self._goes_back = [(step.at, step.what["broker"]) for step in schedule.steps if step.kind in GOES_BACK]
         self._heard_within = _heard_within(schedule)
         self._there: set[Copy] = set()
@@ -165,7 +166,11 @@ class Arrivals:
         broker = plan.targets[copy[1]].broker[0]
         if why != NO_RESPONDERS or not self._is_missing(broker) or plan.strategy == "fallback":
             self._in_vain_since.pop(copy, None)
-        elif now - self._in_vain_since.setdefault(copy, now) > IN_VAIN_FOR and "requests refused" not in self._faults:
+            return
+        # It may have been there in the meantime.
+        vanished = max((at for at, where in self._vanishes if where == broker and at <= now), default=-inf)
+        since = max(vanished, self._in_vain_since.setdefault(copy, now))
+        if now - since > IN_VAIN_FOR and "requests refused" not in self._faults:
             self._broken("in vain", f"{copy} is still published where no stream takes it")
 
     def stored(self, broker: str, stream: Stream, stored: Stored, now: float) -> None:

@@ -83,6 +83,11 @@ class Look:
     moved: bool = False
     apart: frozenset[int] = frozenset()
 
+    @property
+    def members(self) -> frozenset[int]:
+        """The processes that are there for each other."""
+        return frozenset(self.led) - self.apart
+
 
 @dataclass(slots=True)
 class History:

@@ -100,7 +100,7 @@ def led_in_time(history: History) -> Iterator[str]:
     """Check that a process leads each partition that has something to do, some time after the last change."""
     for look, since in _settled(history, lambda change: change.led_within):
         led = frozenset[int]().union(*look.led.values())
-        if look.led and (missing := look.busy - led):
+        if look.members and (missing := look.busy - led):
             yield f"at {look.at:.3f} s none leads {_listed(missing)}, {since}"
 
 
@@ -125,10 +125,10 @@ def fair_shares(history: History) -> Iterator[str]:
     Partitions that were moved by hand stay where they are. A process that was cut off for long is no member any more.
     """
     for look, since in _settled(history, lambda change: change.fair_within):
-        if not look.led:
+        if not look.members:
             continue
         shares = {process: len(led) for process, led in look.led.items()}
-        compared = [share for process, share in shares.items() if process not in look.apart] or [0]
+        compared = [shares[process] for process in look.members]
         twice = _led_twice(look.led)
         if twice:
             yield f"at {look.at:.3f} s several lead {_listed(twice)}, {since}"

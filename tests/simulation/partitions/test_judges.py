@@ -150,6 +150,9 @@ def test_a_process_that_is_cut_off_for_long_is_no_member() -> None:
     assert not broken(one, "fair")
     one.looks[-1] = Look(last.at, last.led, last.busy, apart=frozenset({1}))
     assert broken(one, "fair"), "the two others have unequal shares"
+    one.looks[-1] = Look(last.at, {1: frozenset(), 2: frozenset()}, frozenset({3}), apart=frozenset({1, 2}))
+    assert not broken(one, "fair"), "all are cut off"
+    assert not broken(one, "led"), "all are cut off"
 
 
 def test_a_longer_wait_of_an_earlier_change_counts() -> None:
