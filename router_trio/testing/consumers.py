@@ -304,11 +304,17 @@ class Consumer:
         if sequence in self._unacked and sequence not in self._again:
             self._postpone(self._unacked[sequence], now + self.spec.ack_wait)
 
-    def again(self, sequences: Sequence[int], now: float, by: bytes = b"") -> None:
-        """Redeliver these messages before new ones, behind those that are due. Others than unacked ones are ignored."""
+    def again(self, sequences: Sequence[int], now: float, by: bytes | None = None) -> None:
+        """Redeliver these messages before new ones, behind those that are due. Others than unacked ones are ignored.
+
+        Without `by`, no client has asked for it.
+        """
         for sequence in sequences if now >= self.leaderless_until else ():
+            if by is not None:
+                self._answers[by] += 1
             self._take_from_queue(sequence)
-            self.nak(sequence, now, 0.0, by)
+            if sequence in self._unacked:
+                self._postpone(self._unacked[sequence], now)
 
     def take_by_hand(self, count: int, *, ack: bool) -> None:
         """Deliver the next messages to another process, which acks them or not."""

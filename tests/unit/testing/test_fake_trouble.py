@@ -173,6 +173,29 @@ async def test_a_durable_redelivers_on_demand(broker: FakeBroker, autojump_clock
         assert trio.current_time() == 0.0
 
 
+async def test_what_a_server_redelivers_of_itself_is_no_sign_of_another_process(
+    broker: FakeBroker, autojump_clock: trio.abc.Clock
+) -> None:
+    received = Recorder()
+    broker.publish("in.a", b"a")
+    async with broker.connect(SERVER, INBOX, Recorder()) as link:
+        (await link.open_consumer(SPEC, received)).pull(1, 30.0)
+        await received.until_delivered(1)
+    async with (
+        broker.connect(SERVER, b"_INBOX.next", Recorder()) as link,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_deliver_again_soon, broker)
+        consumer = await link.open_consumer(SPEC, Recorder())  # which listens for other processes
+        assert trio.current_time() > 0.1
+        assert not consumer.progress.in_use
+
+
+async def _deliver_again_soon(broker: FakeBroker) -> None:
+    await trio.sleep(0.1)
+    broker.trouble.deliver_again("IN", "router", 1)
+
+
 async def test_clocks_of_brokers_differ(autojump_clock: trio.abc.Clock) -> None:
     broker, received = FakeBroker(epoch=1_000.0), Recorder()
     broker.add_stream("IN", ["in.>"])
