@@ -395,6 +395,11 @@ class Routing:
         for refused, error in only.forward_each(deliveries):
             self.not_accepted(error, refused, only)
 
+    @property
+    def falls_back_to(self) -> int | None:
+        """The place of the destination that gets new messages at present; None unless the strategy is `fallback`."""
+        return None
+
     def takes_message(self, delivery: Delivery) -> bool:
         """Return True if the route accepts a message; else filter or fail it. The caller calls `Delivery.done`."""
         return True

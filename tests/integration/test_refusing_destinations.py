@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ IN_ORDER = [[*range(key, COUNT, 10)] for key in range(10)]
 
 REFUSED_FOR = 4.0
 """Seconds: far longer than five attempts take with these delays."""
+
+ROUNDS = 3
+"""Times that all messages are sent while the destination refuses: in each, one of them tries it."""
 
 QUICK: dict[str, Any] = {
     "retry": {"initial": "20ms", "max": "200ms", "attempts": 5},
@@ -72,6 +76,10 @@ async def stored(at: Place) -> int:
 async def given_up(at: Place) -> int:
     route = at.live.routes[0]
     return route.dead_lettered + sum(route.given_up.values()) + len(await at.streams.stream_messages("DEAD"))
+
+
+def _routed(at: Place, count: int) -> bool:
+    return at.live.routes[0].fates["routed"] == count
 
 
 async def create_dead(streams: Any) -> None:
@@ -274,4 +282,36 @@ async def test_a_stream_that_is_deleted_leaves_one_copy_to_subscribers_at_most(t
         assert len(at.heard) == copies
         await at.streams.create_stream("HEARD", ["heard.>"])
         await eventually(lambda: at.live.routes[0].fates["routed"] == 5, 30)
+        assert await given_up(at) == 0
+
+
+@pytest.mark.parametrize("how", ["publishing is denied", "the stream is full"])
+async def test_a_fallback_gets_what_was_refused_before_later_messages(how: str, tmp_path: Path) -> None:
+    """Also those that were sent together with the first refused one, and those that tried the destination later."""
+    refuse, accept = FAULTS[how]
+    route = stream_route("IN", "out.{{wildcard(1)}}", filter="in.*", max_in_flight=50) | QUICK
+    route |= {"strategy": "fallback", "to": [*route["to"], {"subject": "spare.{{wildcard(1)}}", "jetstream": True}]}
+
+    async def create(streams: Any) -> None:
+        await create_dead(streams)
+        await streams.create_stream("SPARE", ["spare.*"])
+
+    async with place(tmp_path, route, before=create) as at:
+        await at.until_ready()
+        await refuse(at)
+        for times in range(1, ROUNDS + 1):
+            await send(at)
+            await eventually(partial(_routed, at, times * COUNT), 20)
+            await trio.sleep(1.0)  # longer than the pause before the next one tries the destination
+        await accept(at)
+        with trio.fail_after(30):
+            while not await stored(at):
+                await at.client.publish("in.1", b"1")
+                await trio.sleep(0.1)
+        await at.until_ready()
+        spare: defaultdict[str, list[int]] = defaultdict(list)
+        for message in await at.streams.stream_messages("SPARE"):
+            spare[message.subject].append(int(message.payload))
+        for key in (key for key in range(10) if key != 1):
+            assert spare[f"spare.{key}"] == IN_ORDER[key] * ROUNDS
         assert await given_up(at) == 0

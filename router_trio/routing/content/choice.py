@@ -78,6 +78,11 @@ class Content:
         """Return True if the route accepts the message. Raises `EvaluationError`."""
         return self._when is None or bool(self._when(facts))
 
+    @property
+    def falls_back_to(self) -> int:
+        """The place of the destination that gets new messages at present, with the strategy `fallback`."""
+        return self._strategy.choose_again(())[0]
+
     def choose_for(self, facts: Facts, delivery: Delivery, number: int) -> Choice:
         """Return the places of the destinations of a message. Raises `EvaluationError`.
 

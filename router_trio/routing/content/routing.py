@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 from router_trio.errors import BodyError, EvaluationError, PublishError, RouterError
-from router_trio.errors.reasons import UNMATCHED, WHEN
+from router_trio.errors.reasons import OUT_OF_TURN, UNMATCHED, WHEN
 from router_trio.events import Emit
 from router_trio.expressions.message import Facts
 from router_trio.message import Message
@@ -58,16 +58,31 @@ class ContentRouting(Routing):
         self.content: Content = Content(plan, self._is_healthy)
         self.as_it_comes: bool = False
         self._has_key: bool = plan.by_key and plan.key is not None
+        self._falls_back: bool = plan.settings.strategy == "fallback"
 
     def _is_healthy(self, place: int) -> bool:
         outlet = self.outlets[place]
         return is_healthy(outlet.connection, outlet.breaker, self.state.to[place])
 
+    @property
+    def falls_back_to(self) -> int | None:
+        return self.content.falls_back_to if self._falls_back else None
+
     def takes_message(self, delivery: Delivery) -> bool:
+        if self._has_to_wait(delivery):
+            return False
         taken = self._accepts(delivery)
         if delivery.outcome == "filtered":
             self._give_token_back()
         return taken
+
+    def _has_to_wait(self, delivery: Delivery) -> bool:
+        """Return True if a message waits until another destination has answered for an earlier one."""
+        if not (self._falls_back and delivery.out_of_turn):
+            return False
+        delivery.fail(OUT_OF_TURN)
+        self._give_token_back()
+        return True
 
     def _accepts(self, delivery: Delivery) -> bool:
         """Return True if the route accepts a message; else filter or fail it."""
@@ -83,7 +98,7 @@ class ContentRouting(Routing):
         return taken
 
     def _give_token_back(self) -> None:
-        """Return the token of a message that was filtered out after it had taken one."""
+        """Return the token of a message that is not sent after it had taken one."""
         if self.flow is not None:
             self.flow.filtered(1)
 
@@ -163,6 +178,9 @@ class ContentRouting(Routing):
 
     def forward(self, delivery: Delivery) -> None:
         """Send one message to the destinations that its content chooses."""
+        if self._has_to_wait(delivery):
+            delivery.done()
+            return
         content = self.content
         try:
             facts = content.facts(delivery.raw, delivery)

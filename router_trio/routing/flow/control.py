@@ -111,6 +111,7 @@ class FlowControl:
                     emit,
                     self.wake,
                     several=several,
+                    falls_back=self._one_is_enough,
                     kept=holds,
                     never=never,
                 )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import trio
 
 from router_trio.connection.supervisor import Connection
-from router_trio.errors.reasons import OF_THE_MESSAGE, OF_THE_WAY, OUT_OF_TURN, Refuses, refuses
+from router_trio.errors.reasons import OF_THE_MESSAGE, OF_THE_WAY, OUT_OF_TURN, TIMEOUT, UNANSWERED, Refuses, refuses
 from router_trio.events import BreakerClosed, BreakerOpened, Emit
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.routing.delivery import BreakerTracker, Delivery
@@ -47,12 +47,14 @@ class DestinationBreaker:
         changed: Callable[[], None],
         *,
         several: bool,
+        falls_back: bool,
         kept: bool,
         never: frozenset[str],
     ) -> None:
         """`settings` are None for a destination without any. `never`: the reasons for which messages are given up.
 
-        `kept`: the route keeps messages that fail, so they can wait in hand.
+        `falls_back`: while it refuses some messages, all are sent elsewhere. `kept`: the route keeps messages that
+        fail, so they can wait in hand.
         """
         self.shown: BreakerState = BreakerState(connection.name, to.template)
         """The state of the breaker for pages and readiness."""
@@ -67,10 +69,13 @@ class DestinationBreaker:
         self._emit = emit
         self._changed = changed
         self._several = several
+        self._falls_back = falls_back
         self._kept = kept
         self._taken_here = 0
+        self.is_silent: bool = False
+        """True if the last message that something is known about got no answer in time."""
         self._refusals = connection.outbox.refusals
-        if settings is not None:
+        if settings is not None or falls_back:
             self._refusals.notify_of_retries((route.name, to.template), self)
 
     def stop_listening(self) -> None:
@@ -145,6 +150,7 @@ class DestinationBreaker:
 
     def copy_passed(self) -> None:
         self._taken_here += 1
+        self.is_silent = False
         if self._breaker.message_passed():
             self._closed()
 
@@ -173,6 +179,7 @@ class DestinationBreaker:
         if reason in OF_THE_MESSAGE or reason in OF_THE_WAY or reason in self._never:
             self.spare()
             return reason
+        self._take_answer(reason)
         if self._settings is None and not self._refuses_all(reason):
             if self._breaker.close():  # as far as is known it refuses some messages, and others need not wait
                 self._publish()
@@ -183,10 +190,10 @@ class DestinationBreaker:
         return reason if shown or self.closed or not self._kept else OUT_OF_TURN
 
     def _refuses_all(self, reason: str) -> bool:
-        """Return True if the destination would refuse any other message for this reason as well."""
+        """Return True if no message is sent there for now: it would be refused for this reason as well."""
         kind = refuses(reason)
         return kind is not Refuses.NOTHING and (
-            self._to.has_one_subject or (kind is Refuses.STREAM and self._to.has_one_stream)
+            self._falls_back or self._to.has_one_subject or (kind is Refuses.STREAM and self._to.has_one_stream)
         )
 
     def spare(self) -> None:
@@ -196,12 +203,23 @@ class DestinationBreaker:
             self._publish()
 
     def retried(self, operation: OperationWithAck, reason: str) -> None:
-        """Record that a publish was refused which the outbox keeps and tries again."""
+        """Record that a publish was refused, or not answered, which the outbox keeps and tries again."""
+        self._take_answer(reason)
+        if self._settings is None and (
+            self.is_silent or operation.refused_with is not None or not self._refuses_all(reason)
+        ):
+            return  # it may be stored
         opens = self._failed(reason)
         if opens:
             self._recall()
         elif not self.closed and self._is_ours(operation):
             self._refusals.give_up(operation, OUT_OF_TURN, _LEFT_ALONE)
+
+    def _take_answer(self, reason: str) -> None:
+        """Record whether the destination has answered a message that failed for this reason."""
+        was_silent, self.is_silent = self.is_silent, reason in (TIMEOUT, UNANSWERED)
+        if self.is_silent and not was_silent:
+            self._changed()
 
     def _failed(self, reason: str) -> bool:
         """Record a failure. Return True if the breaker opens, for the first time or again."""

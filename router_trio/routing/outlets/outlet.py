@@ -73,6 +73,11 @@ class OutletBreaker(Protocol):
         """Return True if messages are sent as without a breaker."""
         ...
 
+    @property
+    def is_silent(self) -> bool:
+        """Return True if the destination has not answered for long, as far as is known."""
+        ...
+
     def admits(self, now: float) -> bool:
         """Return True if a message may be sent there."""
         ...

@@ -238,6 +238,7 @@ class StreamDelivery(Delivery):
 
     def start_again(self) -> None:
         super().start_again()
+        self.choices = None  # until it is sent again; kept by `keep_for_redelivery`
         self.recalled = False
         self.refused = False
 

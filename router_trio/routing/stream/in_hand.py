@@ -296,10 +296,10 @@ class StreamInHand(InHand[StreamDelivery]):
         if self._left:
             self._leaves(delivery)
         self.schedule.finished(delivery)
+        delivery.keep_for_redelivery()
         if delivery.cursor is not self.cursor:
             return False
         del self.open[delivery.sequence]
-        delivery.keep_for_redelivery()
         return True
 
     def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
@@ -375,6 +375,17 @@ class StreamInHand(InHand[StreamDelivery]):
         self._let_wait(self.order.await_redelivery(delivery))
         return passed_by
 
+    def release_behind_unanswered(self, waits_long: Callable[[StreamDelivery], bool]) -> bool:
+        """Let messages pass active ones whose destinations may not answer for long. Return True if there are any."""
+        found = [
+            delivery
+            for sequence in self.order.unanswered()
+            if (delivery := self.open.get(sequence)) is not None and waits_long(delivery)
+        ]
+        for delivery in found:
+            self._release_behind(delivery)
+        return bool(found)
+
     def out_of_turn(self, operation: Operation) -> bool:
         """Return True if a publish is of one of these messages that must wait until another was redelivered."""
         delivery = message_of(operation)
@@ -382,7 +393,7 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """Return True if a message, which may be in its handler, must wait until another was redelivered."""
-        return delivery.cursor is self.cursor and self.order.pass_by(delivery)
+        return bool(self.order.lines) and delivery.cursor is self.cursor and self.order.pass_by(delivery)
 
     def give_up_waiting(self, gone: Collection[int]) -> bool:
         """Stop waiting for messages that will not be redelivered. Return True if others waited for them."""

@@ -15,6 +15,7 @@ subject do.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import compress, groupby
 from operator import attrgetter
@@ -117,8 +118,13 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         # Not if the messages of a key follow each other at once: each lets the next one go when it is forwarded.
         unlimited = flow is None or not flow.has_limit
         self._together = plan.handler is None and unlimited and plan.by_key and not self._follows_at_once
+        self._falls_back_to: int | None = None
+        self._elsewhere: dict[bytes, list[int]] = {}
+        """The sequences of messages that were sent to other destinations than new ones are, by their order keys."""
         for destination in routing.connections:
-            destination.when_changed(self.recall_out_of_turn)
+            destination.when_changed(self._destination_changed)
+        if flow is not None and routing.falls_back_to is not None:
+            flow.when_changed(self._pass_unanswered)
 
     @property
     def in_hand(self) -> int:
@@ -157,10 +163,54 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     def passes_by(self, delivery: StreamDelivery) -> bool:
         """Return True if an earlier message of its subject is refused, or a breaker does not let this one be sent.
 
-        The limit is not asked: the message took its token before its handler was called.
+        Or if it would be, at a destination to fall back to. The limit is not asked: the message took its token before
+        its handler was called.
         """
         flow = self._flow
-        return self.hand.passes_by(delivery) or (flow is not None and not flow.quiet and flow.held_up() is not None)
+        return (
+            self.hand.passes_by(delivery)
+            or (flow is not None and not flow.quiet and flow.held_up() is not None)
+            or self._passes_by_elsewhere(delivery)
+        )
+
+    def _passes_by_elsewhere(self, delivery: StreamDelivery) -> bool:
+        """Return True if a message has to wait for earlier ones of its subject that other destinations will answer.
+
+        With `fallback`, if they are refused there, they are sent where this one would be by then.
+        """
+        place = self._routing.falls_back_to
+        if place is None:
+            return False
+        if place != self._falls_back_to:
+            self._falls_back_to = place
+            self._elsewhere = self._sent_elsewhere(place)
+        sequences = self._elsewhere.get(delivery.order_key) if self._elsewhere else None
+        if not sequences:
+            return False
+        now = trio.current_time()
+        for sequence in sequences:
+            earlier = self.hand.open.get(sequence)
+            if sequence < delivery.sequence and earlier is not None and self._is_elsewhere(earlier, place):
+                self.hand.hold_back_behind(earlier, now)
+        return self.hand.passes_by(delivery)
+
+    def _sent_elsewhere(self, place: int) -> dict[bytes, list[int]]:
+        found: defaultdict[bytes, list[int]] = defaultdict(list)
+        for sequence, delivery in self.hand.open.items():
+            if self._is_elsewhere(delivery, place):
+                found[delivery.order_key].append(sequence)
+        return dict(found)
+
+    def _is_elsewhere(self, delivery: StreamDelivery, place: int) -> bool:
+        """Return True if a destination other than the one at this place has still to answer for a message, and may."""
+        if delivery.keeper is not self or delivery.choices is None or delivery.refused or delivery.failure is not None:
+            return False
+        return any(chosen[0] != place and self._answers(chosen[0]) for chosen in delivery.choices.values())
+
+    def _answers(self, place: int) -> bool:
+        """Return False if no answer of a destination is to be expected soon."""
+        outlet = self._routing.outlets[place]
+        return outlet.connection.connected and (outlet.breaker is None or not outlet.breaker.is_silent)
 
     # --- routed ---
 
@@ -408,6 +458,21 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         if self.hand.wait_no_longer(sequences):
             self.route.something_waits()
 
+    def _destination_changed(self) -> None:
+        """Take back what must not be sent on the next link, and let messages pass those that may wait for long."""
+        self.recall_out_of_turn()
+        self._pass_unanswered()
+
+    def _pass_unanswered(self) -> None:
+        if self._falls_back_to is not None and self.hand.release_behind_unanswered(self._waits_long):
+            self.route.something_waits()
+
+    def _waits_long(self, delivery: StreamDelivery) -> bool:
+        """Return True if no answer for a message is to be expected soon from a destination of it."""
+        if delivery.keeper is not self or delivery.choices is None or delivery.refused:
+            return False
+        return any(not self._answers(chosen[0]) for chosen in delivery.choices.values())
+
     def recall_out_of_turn(self) -> None:
         """Recall messages behind a refused one that were not sent, or not confirmed on a link that died."""
         if self.hand.order.lines:
@@ -498,7 +563,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     def retire(self) -> None:
         self.route: RouteToWake = _AfterEnd(self)
         for destination in self._routing.connections:
-            destination.stop_notifying(self.recall_out_of_turn)
+            destination.stop_notifying(self._destination_changed)
             if self.hand.in_hand:
                 # Otherwise messages left unconfirmed by a link that dies would be sent on the next one, and waited for.
                 destination.when_changed(self.recall)

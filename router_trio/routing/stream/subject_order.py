@@ -188,6 +188,10 @@ class SubjectOrder(Generic[D]):
             line.tried = None
         return self._try_one(line)
 
+    def unanswered(self) -> list[int]:
+        """Return the sequences of awaited messages that are in hand: not all destinations have answered for them."""
+        return [sequence for line in self.lines.values() for sequence, one in line.awaited.items() if one.due == inf]
+
     def release_behind(self, delivery: D) -> list[D]:
         """Release messages behind one that was delivered, given up, or failed because of its content."""
         line = self.lines.get(delivery.order_key)

@@ -384,7 +384,16 @@ async def test_deliveries_of_the_previous_route_do_not_interrupt_a_series_of_fai
     settings = BreakerSettings(failures=2)
     to = DestinationState(state, "main", "out", "out", waits_for_puback=True, shown={})
     breaker = DestinationBreaker(
-        settings, state, connection, to, events.append, lambda: None, several=False, kept=False, never=frozenset()
+        settings,
+        state,
+        connection,
+        to,
+        events.append,
+        lambda: None,
+        several=False,
+        falls_back=False,
+        kept=False,
+        never=frozenset(),
     )
     breaker.copy_refused("timeout")
     before.elapsed.record(1.0, 5)

@@ -173,7 +173,7 @@ async def test_a_durable_redelivers_on_demand(broker: FakeBroker, autojump_clock
         assert trio.current_time() == 0.0
 
 
-async def test_what_a_server_redelivers_of_itself_is_no_sign_of_another_process(
+async def test_a_redelivery_by_the_server_itself_is_no_sign_of_another_process(
     broker: FakeBroker, autojump_clock: trio.abc.Clock
 ) -> None:
     received = Recorder()
