@@ -24,9 +24,11 @@ async def test_an_open_breaker_is_recognized_by_its_own_words(autojump_clock: Mo
         w.broker.delete_stream("OUT")
         fill(w.broker, 1)
         await eventually(lambda: w.watch.of("ROUTE_BREAKER_OPENED"))
-        assert readyz.unready(w.live, (), None, but_breakers=True) is not None, "the stream is missing, too"
+        assert readyz.unready(w.live, (), None, but_breakers=True) is None, "it quotes that the stream is missing"
+        assert readyz.unready(w.live, (), None, but_breakers=False) is not None
         w.broker.add_stream("OUT", ["out.>"])
-        await eventually(lambda: readyz.unready(w.live, (), None, but_breakers=True) is None, 30)
+        await eventually(lambda: w.route.to[0].looked_up is None, 30)
+        assert readyz.unready(w.live, (), None, but_breakers=True) is None
         assert readyz.unready(w.live, (), "route", but_breakers=False) is not None
         assert readyz.is_held_up(w.live, "route")
 
