@@ -201,9 +201,11 @@ async def ask(
         own = [one for one in sources if one.connection == name]
         declared = [one.stream.name for one in declared_in(settings) if one.connection == name]
         named = [to.stream for to in destinations if to.connection == name and to.stream is not None]
-        copies = [one.copy for one in partitioned_in(settings) if one.connection == name]
-        buckets = [members.STREAM] if copies else []
-        await here.look_up([*(one.stream for one in own), *declared, *named, *copies, *buckets])
+        partitioned = [one for one in partitioned_in(settings) if one.connection == name]
+        buckets = [members.STREAM] if partitioned else []
+        await here.look_up([*(one.stream for one in own), *declared, *named, *buckets])
+        # A stream with partitions has no copy, and the permissions of its route contain none.
+        await here.look_up(one.copy for one in partitioned if one.stream not in here.partitioned)
         plain = ((one.stream, one.durable) for one in own)
         await here.look_up_consumers([*plain, *_durables(settings, name, here)])
     for to in destinations:

@@ -15,6 +15,8 @@ from router_trio.cli.permissions import lines
 from router_trio.embedded import HOST, reserve_port
 from router_trio.link import Group
 from router_trio.nats.command_link import open_links
+from router_trio.online.asking import ask
+from router_trio.online.facts import Unknown
 from tests.integration.readiness import refused
 from tests.integration.test_domains import jetstream_of
 from tests.integration.test_permissions_command import users
@@ -110,6 +112,26 @@ async def test_with_the_printed_permissions_nothing_is_refused(
             assert not [
                 one for one in (*first.events, *second.events) if getattr(one, "reason", "") == "permission_denied"
             ]
+
+
+@pytest.mark.parametrize("streams", [pytest.param([], id="a copy"), pytest.param([OWN], id="a stream with partitions")])
+async def test_with_the_printed_permissions_every_stream_can_be_checked(
+    streams: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    permissions = list(lines(configured("nats://h", *streams), "main", "server"))
+    async with servers(tmp_path, permissions, None) as (server, there):
+        async with connect(there, user="admin", password="admin") as client:
+            if not streams:
+                await JetStream(client).create_stream("IN", ["in.*"])
+        settings, watch = configured(server.url, *streams), Watch()
+        async with Router(settings, observers=[watch], log=False).open() as live:
+            watch.live = live
+            await watch.until("ROUTE_READY")
+            async with open_links(settings, "check", ["main"]) as links:
+                facts = await ask(settings, links, {}, None)
+        found = facts.server("main").streams
+        assert {name for name, one in found.items() if isinstance(one, Unknown)} == set()
+        assert ("IN-router" in found) is not bool(streams)
 
 
 def taken(watch: Watch) -> int:
