@@ -204,9 +204,11 @@ async def ask(
         partitioned = [one for one in partitioned_in(settings) if one.connection == name]
         buckets = [members.STREAM] if partitioned else []
         await here.look_up([*(one.stream for one in own), *declared, *named, *buckets])
+        known = Facts(settings, {name: here.facts()})
         # A stream with partitions has no copy, and the permissions of its route contain none.
-        await here.look_up(one.copy for one in partitioned if one.stream not in here.partitioned)
-        plain = ((one.stream, one.durable) for one in own)
+        copied = [one for one in partitioned if not known.has_partitions(one)]
+        await here.look_up(one.copy for one in copied)
+        plain = ((one.stream, one.durable) for one in own if one not in partitioned or one in copied)
         await here.look_up_consumers([*plain, *_durables(settings, name, here)])
     for to in destinations:
         if to.stream is None and to.connection in asked:

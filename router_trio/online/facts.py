@@ -12,6 +12,7 @@ from router_trio.nats.jetstream.flows import StreamFlow
 from router_trio.nats.jetstream.sourced_stream import Partitioned
 from router_trio.online.parts import Destination, Source
 from router_trio.settings import Settings
+from router_trio.settings.checks.resolve import by_name, stream_read
 from router_trio.settings.routes.sources.partitioned import durables
 
 T = TypeVar("T")
@@ -105,13 +106,21 @@ class Facts:
         """Return the partitions of a stream; None if it has none, or does not exist."""
         return self.server(connection).partitioned.get(name)
 
+    def has_partitions(self, source: Source) -> bool:
+        """Return True if the stream of a route has partitions itself, or is to be created with them."""
+        here = self.server(source.connection)
+        if here.streams.get(source.stream) is None:
+            created = stream_read(source.route.source, self.settings.connections, by_name(self.settings.streams))
+            return created is not None and created[1].partitions is not None
+        return source.stream in here.partitioned
+
     def durables(self, source: Source) -> list[Source]:
         """Return the sources of the partitions of a route: each with the stream that it is read from, and its durable.
 
         Raises `UnaskedError` if that stream is not known.
         """
-        own = self.stream(source.connection, source.stream)
-        has = own is not None and self.partitions(source.connection, source.stream) is not None
+        self.stream(source.connection, source.stream)
+        has = self.has_partitions(source)
         read = source.stream if has else source.copy
         names = durables(source.route.source)
         return [replace(source, stream=read, durable=one, partition=number) for number, one in enumerate(names)]

@@ -124,14 +124,16 @@ async def test_with_the_printed_permissions_every_stream_can_be_checked(
             if not streams:
                 await JetStream(client).create_stream("IN", ["in.*"])
         settings, watch = configured(server.url, *streams), Watch()
-        async with Router(settings, observers=[watch], log=False).open() as live:
-            watch.live = live
-            await watch.until("ROUTE_READY")
-            async with open_links(settings, "check", ["main"]) as links:
-                facts = await ask(settings, links, {}, None)
-        found = facts.server("main").streams
-        assert {name for name, one in found.items() if isinstance(one, Unknown)} == set()
-        assert ("IN-router" in found) is not bool(streams)
+        async with open_links(settings, "check", ["main"]) as links:
+            before = await ask(settings, links, {}, None)
+            async with Router(settings, observers=[watch], log=False).open() as live:
+                watch.live = live
+                await watch.until("ROUTE_READY")
+                after = await ask(settings, links, {}, None)
+        for found in (before.server("main"), after.server("main")):
+            asked = [*found.streams.items(), *found.consumers.items()]
+            assert [name for name, one in asked if isinstance(one, Unknown)] == []
+            assert ("IN-router" in found.streams) is not bool(streams)
 
 
 def taken(watch: Watch) -> int:
