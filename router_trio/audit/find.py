@@ -125,13 +125,14 @@ class Finder:
         self._limits = size_limits(links) | dict.fromkeys(self._unreachable, UNLIMITED)
         self._notes: list[str] = []
         self._unread: list[str] = []
+        self._lacks_permission = False
 
     async def find(self, subject: str, sequence: int | None = None) -> Found:
         """Find the last message with this subject, or the one with this sequence, in each stream that has one.
 
         Raises `LinkError` if a link is lost; can be cancelled.
         """
-        self._notes, self._unread, found = [], [], []
+        self._notes, self._unread, self._lacks_permission, found = [], [], False, []
         for (connection, stream), routes in self._sources().items():
             try:
                 source = _Source(connection, self.stored(connection, stream), routes)
@@ -140,11 +141,12 @@ class Finder:
                     found.append(where)
             except SourceError as error:
                 self.report(connection, error)
-        return Found(subject, found, self._notes, list(dict.fromkeys(self._unread)))
+        return Found(subject, found, self._notes, list(dict.fromkeys(self._unread)), self._lacks_permission)
 
     def report(self, connection: str, error: SourceError) -> str:
         """Record that something could not be read. Return why, as text."""
         why = str(error)
+        self._lacks_permission |= error.reason == reasons.PERMISSION_DENIED
         self._unread.append(why if connection in self._unreachable else f"connection {connection}: {why}")
         return why
 

@@ -197,12 +197,14 @@ class Found:
     """The result of a search: one entry for each stream that has the message.
 
     `notes` are the reasons why other streams have no such message, and `unread` is what could not be read, and why.
+    `lacks_permission` is True if a permission to read is missing.
     """
 
     subject: str
     messages: Sequence[Whereabouts]
     notes: Sequence[str]
     unread: Sequence[str]
+    lacks_permission: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return all as data."""

@@ -117,6 +117,7 @@ async def _job(
     links: Mapping[str, CommandLink],
 ) -> int:
     from router_trio.audit.find import Finder
+    from router_trio.cli.over_links import permissions_of
 
     found = await Finder(settings, links, unreachable, former_names).find(subject, sequence)
     if json:
@@ -127,4 +128,6 @@ async def _job(
         to_stderr(f"router-trio: {excerpt(note, LONGEST_TEXT)}")
     for why in found.unread:
         to_stderr(f"router-trio: not read: {excerpt(why, LONGEST_TEXT)}")
+    if found.lacks_permission:
+        to_stderr(f"router-trio: {permissions_of('find')}")
     return DONE if found.messages and not found.unread else FAILED

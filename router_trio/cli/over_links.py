@@ -64,5 +64,9 @@ def _with_cure(error: SourceError, command: str) -> SourceError:
     """Return an error that names where the permissions of a command are, if one is missing."""
     if error.reason != reasons.PERMISSION_DENIED:
         return error
-    cure = f"`router-trio permissions CONFIG --for {command}` prints what the user of the command needs"
-    return SourceError(f"{error}; {cure}", reason=error.reason)
+    return SourceError(f"{error}; {permissions_of(command)}", reason=error.reason)
+
+
+def permissions_of(command: str) -> str:
+    """Return what prints the permissions of a command, for the user that lacks one."""
+    return f"`router-trio permissions CONFIG --for {command}` prints what the user of the command needs"

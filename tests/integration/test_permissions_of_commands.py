@@ -180,8 +180,8 @@ async def test_a_command_needs_exactly_the_permissions_of_the_table(
             assert result.returncode == 1, (subject, result.stdout, result.stderr)
             named = subject.removesuffix("*").removesuffix(">")
             assert re.search(rf"{re.escape(named)}", result.stderr), (subject, result.stderr)
-            if command == "audit":
-                assert "`router-trio permissions CONFIG --for audit` prints" in result.stderr
+            if command in {"audit", "find"}:
+                assert f"`router-trio permissions CONFIG --for {command}` prints" in result.stderr
         await server.reload(users(needed, [NOTHING]))
         result = await over_its_links(*arguments, cwd=tmp_path)
         assert result.returncode == 1, (INBOX, result.stdout)
