@@ -103,7 +103,7 @@ class Destinations:
         self._shut: dict[Hashable, Shut] = {}
         """Destinations to which nothing is sent, by route and template."""
         self._by_template: dict[Hashable, list[DestinationState]] = {}
-        """Destinations by route and template: several while a reload replaces their route."""
+        """Destinations of streams by route and template: several while a reload replaces their route."""
         self._advisories = advisories or Advisories(connection, emit)
         self._advised = WatchedStreams(self._advisories, lambda _: self._look_early())
         self._learned = learned
@@ -145,17 +145,17 @@ class Destinations:
             # As for the generation of its route before a reload: copies need not wait for the next lookup.
             self._find_schedules(destination, known)
         self._of_route.setdefault(destination.route, []).append(destination)
-        self._by_template.setdefault(_key(destination), []).append(destination)
         self._by_subject.clear()
         self._look_now.set()
-        self._shut_streamless([_key(destination)])
+        if destination.waits_for_puback:
+            self._by_template.setdefault(_key(destination), []).append(destination)
+            self._shut_streamless([_key(destination)])
 
     def forget_route(self, route: RouteState) -> None:
         """Stop tracking the destinations of this route."""
         gone = self._of_route.pop(route, [])
         for one in gone:
             del self._all[one]
-            self._by_template[_key(one)].remove(one)
             self._reported.pop(one, None)
             self._elsewhere.discard(one)
             self._refusing.pop(one, None)
@@ -163,7 +163,10 @@ class Destinations:
             self._core_looked_up.discard(one)
             self._waiting_schedules.forget(one)
         self._by_subject.clear()
-        keys = [_key(one) for one in gone]
+        of_streams = [one for one in gone if one.waits_for_puback]
+        for one in of_streams:
+            self._by_template[_key(one)].remove(one)
+        keys = [_key(one) for one in of_streams]
         self._shut_streamless(keys)
         for key in keys:
             if not self._by_template.get(key, True):

@@ -63,9 +63,10 @@ class BatchRoute(Route):
             passes = PassthroughRoute(routing, self._intake, self._received)
             self._passes = passthrough, passes
             deliver = SharedDelivery(passthrough.deliver, passes)
-            routing.tracing.when_followed(partial(passthrough.let_wait, passes))
+            let_wait = partial(passthrough.let_wait, passes)
+            routing.tracing.when_followed(let_wait)
             if (hops := outlets[0].contents.hops) is not None:
-                hops.when_returned(partial(passthrough.let_wait, passes))
+                hops.when_returned(let_wait)
         source.deliver_to(deliver)
         self._in_hand = 0
         """The number of unrouted messages of the batch taken last from the queue."""

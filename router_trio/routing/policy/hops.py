@@ -150,11 +150,11 @@ class Hops:
         """True if every message is counted: that is configured, or one has returned."""
         self.sample: Sample = Sample()
         """Chooses the messages that begin to be counted."""
-        self._returned: list[Callable[[], None]] = []
+        self._returned: tuple[Callable[[], None], ...] = ()
 
     def when_returned(self, call: Callable[[], None]) -> None:
         """Call `call` for each message that is seen to have passed this route before."""
-        self._returned.append(call)
+        self._returned += (call,)
 
     def lines(self, block: bytes) -> bytes:
         """Return the header lines of a copy of a message with these headers; `b""` if that has no count.
