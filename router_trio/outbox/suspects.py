@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from router_trio.errors import reasons
 from router_trio.outbox.operation import Operation
+from router_trio.protocol import framing, headers
 
 ENDED_BY_SERVER = {reasons.SERVER_ERROR: 2, reasons.TOO_LARGE: 2, reasons.CLOSED: 5}
 """Reasons for the loss of a link that a publish may have caused, and how many links in a row prove it."""
@@ -25,6 +26,9 @@ ANSWERED_WITHIN = 1.0
 
 MOST_KNOWN = 1024
 """Publishes that are remembered. Beyond that all are forgotten."""
+
+OF_AN_ATTEMPT = headers.lines_of(("Router-Hops", "Router-Passed", "traceparent", "tracestate"))
+"""Headers that a copy has at some attempts: hops are counted by chance, and traces sampled."""
 
 KNOWN_FOR = 600.0
 """Seconds for which they are remembered. Others may be identical, and the server may have been at fault."""
@@ -103,5 +107,7 @@ class Suspects:
 
 
 def _hash(operation: Operation) -> int:
-    """Return a hash of a publish that stays the same when it is sent again with another reply subject."""
-    return hash((operation.subject, operation.frame.partition(b"\r\n")[2]))
+    """Return a hash of a publish that stays the same when its stream redelivers the message, and it is sent again."""
+    raw = framing.published(operation.frame)
+    block = framing.header_block(raw)
+    return hash((operation.subject, block and headers.removed(block, OF_AN_ATTEMPT), framing.payload(raw)))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router_trio.message import Fate, stored
-from router_trio.outbox.operation import FrameOwners, Operation
-from router_trio.outbox.suspects import ANSWERED_WITHIN, KNOWN_FOR
+from router_trio.outbox.operation import CoreOperation, FrameOwners, Operation
+from router_trio.outbox.suspects import ANSWERED_WITHIN, KNOWN_FOR, Suspects
 from router_trio.protocol import framing
-from tests.support.offers import offer_with_ack
+from router_trio.routing.policy import hops
+from tests.support.offers import INBOX, offer_with_ack
 from tests.unit.outbox.desk import Desk, connected
 
 
@@ -118,6 +120,40 @@ def test_a_known_poisonous_publish_is_not_sent_again() -> None:
     assert server.serve_link()
     assert server.links == links + 1
     assert desk.books() == (3, 0, 0, {"failed": 2, "fenced": 1})
+
+
+def with_headers(*lines: str) -> bytes:
+    block = "\r\n".join(("NATS/1.0", *lines, "", "")).encode()
+    return framing.publish(b"bad", b"1", INBOX, block if lines else b"")
+
+
+@pytest.mark.parametrize("name", [*hops.NAMES, "traceparent", "tracestate"])
+@pytest.mark.parametrize("more", [(), ("Nats-Msg-Id: 1",)])
+def test_a_known_poisonous_publish_is_known_with_the_headers_of_another_attempt(
+    name: str, more: tuple[str, ...]
+) -> None:
+    """A redelivered message may be counted or traced which was not before, or the other way round."""
+    for first, then in permutations([with_headers(*more), with_headers(f"{name}: 1", *more)]):
+        desk = Desk()
+        offer_with_ack(desk.outbox, first)
+        server = Server(desk, to(b"bad"))
+        while not server.serve_link():
+            pass
+        links = server.links
+        offer_with_ack(desk.outbox, then)
+        assert server.serve_link()
+        assert server.links == links + 1
+        assert desk.books() == (2, 0, 0, {"failed": 2})
+
+
+def test_a_publish_with_other_headers_is_another_one() -> None:
+    def publish(message_id: str) -> Operation:
+        return CoreOperation(1, with_headers(f"Nats-Msg-Id: {message_id}"), None, 0.0, clean=True)
+
+    suspects = Suspects()
+    suspects.remember(publish("1"), 0.0)
+    assert suspects.knows(publish("1"), 0.0)
+    assert not suspects.knows(publish("2"), 0.0)
 
 
 def lose(desk: Desk, reason: str = "closed", times: int = 1) -> None:
