@@ -14,7 +14,14 @@ from typing import Any, ClassVar, Protocol
 import trio
 
 from router_trio.message import FENCED, Fate, fate_with_detail
-from router_trio.outbox.operation import NOT_RESENT, NumberedOwner, Operation, OperationWithAck, RouteOwner
+from router_trio.outbox.operation import (
+    NOT_RESENT,
+    CoreOperation,
+    NumberedOwner,
+    Operation,
+    OperationWithAck,
+    RouteOwner,
+)
 from router_trio.protocol.framing import RawMessage, text
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.tracing import MessageTrace, RouteTracing
@@ -306,6 +313,13 @@ class BreakerTracker(DestinationTracker):
             self.breaker.copy_passed()
         else:
             super().settle(operation, count, self.delivery.counted_fate(fate, self.breaker.copy_refused), now)
+
+
+def delivery_of(operation: Operation) -> Delivery | None:
+    """Return the message of a route that a publish is a copy of; None if there is none."""
+    owner = operation.owner if isinstance(operation, CoreOperation) else None
+    delivery = owner.delivery if isinstance(owner, DestinationTracker) else owner
+    return delivery if isinstance(delivery, Delivery) else None
 
 
 class MirrorCopy:

@@ -18,7 +18,7 @@ from router_trio.connection.shared_subscription import SharedSubscription
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import reasons
 from router_trio.events import Emit, MessageGivenUp
-from router_trio.outbox.operation import CoreOperation, Operation
+from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.core.delivery import BegunDelivery, CoreDelivery
 from router_trio.routing.core.forwarding import BatchForwarding
@@ -26,7 +26,7 @@ from router_trio.routing.core.in_hand import SubjectInHand
 from router_trio.routing.core.intake_queue import MAX_MESSAGES
 from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.dead_letters import DeadLetters
-from router_trio.routing.delivery import DestinationTracker
+from router_trio.routing.delivery import delivery_of
 from router_trio.routing.failures import Failures
 from router_trio.routing.hand_over import Batch, Batches, Begun
 from router_trio.routing.keeper import Keeper
@@ -302,9 +302,8 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             self.route.pass_on(recalled)
 
     def _is_own(self, operation: Operation) -> bool:
-        owner = operation.owner if isinstance(operation, CoreOperation) else None
-        delivery = owner.delivery if isinstance(owner, DestinationTracker) else owner
-        return isinstance(delivery, CoreDelivery) and delivery.route is self.state
+        delivery = delivery_of(operation)
+        return delivery is not None and delivery.route is self.state
 
     def take_back(self) -> Batches:
         taken = self.hand.take_back()

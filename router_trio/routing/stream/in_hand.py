@@ -30,9 +30,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from typing import Protocol
 
-from router_trio.outbox.operation import CoreOperation, Operation
+from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import LAST_SEQUENCE
-from router_trio.routing.delivery import DestinationTracker
+from router_trio.routing.delivery import delivery_of
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.schedule import ArrivalOrder, Limits, NoValueLimit, Order
 from router_trio.routing.stream.cursor import StreamCursor
@@ -476,8 +476,7 @@ def place_of(delivery: StreamDelivery) -> int:
 
 def message_of(operation: Operation) -> StreamDelivery | None:
     """Return the message from a stream that a publish is a copy of; None if there is none."""
-    owner = operation.owner if isinstance(operation, CoreOperation) else None
-    delivery = owner.delivery if isinstance(owner, DestinationTracker) else owner
+    delivery = delivery_of(operation)
     return delivery if isinstance(delivery, StreamDelivery) else None
 
 
