@@ -27,11 +27,11 @@ ANSWERED_WITHIN = 1.0
 MOST_KNOWN = 1024
 """Publishes that are remembered. Beyond that all are forgotten."""
 
-OF_AN_ATTEMPT = headers.lines_of(("Router-Hops", "Router-Passed", "traceparent", "tracestate"))
-"""Headers that a copy has at some attempts: hops are counted by chance, and traces sampled."""
-
 KNOWN_FOR = 600.0
 """Seconds for which they are remembered. Others may be identical, and the server may have been at fault."""
+
+OF_AN_ATTEMPT = headers.lines_of(("Router-Hops", "Router-Passed", "traceparent", "tracestate"))
+"""Headers that a copy has at some attempts: hops are counted by chance, and traces sampled."""
 
 
 class Suspects:
