@@ -97,7 +97,7 @@ class Requests:
         self._too_large = too_large
         self._numbers = 0
         self._subscription: bytes | None = None
-        self.ended = False
+        self.ended: bool = False
         """True once the link has ended, or is being closed."""
 
     @property

@@ -51,8 +51,11 @@ class Secrets:
 
     def hide_in(self, error: E) -> E:
         """Return the error, or one of the same kind if a peer has brought a secret into its text."""
+        if isinstance(error, UnexpectedError):
+            # Its text is this package's own.
+            return error
         text = str(error)
-        hidden = text if isinstance(error, UnexpectedError) else self.hide(text)
+        hidden = self.hide(text)
         if hidden == text:
             return error
         found = type(error)(hidden, reason=error.reason)

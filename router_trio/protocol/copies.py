@@ -44,10 +44,10 @@ class Copied:
     __slots__ = ("highest", "highest_at", "reused", "stream")
 
     def __init__(self, stream: bytes, reused: Sequence[int] = (), highest: int = 0, highest_at: int = 0) -> None:
-        self.stream = stream
-        self.reused = reused
-        self.highest = highest
-        self.highest_at = highest_at
+        self.stream: bytes = stream
+        self.reused: Sequence[int] = reused
+        self.highest: int = highest
+        self.highest_at: int = highest_at
 
     def uses_again(self, found: Original) -> int:
         """Return the last rollback after which the stream used the sequence of a message again; 0 if there is none.

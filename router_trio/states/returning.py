@@ -21,11 +21,11 @@ class Returning:
     __slots__ = ("_began", "_received", "_reported", "_shown_until", "passed_as", "returned")
 
     def __init__(self, passed_as: str) -> None:
-        self.passed_as = passed_as
+        self.passed_as: str = passed_as
         """The name of the route in the header of messages."""
         self._began = self._reported = self._shown_until = float("-inf")
         self._received = 0
-        self.returned = 0
+        self.returned: int = 0
         """Messages that came back in the last seconds."""
 
     def note(self, received: int, now: float) -> int:

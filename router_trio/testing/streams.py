@@ -109,7 +109,7 @@ class Copying:
     def __init__(self, source: str, partitioning: Partitioning, first: int) -> None:
         self.source = source
         self.partitioning = partitioning
-        self.next = first
+        self.next: int = first
         """The next sequence of the source to look at."""
         self.copied: int = first - 1
         """The last sequence of the source that was copied."""

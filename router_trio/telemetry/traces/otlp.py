@@ -86,8 +86,9 @@ class _Session(requests.Session):
         That is not followed: another host would get the spans, and the credentials in the headers.
         """
         options.pop("allow_redirects", None)
+        options["stream"] = True
         try:
-            response = self.get_adapter(url=str(request.url)).send(request, **(options | {"stream": True}))
+            response = self.get_adapter(url=str(request.url)).send(request, **options)
         except requests.RequestException as error:
             # The path may hold a key, and the SDK logs this.
             raise type(error)(str(error).replace(request.path_url, "/...")) from None
