@@ -98,9 +98,10 @@ checks: lint
 
 # On the package as users install it. Where it would be pure, `suite` has tested it.
 WHY_PURE = $(shell $(BIN)/python hatch_build.py)
+ON_WHEEL ?= differs and not nightly
 what-differs: $(READY)  ## The tests of what compiled code may do differently, on the package compiled and installed
 	@if [ -n "$(WHY_PURE)" ]; then echo "Skipping the tests on the compiled package: $(WHY_PURE)"; \
-	else $(MAKE) --no-print-directory test-compiled ONLY="differs and not nightly"; fi
+	else $(MAKE) --no-print-directory test-compiled ONLY="$(ON_WHEEL)"; fi
 
 # Without pyright, which takes minutes: `types` runs it, and `.ci/run` both.
 suite: $(READY)  ## The tests without the checks; TESTS="tests/unit tests/docs" for some of them
