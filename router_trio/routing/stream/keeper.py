@@ -481,13 +481,18 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     # --- returned to the stream, which redelivers it ---
 
-    def make_room(self, soon: bool) -> None:
+    def make_room(self, *, soon: bool) -> None:
         """Return the newest held message to the stream, so that due messages can be redelivered before it."""
         delay = self.policy.initial if soon else self.ack_wait
         delivery = self.hand.return_newest(trio.current_time() + delay + OVERDUE, self.late)
         if delivery is not None:
             delivery.settle_as("returned")
             self.acks.nak(delivery.ack_subject, delay)
+
+    def use_room(self) -> None:
+        """Have messages that were returned to make room redelivered now, if they would be routed next."""
+        for one in self.hand.order.ask_back(trio.current_time(), self.late):
+            self.acks.nak(one.ack_subject, 0)
 
     def settle_rest(self) -> bool:
         """Return messages that can't be routed any more to the stream."""

@@ -44,14 +44,16 @@ class Awaited:
     """A refused message: when it is redelivered (`due`), and from when on that is late (`until`).
 
     Both are infinite while it is in hand, because other destinations have not answered yet. `ack_subject` acks it.
+    `for_room`: it was not refused, but returned because there was no room to hold it.
     """
 
-    __slots__ = ("ack_subject", "due", "until")
+    __slots__ = ("ack_subject", "due", "for_room", "until")
 
-    def __init__(self, ack_subject: bytes, due: float, until: float) -> None:
+    def __init__(self, ack_subject: bytes, due: float, until: float, *, for_room: bool = False) -> None:
         self.ack_subject: bytes = ack_subject
         self.due: float = due
         self.until: float = until
+        self.for_room: bool = for_room
 
 
 class _BySequence(dict[int, V]):
@@ -108,12 +110,14 @@ class SubjectOrder(Generic[D]):
     returns may be routed, in that order, after all that may be routed already.
     """
 
-    __slots__ = ("awaited", "held", "lines")
+    __slots__ = ("_given_back", "awaited", "held", "lines")
 
     def __init__(self) -> None:
         self.lines: dict[bytes, _Line[D]] = {}
         self.awaited: int = 0
         self.held: int = 0
+        self._given_back: set[bytes] = set()
+        """The subjects with messages that were returned for lack of room, and perhaps others."""
 
     @property
     def aside(self) -> int:
@@ -288,9 +292,32 @@ class SubjectOrder(Generic[D]):
             return None
         delivery = line.held.pop(max(line.held))
         self.held -= 1
-        line.awaited[delivery.sequence] = Awaited(delivery.ack_subject, due, until)
+        line.awaited[delivery.sequence] = Awaited(delivery.ack_subject, due, until, for_room=True)
         self.awaited += 1
+        self._given_back.add(delivery.order_key)
         return delivery
+
+    def ask_back(self, now: float, within: float) -> list[Awaited]:
+        """Make messages due that were returned for lack of room, if they are next in their subject. Return them.
+
+        Each is late `within` seconds from now.
+        """
+        found: list[Awaited] = []
+        for subject in sorted(self._given_back):
+            line = self.lines.get(subject)
+            if line is None or not any(one.for_room for one in line.awaited.values()):
+                self._given_back.remove(subject)
+                continue
+            if line.tried is not None:
+                continue
+            for sequence in sorted(line.awaited):
+                one = line.awaited[sequence]
+                if not one.for_room:
+                    break
+                if one.due > now:
+                    one.due, one.until = now, now + within
+                    found.append(one)
+        return found
 
     # --- the end ---
 

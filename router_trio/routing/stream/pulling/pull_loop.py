@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from itertools import islice
+from typing import Protocol
 
 import trio
 
@@ -76,13 +77,29 @@ LEAD_EVERY = 1.0
 """Seconds between two signs that keep the lead of a standby route with nothing in hand."""
 
 
+class Awaiting(Protocol):
+    """Holds messages back behind others that have to be redelivered first."""
+
+    def never_come(self, gone: Collection[int]) -> None:
+        """Stop waiting for messages that will not be redelivered."""
+
+    def elsewhere(self, sequences: Collection[int]) -> None:
+        """Stop waiting for messages that another process seems to have."""
+
+    def make_room(self, *, soon: bool) -> None:
+        """Return a message: one is due, and those that wait for it use all the room in which it could be received.
+
+        `soon`: it is expected soon, since redeliveries are being received, or it is late.
+        """
+
+    def use_room(self) -> None:
+        """Have messages redelivered that were returned to make room, if they would be routed next."""
+
+
 class PullLoop:
     """Requests the messages of one route, until `closing`.
 
-    `never_come` is called with awaited messages that will not be redelivered, `elsewhere` with those that another
-    process seems to have. `make_room` is called when a message is due and the messages that wait for it use all the
-    room in which it could be received. Its argument is True if the message is expected soon: redeliveries are being
-    received, or it is late. `payloads` confirms kept deliveries when the consumer was seen to deliver payloads. `asked`
+    `payloads` confirms kept deliveries when the consumer was seen to deliver payloads. `asked`
     is called with each request that the server may refuse, `lifted` with limits that were removed from the consumer,
     `paused` when the consumer was paused or, with None, resumed, `deleted` when it was deleted, even if it was created
     again. `advisories` explain trouble of the consumer. `delivery_limit` finds messages at its limit of deliveries.
@@ -96,9 +113,7 @@ class PullLoop:
         max_in_flight_bytes: int,
         budget: PullBudget,
         closing: Latch,
-        never_come: Callable[[Collection[int]], None],
-        elsewhere: Callable[[Collection[int]], None],
-        make_room: Callable[[bool], None],
+        awaiting: Awaiting,
         payloads: Payloads,
         asked: Callable[[Kind, Sequence[bytes]], None],
         lifted: Callable[[Sequence[str]], None],
@@ -128,16 +143,14 @@ class PullLoop:
         """Seconds between the heartbeats of the pending requests, the longest of them."""
         self._most = 2 * max_in_flight
         self._closing = closing
-        self._never_come = never_come
-        self._elsewhere = elsewhere
-        self._make_room = make_room
+        self._awaiting = awaiting
         self._payloads = payloads
         self._checks = ConsumerChecks(
             pending,
             payloads,
             lost=self.lose,
             changed=self.look_again,
-            never_come=never_come,
+            never_come=awaiting.never_come,
             lifted=lifted,
             paused=paused,
             requested_since=lambda: self._asked_since if self._credit.outstanding and not self._quiet else math.inf,
@@ -188,6 +201,7 @@ class PullLoop:
         self._credit.reopened(self._max_in_flight)
         self._payloads.reset()
         self._lost = None
+        self._made_room_at = -math.inf  # naks are sent again, so what is due is redelivered before new messages
         self._receives, self._enters = False, None
         self._checks.reset()
 
@@ -414,10 +428,10 @@ class PullLoop:
             self._lookup_error = str(error)
         if cursor is pending.cursor:
             if at_the_limit:
-                self._elsewhere(at_the_limit)
+                self._awaiting.elsewhere(at_the_limit)
                 self._checks.check_now()
             if gone := [one for one in gone if one not in at_the_limit]:
-                self._never_come(gone)
+                self._awaiting.never_come(gone)
             self._wait_for_no_others([one for one in late if one not in gone])
         order.wait_longer(trio.current_time(), within)
         self._asking_about_late = False
@@ -440,16 +454,19 @@ class PullLoop:
         seen = self._pending.others.seen(now)
         self._late_since = {one: before.get(one, now) for one in late if seen or one in before}
         if elsewhere:
-            self._elsewhere(elsewhere)
+            self._awaiting.elsewhere(elsewhere)
 
     def _ask(self, consumer: PullConsumer, now: float) -> None:
         if self._payloads.unverified:
             return  # what is delivered now would be kept as well, without a bound, or pass redelivered messages
         pending, order, credit = self._pending, self._pending.order, self._credit
-        if self._is_full and order.count_due(now) and now >= self._makes_room_at:
+        if not self._is_full:
+            if order.awaited:
+                self._awaiting.use_room()
+        elif order.count_due(now) and now >= self._makes_room_at:
             # The server redelivers in the order of due times: other messages may be before the awaited ones.
             self._made_room_at = now
-            self._make_room(self._comes_again or bool(order.late(now)))
+            self._awaiting.make_room(soon=self._comes_again or bool(order.late(now)))
         held, held_bytes = self._worked_on()
         wanted = credit.want(held, held_bytes)
         if order.awaited:

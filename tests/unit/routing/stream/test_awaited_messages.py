@@ -137,6 +137,28 @@ async def test_a_message_returned_to_make_room_for_one_whose_nak_was_lost_is_red
         assert 29 < trio.current_time() - began < 32
 
 
+async def test_a_message_returned_to_make_room_is_redelivered_as_soon_as_no_other_is_awaited(
+    autojump_clock: MockClock,
+) -> None:
+    """It was returned for an ack wait, and the message in front of it is redelivered on the next link."""
+    brokers = one_broker()
+    async with world([route(ack_wait="30s", max_in_flight=2, retry={"initial": "100ms"})], brokers=brokers) as w:
+        w.broker.trouble.lose("nak")
+        w.broker.deny_publish("out.a")
+        fill(w.broker, 1, subjects="a")
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("out.a")
+        for number in range(1, 9):
+            await trio.sleep(0.1)
+            fill(w.broker, 1, first=number, subjects="a")
+        await eventually(lambda: w.route.settled["returned"] > 1)
+        began = trio.current_time()
+        w.broker.cut()
+        await all_acked(w, 9)
+        assert arrived(w, "a") == numbers(9)
+        assert trio.current_time() - began < 10
+
+
 async def test_a_refused_message_that_the_stream_still_has_is_waited_for_however_long_it_takes(
     autojump_clock: MockClock,
 ) -> None:

@@ -275,6 +275,24 @@ def test_the_newest_waiting_message_can_be_returned_and_is_then_awaited() -> Non
     assert sequences(turns.release_behind(three)) == [4]
 
 
+def test_returned_messages_are_asked_back_once_no_refused_one_is_in_front_of_them() -> None:
+    turns, (one, two, three, four, five) = SubjectOrder[Message](), messages(5)
+    refuse(turns, one, four)
+    assert admitted(turns, [two, three, five]) == []
+    returned = [turns.give_back_newest(9.0, 10.0) for _ in range(3)]
+    assert returned == [five, three, two]
+    assert turns.ask_back(1.0, LATE) == []
+    assert admitted(turns, [one]) == [1]
+    assert turns.ask_back(2.0, LATE) == [], "the first is tried"
+    assert turns.release_behind(one) == []
+    asked = turns.ask_back(3.0, LATE)
+    assert [(each.ack_subject, each.due, each.until) for each in asked] == [
+        (b"2", 3.0, 3.0 + LATE),
+        (b"3", 3.0, 3.0 + LATE),
+    ], "the last one waits behind one that was refused"
+    assert turns.ask_back(3.0, LATE) == [], "once"
+
+
 def released_before_a_refused_one() -> tuple[SubjectOrder[Message], list[Message]]:
     """Return an order in which 2 and 4 were released and are not yet admitted, and 5 is to be redelivered."""
     turns, given = SubjectOrder[Message](), messages(5)

@@ -67,6 +67,11 @@ class TurnsMachine(RuleBasedStateMachine):
             self.again.append(message)
 
     @rule()
+    def ask_back(self) -> None:
+        expected = [*self.turns.expected()]
+        assert all(one in expected and one.due == self.now for one in self.turns.ask_back(self.now, LATE))
+
+    @rule()
     def reload(self) -> None:
         """Return everything in hand, and continue with another route."""
         given_back = [*self.waiting, *self.under_way, *self.turns.leave_hand()]
