@@ -28,12 +28,26 @@ class Begun(NamedTuple):
     when: str | None
 
 
+_PLACES = 1 << 48
+"""More places than one generation of a route uses."""
+
+
 class Batch(NamedTuple):
-    """Messages that were received together, and when. A message that was `begun` is alone in its batch."""
+    """Messages that were received together, and when.
+
+    A route that keeps each message hands it over alone, with its `place` there, and with what it knows of it if it was
+    `begun`. Such a route hands over those that fail later one by one.
+    """
 
     received_at: float
     messages: list[RawMessage]
     begun: Begun | None = None
+    place: int | None = None
+
+    @property
+    def earlier_place(self) -> int | None:
+        """Return its place among the messages of the next route: before all that this one receives itself."""
+        return None if self.place is None else self.place - _PLACES
 
 
 Batches = list[Batch]

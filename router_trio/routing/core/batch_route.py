@@ -97,7 +97,7 @@ class BatchRoute(Route):
     async def _route_batch(self, arrived: Batch) -> None:
         """Route a batch."""
         self._batch = arrived
-        received_at, batch, begun = arrived
+        received_at, batch, begun, _ = arrived
         self._in_hand = self._not_begun = len(batch)
         await self.routing.wait_for_capacity()
         if not self._not_begun:
@@ -180,8 +180,8 @@ class BatchRoute(Route):
     def _take_back(self) -> Batches:
         taken = []
         if self._not_begun:
-            received_at, batch, begun = self._batch
-            taken.append(Batch(received_at, batch[len(batch) - self._not_begun :], begun))
+            batch = self._batch.messages
+            taken.append(self._batch._replace(messages=batch[len(batch) - self._not_begun :]))
             self._in_hand -= self._not_begun
             self._not_begun = 0
             if not self._in_hand:

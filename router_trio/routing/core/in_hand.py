@@ -85,18 +85,23 @@ class SubjectInHand(InHand[CoreDelivery]):
         batches: Sequence[Batch],
         go_on: Callable[[Batch, Begun, int], CoreDelivery],
     ) -> None:
-        """Add messages before all others: the previous route accepted them.
+        """Add messages that the previous route accepted before all others, and in the order of their places there.
 
         `go_on` makes the delivery of a message that failed there, with its place.
         """
+        waiting = self.schedule.waiting
         for batch in reversed(batches):
             for raw in reversed(batch.messages):
-                self._first -= 1
+                place = batch.earlier_place
+                if place is None:
+                    self._first -= 1
+                    place = self._first
                 if batch.begun is None:
-                    delivery = CoreDelivery(keeper, state, raw, batch.received_at, self._first)
+                    delivery = CoreDelivery(keeper, state, raw, batch.received_at, place)
                 else:
-                    delivery = go_on(batch, batch.begun, self._first)
-                self.schedule.waiting.appendleft(delivery)
+                    delivery = go_on(batch, batch.begun, place)
+                before = next((index for index, one in enumerate(waiting) if one.place > place), len(waiting))
+                waiting.insert(before, delivery)
                 self._bytes += len(raw[4])
             self.count += len(batch.messages)
 

@@ -14,7 +14,7 @@ import trio
 
 from router_trio.connection.latch import Latch
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.hand_over import Batch, Batches, Begun
+from router_trio.routing.hand_over import Batch, Batches
 
 MAX_MESSAGES = 65_536
 MAX_BYTES = 64 * 1024 * 1024
@@ -42,7 +42,7 @@ class IntakeQueue:
         """`turn_begins` is called each time that other tasks have run while `take` waited."""
         self._overflow = overflow
         self._turn_begins = turn_begins
-        self._batches: deque[tuple[float, list[RawMessage], int, Begun | None]] | None = None
+        self._batches: deque[tuple[Batch, int]] | None = None
         """None until the first batch waits: an empty deque takes more memory than the rest of an idle route's queue."""
         self._messages = 0
         self._bytes = 0
@@ -69,7 +69,7 @@ class IntakeQueue:
         self._bytes += size
         if self._batches is None:
             self._batches = deque()
-        self._batches.append((trio.current_time(), batch, size, None))
+        self._batches.append((Batch(trio.current_time(), batch), size))
         self.busy = True
         self._arrived.set()
 
@@ -88,11 +88,11 @@ class IntakeQueue:
             await trio.lowlevel.checkpoint()
             self._turn_begins()
             self._taken = 0
-        arrived, batch, size, begun = self._batches.popleft()
-        self._taken += len(batch)
-        self._messages -= len(batch)
+        batch, size = self._batches.popleft()
+        self._taken += len(batch.messages)
+        self._messages -= len(batch.messages)
         self._bytes -= size
-        return Batch(arrived, batch, begun)
+        return batch
 
     def let_nothing_pass(self) -> None:
         """Let no message pass this queue until `take` finds it empty."""
@@ -100,19 +100,23 @@ class IntakeQueue:
 
     def take_waiting(self) -> Batches:
         """Take out all waiting batches, the oldest first."""
-        left = [Batch(arrived, batch, begun) for arrived, batch, _, begun in self._batches or ()]
+        left = [batch for batch, _ in self._batches or ()]
         self.clear()
         return left
 
     def put_first(self, batches: Sequence[Batch]) -> None:
-        """Put batches that were received and accepted earlier before all waiting ones."""
+        """Put batches that the previous route accepted before all others, and in the order of their places there."""
         if self._batches is None:
             self._batches = deque()
-        for arrived, batch, begun in reversed(batches):
-            size = sum(map(len, map(_tail, batch)))
-            self._messages += len(batch)
+        for handed in reversed(batches):
+            size = sum(map(len, map(_tail, handed.messages)))
+            self._messages += len(handed.messages)
             self._bytes += size
-            self._batches.appendleft((arrived, batch, size, begun))
+            place, before = handed.earlier_place, 0
+            if place is not None:
+                places = enumerate(batch.place for batch, _ in self._batches)
+                before = next((index for index, other in places if other is None or other > place), len(self._batches))
+            self._batches.insert(before, (handed._replace(place=place), size))
         if batches:
             self.busy = True
             self._arrived.set()

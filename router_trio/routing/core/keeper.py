@@ -88,6 +88,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         if not tried_again and plan.handler is None and flow is not None and flow.values is None:
             self._forwarding = BatchForwarding(routing)
         self._retried = BeingRetried()
+        self._handed_over = False
+        """True once the successor has what was not started. Until then messages that fail are retried here, in order.
+        """
         self._recalled: Batches | None = None
         """Messages that are just taken back from the outboxes, so that the successor gets them in order."""
 
@@ -191,7 +194,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return True
 
     def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
-        if self._source.closed:
+        if self._handed_over:
             return self._leave_to_successor(delivery, now + delay)
         flow, failure = self._routing.flow, delivery.failure
         assert failure is not None
@@ -216,10 +219,11 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         """Keep a message in its place before later ones, until the breaker of its destination lets it be sent."""
         due = delivery.received_at
         delivery.known.tried = delivery.refused = True
-        if self._source.closed:
-            if not self._leave_to_successor(delivery, due):
-                failure = Failure(reasons.SHUTDOWN, "its destination refused all messages")
-                self._failures.give_up(delivery, GivenUp(failure, max(1, delivery.known.attempts)))
+        if self._handed_over and self._leave_to_successor(delivery, due):
+            return
+        if self._source.closed and not self.route.has_successor:
+            failure = Failure(reasons.SHUTDOWN, "its destination refused all messages")
+            self._failures.give_up(delivery, GivenUp(failure, max(1, delivery.known.attempts)))
         elif self.hand.retry(delivery, due, holds_key=self._holds_key(delivery)):
             self.route.something_waits()
             self.route.look()
@@ -306,13 +310,15 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return delivery is not None and delivery.route is self.state
 
     def take_back(self) -> Batches:
+        self._handed_over = True
         taken = self.hand.take_back()
         for delivery in taken:
             self._retried.discard(delivery)
         return [self._handed(delivery) for delivery in taken]
 
     def _handed(self, delivery: CoreDelivery) -> Batch:
-        return Batch(delivery.received_at, [delivery.raw], delivery.begun(self._routing.plan))
+        begun = delivery.begun(self._routing.plan)
+        return Batch(delivery.received_at, [delivery.raw], begun, delivery.place)
 
     def go_on_with(self, waiting: Batches) -> None:
         self.hand.add_first(self, self.state, waiting, self._begun)

@@ -181,6 +181,35 @@ async def test_messages_that_wait_go_to_the_new_route_when_their_own_connection_
         assert payloads(w, "out.1", "edge") == numbers(5)
 
 
+FAILED: list[bytes] = []
+"""Payloads for which `fails_once_slowly` has failed in the current test."""
+
+
+async def fails_once_slowly(message: Message) -> Message:
+    if not FAILED:
+        FAILED.append(message.payload)
+        await trio.sleep(1)
+        raise RuntimeError
+    return message
+
+
+async def test_by_key_a_message_that_fails_while_its_connection_ends_is_not_overtaken(
+    autojump_clock: MockClock,
+) -> None:
+    """The server is slow to confirm the end of the subscription. Until then the old route routes what waits."""
+    route = core("in.*", to("out.$1", "edge"), connection="main", retry={"initial": "100ms", "attempts": 2})
+    route |= {"handler": f"{__name__}:fails_once_slowly", "key": "subject"}
+    FAILED.clear()
+    async with world([route], brokers=brokers()) as w, trio.open_nursery() as nursery:
+        for payload in numbers(4):
+            w.broker.publish("in.1", payload)
+        await eventually(lambda: w.route.handling == 1)
+        w.broker.stall(3)
+        nursery.start_soon(w.live.reload, w.configuration(route, connections=others("main")))
+        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}), 30)
+        assert payloads(w, "out.1", "edge") == numbers(4)
+
+
 async def test_a_message_that_waits_is_lost_if_the_router_ends_before_its_connection_has_changed(
     autojump_clock: MockClock,
 ) -> None:

@@ -294,6 +294,26 @@ async def test_a_message_that_fails_in_the_old_route_after_the_hand_over_is_trie
         assert by_name(w)["route"].retrying == (0, 0.0)
 
 
+async def fails_after(message: Message) -> Message:
+    await trio.sleep(int(message.payload) + 1)
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_messages_that_fail_one_after_another_in_the_old_route_keep_their_order(
+    way: str, autojump_clock: MockClock
+) -> None:
+    retry = {"initial": "10ms", "attempts": 3}
+    old = core("in.*", "old", retry=retry) | called(fails_after) | {"concurrency": 4}
+    async with world([old]) as w, trio.open_nursery() as nursery:
+        for payload in numbers(4):
+            w.broker.publish(f"in.{int(payload)}", payload)
+        await eventually(lambda: by_name(w)["route"].handling == 4)
+        nursery.start_soon(w.live.reload, w.configuration(core("in.*", "new") | WAYS[way]))
+        await eventually(lambda: w.route_ledger() == (4, 0, {"routed": 4}))
+        assert received(w, "new") == numbers(4)
+
+
 def tried(*places: dict[str, Any], attempts: int = 9, initial: str = "5s", **more: Any) -> dict[str, Any]:
     """Return a route from a subject that retries failed messages."""
     return core("in.*", *places, connection="main", retry={"initial": initial, "attempts": attempts}) | more

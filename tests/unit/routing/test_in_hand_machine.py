@@ -182,8 +182,9 @@ class CoreMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(kind=KINDS)
-    def reload(self, kind: tuple[bool, bool]) -> None:
+    @rule(kind=KINDS, late=st.integers(0, 3))
+    def reload(self, kind: tuple[bool, bool], late: int) -> None:
+        """Replace the route. `late` messages fail in the old one afterwards, one after another."""
         before, active = self.hand, self.active
         places = {id(one): one.place for one in [*waiting_in(before.schedule), *limited_in(before.limits)]}
         due = {one.reply: (one.attempt, one.due) for _, _, _, one in before.retries._waiting}
@@ -191,17 +192,24 @@ class CoreMachine(RuleBasedStateMachine):
         assert [one.place for one in taken] == sorted(one.place for one in taken)
         assert {*places} <= {id(one) for one in taken}, "messages not begun are handed over"
         assert before.count == len(active) + len(before.retries)
+        failed = [active.pop() for _ in range(min(late, len(active)))]
+        for one in failed:
+            before.in_handler.pop(one, None)
+            before.settle(one)
+            one.known.attempts += 1
+            one.due = self.now
         self.finish(before, active)
         self.hand, self.active = self.made(kind), []
         route: Any = RouteState("route", "main", ("out",))
-        handed = [Batch(self.now, [one.raw], one.begun(PLAN)) for one in taken]
-        self.hand.add_first(
-            route,
-            route,
-            handed,
-            lambda batch, begun, at: BegunDelivery(route, route, batch.messages[0], self.now, at, begun, PLAN),
-        )
-        assert [one.raw for one in waiting_in(self.hand.schedule)] == [one.raw for one in taken]
+        for handed in (taken, *([one] for one in failed)):
+            self.hand.add_first(
+                route,
+                route,
+                [Batch(self.now, [one.raw], one.begun(PLAN), one.place) for one in handed],
+                lambda batch, begun, at: BegunDelivery(route, route, batch.messages[0], self.now, at, begun, PLAN),
+            )
+        in_order = sorted([*taken, *failed], key=lambda one: one.place)
+        assert [one.raw for one in waiting_in(self.hand.schedule)] == [one.raw for one in in_order]
         places_now = [one.place for one in waiting_in(self.hand.schedule)]
         assert places_now == sorted(places_now)
         now_due = {one.reply: (one.attempt, one.due) for one in waiting_in(self.hand.schedule) if one.attempt > 1}
