@@ -121,6 +121,8 @@ class Destinations:
         self._all: dict[DestinationState, None] = {}
         """In the order in which they were added. Each of thousands of routes adds and removes its own."""
         self._of_route: dict[RouteState, list[DestinationState]] = {}
+        self._ended: dict[RouteState, None] = {}
+        """Routes that have ended, and whose messages are perhaps not all settled."""
         self._reported: dict[DestinationState, str] = {}
         """Destinations that were reported as not storing messages, with the reason."""
         self._unknown = False
@@ -152,8 +154,21 @@ class Destinations:
             self._shut_streamless([_key(destination)])
 
     def forget_route(self, route: RouteState) -> None:
-        """Stop tracking the destinations of this route."""
-        gone = self._of_route.pop(route, [])
+        """Stop tracking the destinations of a route that has ended, once all its messages are settled.
+
+        Until then nothing is sent to those that no stream takes.
+        """
+        if route in self._of_route:
+            self._ended[route] = None
+        self._forget_settled()
+
+    def _forget_settled(self) -> None:
+        for route in [one for one in self._ended if one.is_settled]:
+            del self._ended[route]
+            self._forget(route)
+
+    def _forget(self, route: RouteState) -> None:
+        gone = self._of_route.pop(route)
         for one in gone:
             del self._all[one]
             self._reported.pop(one, None)
@@ -346,6 +361,7 @@ class Destinations:
         while True:
             began = trio.current_time()
             self._look_now = trio.Event()
+            self._forget_settled()
             pause = LOOK_EVERY if self._all else inf
             try:
                 await self._look(link)

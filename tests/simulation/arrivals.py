@@ -50,11 +50,13 @@ class Arrivals:
         sent: Mapping[int, Sent],
         given_up: GivenUp,
         is_missing: Callable[[str], bool],
+        connected: Callable[[str], int],
         broken: Callable[[str, str], None],
         trace: Trace,
     ) -> None:
         """Check a schedule; `published_at` and `sent` hold, by number, when each message of strangers was published,
-        and its content. `is_missing` returns True if a broker has no stream for copies.
+        and its content. `is_missing` returns True if a broker has no stream for copies, and `connected` how often it was
+        connected to.
         """
         self._plans = {plan.name: plan for plan in schedule.routes}
         self._in_order = not WITHOUT_ORDER & {step.kind for step in schedule.steps}
@@ -76,7 +78,9 @@ class Arrivals:
         self._sent = sent
         self._given_up = given_up
         self._is_missing = is_missing
-        self._in_vain_since: dict[Copy, float] = {}
+        self._connected = connected
+        self._in_vain_since: dict[tuple[Copy, int], float] = {}
+        """By copy and link: what is missing is not known on a new one."""
         self._owner_of: dict[tuple[str, str], int] = {}
         self._place_of: dict[tuple[str, int, int], int] = {}
         self._broken = broken
@@ -165,11 +169,11 @@ class Arrivals:
         plan = self._plans[copy[0]]
         broker = plan.targets[copy[1]].broker[0]
         if why != NO_RESPONDERS or not self._is_missing(broker) or plan.strategy == "fallback":
-            self._in_vain_since.pop(copy, None)
+            self._in_vain_since.pop((copy, self._connected(broker)), None)
             return
         # It may have been there in the meantime.
         vanished = max((at for at, where in self._vanishes if where == broker and at <= now), default=-inf)
-        since = max(vanished, self._in_vain_since.setdefault(copy, now))
+        since = max(vanished, self._in_vain_since.setdefault((copy, self._connected(broker)), now))
         if now - since > IN_VAIN_FOR and "requests refused" not in self._faults:
             self._broken("in vain", f"{copy} is still published where no stream takes it")
 

@@ -99,6 +99,7 @@ class Oracles:
             self.sent,
             self._of_given_up,
             lambda broker: "OUT" not in brokers[broker]._server.streams,
+            lambda broker: brokers[broker].connect_attempts,
             self.broken,
             trace,
         )

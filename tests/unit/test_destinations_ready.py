@@ -304,6 +304,7 @@ async def test_a_destination_removed_by_a_reload_during_a_lookup_is_forgotten(
         looked_up.append(subject)
         await trio.lowlevel.checkpoint()
         for name in ("a", "b") if subject == "a" else ():
+            routes[name].is_over = True
             destinations.forget_route(routes[name])
         return ["STREAM"]
 

@@ -640,6 +640,26 @@ async def test_routes_of_one_subject_share_a_lasting_subscription(autojump_clock
         assert seconds == numbers(len(seconds), first=sent[0] - len(seconds))
 
 
+@pytest.mark.parametrize("next_to", ["new", None], ids=["changed", "removed"])
+async def test_what_a_route_leaves_in_an_outbox_is_not_published_in_vain(
+    next_to: str | None, autojump_clock: MockClock
+) -> None:
+    """No stream takes it. That stays known as long as it waits, and it is stored once there is a stream again."""
+    other = core("other.*", "other", name="other")
+    settings = [] if next_to is None else [core("in.*", next_to)]
+    async with world([core("in.*", to("out.$1", jetstream=True)), other], shutdown_timeout=1.0) as w:
+        before = w.live
+        w.broker.publish("in.1", b"0")
+        await trio.sleep(20)
+        tried = len(received(w, "out.1"))
+        await w.live.reload(w.configuration(*settings, other))
+        await trio.sleep(60)
+        assert len(received(w, "out.1")) == tried
+        w.broker.add_stream("OUT", ["out.>"])
+        await eventually(lambda: w.payloads("OUT") == [b"0"], 20)
+        await eventually(lambda: sum(route.in_hand for route in before.routes) == 0)
+
+
 @pytest.mark.parametrize("subject", ["in.*", "other.*"], ids=["shared", "alone"])
 @pytest.mark.parametrize("way", ["plain", "kept"])
 async def test_a_route_removed_while_its_server_is_silent_receives_nothing_more(
