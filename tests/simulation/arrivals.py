@@ -55,7 +55,7 @@ class Arrivals:
         trace: Trace,
     ) -> None:
         """Check a schedule; `published_at` and `sent` hold, by number, when each message of strangers was published,
-        and its content. `is_missing` returns True if a broker has no stream for copies, and `connected` how often it was
+        and its content. `is_missing` returns True if a broker has no stream for copies, `connected` how often it was
         connected to.
         """
         self._plans = {plan.name: plan for plan in schedule.routes}
