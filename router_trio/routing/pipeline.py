@@ -551,9 +551,9 @@ class Routing:
 
     def not_accepted(self, error: RouterError, delivery: Delivery, outlet: Outlet) -> None:
         """Record that an operation to a destination was not accepted."""
-        if outlet.breaker is not None:
-            outlet.breaker.spare()
         reason = reason_of(error)
+        if outlet.breaker is not None:
+            outlet.breaker.spare(reason)
         delivery.fail(reason, Failure(reason, str(error)))
         if delivery.trace is not None:
             delivery.trace.refused(outlet.template, reason, str(error))

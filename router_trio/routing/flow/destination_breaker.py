@@ -177,7 +177,7 @@ class DestinationBreaker:
     def copy_refused(self, reason: str) -> str:
         """Record that a copy was refused. A message that can wait in hand fails as if taken back from the outbox."""
         if reason in OF_THE_MESSAGE or reason in OF_THE_WAY or reason in self._never:
-            self.spare()
+            self.spare(reason)
             return reason
         self._take_answer(reason)
         if self._settings is None and not self._refuses_all(reason):
@@ -196,10 +196,11 @@ class DestinationBreaker:
             self._falls_back or self._to.has_one_subject or (kind is Refuses.STREAM and self._to.has_one_stream)
         )
 
-    def spare(self) -> None:
-        """Allow another probe, since the message sent there did not test the destination."""
+    def spare(self, reason: str) -> None:
+        """Allow another probe, since the message sent there failed for this reason and did not test the destination."""
         if self._breaker.state == HALF_OPEN:
-            self._breaker.inconclusive(trio.current_time())
+            reachable = reason not in OF_THE_WAY or reason == OUT_OF_TURN
+            self._breaker.inconclusive(trio.current_time(), reachable=reachable)
             self._publish()
 
     def retried(self, operation: OperationWithAck, reason: str) -> None:

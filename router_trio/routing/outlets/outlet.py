@@ -86,8 +86,8 @@ class OutletBreaker(Protocol):
         """Record that a message is sent there. Return the owner of its operation."""
         ...
 
-    def spare(self) -> None:
-        """Record that a probe was not sent after all, so another message may be the probe."""
+    def spare(self, reason: str) -> None:
+        """Record that a probe was not sent after all, for this reason. Another message may be the probe."""
 
 
 class Outlet:

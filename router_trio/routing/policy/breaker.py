@@ -82,10 +82,13 @@ class Breaker:
         self.state, self.opened_at, self.probe_at = OPEN, now, now + self.pause
         return True
 
-    def inconclusive(self, now: float) -> None:
-        """Record that the probe failed for another reason than its destination: the next message may be the probe."""
+    def inconclusive(self, now: float, *, reachable: bool = True) -> None:
+        """Record that the probe failed for another reason than its destination: the next message may be the probe.
+
+        If the destination is not `reachable`, it would fail as well, so it is sent after the pause.
+        """
         if self.state == HALF_OPEN:
-            self.state, self.probe_at = OPEN, now
+            self.state, self.probe_at = OPEN, now if reachable else now + self.pause
 
     def message_passed(self) -> bool:
         """Record that the destination accepted a message. Return True if it was the probe: the breaker closes."""

@@ -11,7 +11,7 @@ from router_trio.routing.core import intake_queue
 from router_trio.states import RUNNING
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import core, handled, to, world
+from tests.support.world import core, handled, to, two_brokers, world
 from tests.unit.routing.published import published
 
 # --- failures --------------------------------------------------------------------------------------------------------
@@ -119,6 +119,24 @@ async def test_fail_open_drops_messages_and_counts_them(autojump_clock: MockCloc
         await eventually(lambda: w.route.failed["not_connected"] == 3)
         assert w.entry("edge") == {"accepted": 3, "pending": 0, "in_flight": 0, "settled": {"failed_open": 3}}
         assert w.failures("publish", "edge") == {"not_connected": 3}
+
+
+@pytest.mark.timeout(20)
+async def test_a_probe_that_fails_open_waits_for_the_next_pause_of_the_breaker(autojump_clock: MockClock) -> None:
+    """The message is kept for another attempt, and each attempt fails at once, before the clock moves on."""
+    brokers = two_brokers()
+    edge = to("out.x", "edge", jetstream=True) | {"breaker": {"failures": 2, "pause": "1s"}}
+    route = core("in", edge, connection="main", retry={"initial": "100ms"})
+    async with world([route], brokers=brokers, connections={"edge": {"fail_open": True}}) as w:
+        w.brokers["edge"].deny_publish("out.>")
+        w.broker.publish("in", b"x")
+        await eventually(lambda: w.route.breakers[0].state == "open")
+        await w.lose("edge")
+        await trio.sleep(20)
+        assert w.route.failed["not_connected"] <= 21
+        w.brokers["edge"].allow_publish("out.>")
+        await w.find("edge")
+        await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}))
 
 
 async def test_messages_beyond_the_intake_queue_are_refused_counted_and_reported(

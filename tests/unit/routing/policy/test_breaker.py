@@ -78,6 +78,15 @@ def test_an_inconclusive_probe_is_followed_by_another() -> None:
     assert breaker.state == CLOSED
 
 
+def test_a_probe_that_can_not_reach_the_destination_is_followed_by_another_after_the_pause() -> None:
+    breaker = opened()
+    breaker.message_goes(10.0)
+    breaker.inconclusive(10.5, reachable=False)
+    assert breaker.state == OPEN
+    assert not breaker.admits(20.4)
+    assert breaker.admits(20.5)
+
+
 def test_no_probe_begins_before_its_time() -> None:
     breaker = opened()
     breaker.message_goes(9.0)
@@ -129,10 +138,10 @@ class Machine(RuleBasedStateMachine):
         if self.breaker.state == OPEN:
             self.row = 0
 
-    @rule()
-    def message_fails_by_its_own_fault(self) -> None:
+    @rule(reachable=st.booleans())
+    def message_fails_by_its_own_fault(self, reachable: bool) -> None:
         was = self.breaker.state
-        self.breaker.inconclusive(self.now)
+        self.breaker.inconclusive(self.now, reachable=reachable)
         assert self.breaker.state == (OPEN if was == HALF_OPEN else was)
 
     @invariant()
