@@ -44,10 +44,9 @@ class Batch(NamedTuple):
     begun: Begun | None = None
     place: int | None = None
 
-    @property
-    def earlier_place(self) -> int | None:
-        """Return its place among the messages of the next route: before all that this one receives itself."""
-        return None if self.place is None else self.place - _PLACES
+    def for_later(self, generations: int) -> Batch:
+        """Return it with its place so many generations later: before all messages that these receive themselves."""
+        return self if self.place is None else self._replace(place=self.place - generations * _PLACES)
 
 
 Batches = list[Batch]

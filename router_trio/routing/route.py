@@ -14,6 +14,21 @@ from router_trio.routing.source import Source
 from router_trio.states import RouteState
 
 
+class Generations:
+    """The routes of one subject and name, of which a reload replaces one with the next. `latest` receives messages.
+
+    What an earlier one has not started, or would retry, is routed by the latest one, however many there were between.
+    """
+
+    __slots__ = ("latest",)
+
+    latest: Route
+
+    def latest_of(self, route: Route) -> Route | None:
+        """Return the latest one if it is another than this one, and receives messages."""
+        return None if self.latest is route or self.latest.source.closed else self.latest
+
+
 class Route(ABC):
     """Routes the messages of a source. `run` lasts as long as the router runs, or until `abandon`.
 
@@ -21,8 +36,9 @@ class Route(ABC):
     """
 
     __slots__ = (
+        "_generation",
+        "_generations",
         "_scope",
-        "_successor",
         "routing",
         "source",
         "state",
@@ -33,8 +49,8 @@ class Route(ABC):
         self.state: RouteState = routing.state
         self.source: Source = source
         self._scope = trio.CancelScope()
-        self._successor: Route | None = None
-        """The route that routes what this one has not started."""
+        self._generations: Generations | None = None
+        self._generation = 0
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -62,15 +78,18 @@ class Route(ABC):
         A route from a stream hands nothing over: it ends, and the source of its successor continues from there
         (`Source.go_on`).
         """
-        self._successor = successor
+        generations = self._generations or Generations()
+        generations.latest = successor
+        self._generations = successor._generations = generations
+        successor._generation = self._generation + 1
         if self.source.hand_over(successor.source):
             self._pass_on_rest()
         self.close_intake()
 
     @property
     def has_successor(self) -> bool:
-        """Return True if there is a successor that still receives messages."""
-        return self._successor is not None and not self._successor.source.closed
+        """Return True if a successor receives messages."""
+        return self._generations is not None and self._generations.latest_of(self) is not None
 
     def _pass_on_rest(self) -> None:
         """Have all messages that were not started routed by the successor, if there is one."""
@@ -78,10 +97,11 @@ class Route(ABC):
             self.pass_on(self._take_back())
 
     def pass_on(self, waiting: Batches) -> bool:
-        """Have messages routed by the successor. Return False if there is none that still receives messages."""
-        successor = self._successor
-        if successor is None or not self.has_successor:
+        """Have messages routed by the latest successor. Return False if there is none that receives messages."""
+        successor = None if self._generations is None else self._generations.latest_of(self)
+        if successor is None:
             return False
+        waiting = [batch.for_later(successor._generation - self._generation) for batch in waiting]
         count = sum(len(batch.messages) for batch in waiting)
         self.state.received -= count
         successor.state.received += count
@@ -132,7 +152,6 @@ class Route(ABC):
 
     def retire(self) -> None:
         """Stop reading from links and stop listening, since the route has ended and the router goes on."""
-        self._successor = None
         self.source.retire()
         if self.routing.flow is not None:
             self.routing.flow.retire()

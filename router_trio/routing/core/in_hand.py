@@ -92,7 +92,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         waiting = self.schedule.waiting
         for batch in reversed(batches):
             for raw in reversed(batch.messages):
-                place = batch.earlier_place
+                place = batch.place
                 if place is None:
                     self._first -= 1
                     place = self._first

@@ -112,11 +112,11 @@ class IntakeQueue:
             size = sum(map(len, map(_tail, handed.messages)))
             self._messages += len(handed.messages)
             self._bytes += size
-            place, before = handed.earlier_place, 0
+            place, before = handed.place, 0
             if place is not None:
                 places = enumerate(batch.place for batch, _ in self._batches)
                 before = next((index for index, other in places if other is None or other > place), len(self._batches))
-            self._batches.insert(before, (handed._replace(place=place), size))
+            self._batches.insert(before, (handed, size))
         if batches:
             self.busy = True
             self._arrived.set()

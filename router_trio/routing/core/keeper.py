@@ -178,7 +178,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             self._failures.failed(delivery, delivery.failure, delivery.known)
 
     def is_last_attempt(self, delivery: CoreDelivery, failure: Failure) -> bool:
-        over = self._source.closed and (self.is_over or not self.route.has_successor)
+        over = self._source.closed and not self.route.has_successor
         return over or failure.reason in reasons.DECIDED_BY_QUEUE
 
     def _leave_to_successor(self, delivery: CoreDelivery, due: float) -> bool:

@@ -640,6 +640,35 @@ async def test_routes_of_one_subject_share_a_lasting_subscription(autojump_clock
         assert seconds == numbers(len(seconds), first=sent[0] - len(seconds))
 
 
+@pytest.mark.parametrize("reloads", [1, 3])
+@pytest.mark.parametrize("way", ["kept", "by key"])
+async def test_what_gets_no_puback_after_its_route_has_ended_is_tried_again_by_the_latest_route(
+    way: str, reloads: int, autojump_clock: MockClock
+) -> None:
+    """It may be stored, so it is not taken back from the outbox when the route ends. Its id stays the same."""
+
+    def route(number: int) -> dict[str, Any]:
+        return core("in.*", to("out.$1", jetstream=True), retry={"initial": f"{number + 1}s"}) | {
+            "hop_limit": number + 2
+        }
+
+    async with world([route(0) | WAYS["kept"]], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        w.broker.trouble.lose("puback", 1000)
+        w.broker.publish("in.1", b"0")
+        await eventually(lambda: w.entry()["in_flight"] == 1)
+        for number in range(1, reloads + 1):
+            await w.live.reload(
+                w.configuration(route(number) | {"key": "subject"} if way == "by key" else route(number))
+            )
+            await trio.sleep(5)
+        await trio.sleep(60)
+        assert w.route_ledger()[:2] == (1, 1)
+        assert not w.watch.of("ROUTE_MESSAGE_GIVEN_UP")
+        w.broker.trouble.lose("puback", 0)
+        await eventually(lambda: w.route_ledger() == (1, 0, {"routed": 1}), 60)
+        assert w.payloads("OUT") == [b"0"]
+
+
 @pytest.mark.parametrize("next_to", ["new", None], ids=["changed", "removed"])
 async def test_what_a_route_leaves_in_an_outbox_is_not_published_in_vain(
     next_to: str | None, autojump_clock: MockClock

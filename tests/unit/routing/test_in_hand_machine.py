@@ -205,7 +205,7 @@ class CoreMachine(RuleBasedStateMachine):
             self.hand.add_first(
                 route,
                 route,
-                [Batch(self.now, [one.raw], one.begun(PLAN), one.place) for one in handed],
+                [Batch(self.now, [one.raw], one.begun(PLAN), one.place).for_later(1) for one in handed],
                 lambda batch, begun, at: BegunDelivery(route, route, batch.messages[0], self.now, at, begun, PLAN),
             )
         in_order = sorted([*taken, *failed], key=lambda one: one.place)
