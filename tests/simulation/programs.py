@@ -10,6 +10,7 @@ import trio
 from router_trio.client.receipt import Receipt
 from router_trio.errors import PublishError
 from router_trio.states import CONNECTED
+from router_trio.testing.links import SOCKET_BUFFER
 from tests.simulation.faults import SLOW
 from tests.simulation.schedule import KEYS, Step
 
@@ -24,7 +25,8 @@ AT_ONCE = 1e-6
 HAS_ROOM_WITHIN = 1.0
 """Seconds within which a publish returns on an established connection, whatever is wrong with other subjects.
 
-A reload that replaces the connection adds the shutdown timeout, in which accepted publishes are settled.
+A reload that replaces the connection adds the shutdown timeout, in which accepted publishes are settled. Each message
+that alone fills the socket's buffer adds the way to the broker: those in front are sent one after another.
 """
 
 
@@ -76,6 +78,8 @@ class Programs:
         deadline = began + what["cancel"] if what["cancel"] else inf
         connection = live.connections[what["broker"]]
         state = connection.state
+        sent = self._simulation.brokers[what["broker"]].published
+        before = len(sent)
         lost = state.lost if state.state == CONNECTED else -1
         key = KEYS[number % len(KEYS)]
         receipt: Receipt | None = None
@@ -98,6 +102,8 @@ class Programs:
         within = HAS_ROOM_WITHIN
         if live.connections.get(what["broker"]) is not connection:
             within += self._simulation.schedule.shutdown_timeout
+        large = sum(len(one.payload) > SOCKET_BUFFER for one in sent[before:])
+        within += large * self._simulation.schedule.latency[what["broker"]]
         if not what["with_ack"] and waited > within and state.lost == lost and self._is_quick:
             oracles.broken("room", f"a publish to a subject that nothing is wrong with took {waited:.1f} s")
         if receipt is not None:
