@@ -62,6 +62,9 @@ _PENDING = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
 LEAST_PROGRESS_DELAY = 0.01
 """Minimum seconds between signs of progress: a consumer may have an ack wait of a nanosecond."""
 
+NONE_KNOWN = -1
+"""In place of the number of messages in hand that the server counts as unacked, so that the count shows nothing."""
+
 MOST_LATE = 256
 """Refused messages that are looked up at a time: late ones first, and of these the oldest of each subject."""
 
@@ -416,6 +419,9 @@ class PullLoop:
         before = [delivery for delivery in pending.open.values() if delivery.received_at >= self._opened_at]
 
         def still_in_hand() -> int:
+            # Another process may have settled some of these, and have others in hand.
+            if pending.others.noticed:
+                return NONE_KNOWN
             # The server may have counted before or after an ack that was sent meanwhile.
             return sum(pending.open.get(delivery.sequence) is delivery for delivery in before)
 

@@ -274,6 +274,33 @@ async def test_a_message_acked_by_another_process_does_not_hide_one_to_be_redeli
         await eventually(lambda: sorted(one.payload for one in w.broker.messages("OUT")) == numbers(2), 60)
 
 
+async def test_what_other_processes_have_settled_does_not_hide_one_to_be_redelivered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message in hand was redelivered to another process, which has acked it, and one that it received itself."""
+    calls = Calls()
+    asked = 0
+
+    async def ask(self: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
+        nonlocal asked
+        asked += 1
+        return await answered(self, awaited, in_hand)
+
+    monkeypatch.setattr(FakePullConsumer, "gone", ask)
+    async with world(handlers=[failing_once(calls)], brokers=one_broker()) as w:
+        publish(w.broker, "f:0", "a:1")
+        await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.active) == 1)
+        w.broker.trouble.take_by_hand("IN", "router", ack=True)
+        publish(w.broker, "b:2", "c:3")
+        await eventually(lambda: len(calls.active) == 2)
+        w.broker._server.consumers["IN", "router"].ack(2)
+        w.broker.trouble.pause_consumer("IN", "router", 30.0)
+        await eventually(lambda: asked, 30)
+        calls.let_go("a", "c", "f")
+        arrive = [b"0", b"1", b"3"]
+        await eventually(lambda: sorted(one.payload for one in w.broker.messages("OUT")) == arrive, 60)
+
+
 async def _one_is_awaited(w: World) -> None:
     """Have the first of twenty messages refused, and the others wait for it."""
     w.broker.deny_publish("out.a")
