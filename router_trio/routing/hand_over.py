@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     place: int | None = None
 
     def for_later(self, generations: int) -> Batch:
-        """Return it with its place so many generations later: before all messages that these receive themselves."""
+        """Return it with its place that number of generations later, before all messages that these receive."""
         return self if self.place is None else self._replace(place=self.place - generations * _PLACES)
 
 

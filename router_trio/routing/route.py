@@ -15,7 +15,7 @@ from router_trio.states import RouteState
 
 
 class Generations:
-    """The routes of one subject and name, of which a reload replaces one with the next. `latest` receives messages.
+    """The routes of one subject and name: a reload replaces one with the next. `latest` receives messages.
 
     What an earlier one has not started, or would retry, is routed by the latest one, however many there were between.
     """

@@ -642,7 +642,7 @@ async def test_routes_of_one_subject_share_a_lasting_subscription(autojump_clock
 
 @pytest.mark.parametrize("reloads", [1, 3])
 @pytest.mark.parametrize("way", ["kept", "by key"])
-async def test_what_gets_no_puback_after_its_route_has_ended_is_tried_again_by_the_latest_route(
+async def test_a_message_without_a_puback_is_tried_by_the_latest_route_after_its_own_has_ended(
     way: str, reloads: int, autojump_clock: MockClock
 ) -> None:
     """It may be stored, so it is not taken back from the outbox when the route ends. Its id stays the same."""
@@ -670,7 +670,7 @@ async def test_what_gets_no_puback_after_its_route_has_ended_is_tried_again_by_t
 
 
 @pytest.mark.parametrize("next_to", ["new", None], ids=["changed", "removed"])
-async def test_what_a_route_leaves_in_an_outbox_is_not_published_in_vain(
+async def test_a_message_left_in_an_outbox_is_not_published_in_vain(
     next_to: str | None, autojump_clock: MockClock
 ) -> None:
     """No stream takes it. That stays known as long as it waits, and it is stored once there is a stream again."""

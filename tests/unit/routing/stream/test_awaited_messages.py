@@ -274,10 +274,10 @@ async def test_a_message_acked_by_another_process_does_not_hide_one_to_be_redeli
         await eventually(lambda: sorted(one.payload for one in w.broker.messages("OUT")) == numbers(2), 60)
 
 
-async def test_what_other_processes_have_settled_does_not_hide_one_to_be_redelivered(
+async def test_messages_settled_by_other_processes_do_not_hide_one_to_be_redelivered(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One message in hand was redelivered to another process, which has acked it, and one that it received itself."""
+    """A message in hand was redelivered to another process, which has acked it, and one that it received itself."""
     calls = Calls()
     asked = 0
 
