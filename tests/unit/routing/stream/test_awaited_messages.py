@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import pytest
 import trio
@@ -216,11 +216,28 @@ def failing_once(calls: Calls) -> Handled:
     return handler
 
 
-async def answered(consumer: FakePullConsumer, awaited: Collection[int], in_hand: Callable[[], int]) -> list[int]:
-    """Return the messages that seem to be gone, as far as a real link knows: it counts unacked messages, not which."""
-    state = await consumer.check()
-    last = state.delivered if state.unacked <= in_hand() else state.passed
-    return [sequence for sequence in awaited if sequence <= last]
+async def nothing() -> None:
+    """Do nothing."""
+
+
+def as_a_server_answers(
+    monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], Awaitable[None]] = nothing
+) -> list[Collection[int]]:
+    """Have `gone` know what a real link knows: a server counts unacked messages, and does not name them.
+
+    `meanwhile` is called during each lookup. Return a list of the messages that were asked about, which grows.
+    """
+    asked: list[Collection[int]] = []
+
+    async def gone(consumer: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> list[int]:
+        asked.append([*awaited])
+        await meanwhile()
+        state = await consumer.check()
+        last = state.delivered if state.unacked <= in_hand() else state.passed
+        return [sequence for sequence in awaited if sequence <= last]
+
+    monkeypatch.setattr(FakePullConsumer, "gone", gone)
+    return asked
 
 
 async def test_messages_acked_during_the_lookup_do_not_hide_one_to_be_redelivered(
@@ -230,16 +247,12 @@ async def test_messages_acked_during_the_lookup_do_not_hide_one_to_be_redelivere
     acked.
     """
     calls = Calls()
-    asked = 0
 
-    async def ask(self: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
-        nonlocal asked
-        asked += 1
+    async def ack_two() -> None:
         calls.let_go("a", "b")
         await trio.sleep(1.0)
-        return await answered(self, awaited, in_hand)
 
-    monkeypatch.setattr(FakePullConsumer, "gone", ask)
+    asked = as_a_server_answers(monkeypatch, ack_two)
     async with world(handlers=[failing_once(calls)], brokers=one_broker()) as w:
         publish(w.broker, "f:0", "a:1", "b:2", "c:3")
         await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.active) == 3)
@@ -254,14 +267,7 @@ async def test_a_message_acked_by_another_process_does_not_hide_one_to_be_redeli
 ) -> None:
     """The message was redelivered there while the link was down, and is still in hand here."""
     calls = Calls()
-    asked = 0
-
-    async def ask(self: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
-        nonlocal asked
-        asked += 1
-        return await answered(self, awaited, in_hand)
-
-    monkeypatch.setattr(FakePullConsumer, "gone", ask)
+    asked = as_a_server_answers(monkeypatch)
     async with world(handlers=[failing_once(calls)], brokers=one_broker()) as w:
         publish(w.broker, "f:0", "a:1")
         await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.active) == 1)
@@ -279,14 +285,7 @@ async def test_messages_settled_by_other_processes_do_not_hide_one_to_be_redeliv
 ) -> None:
     """A message in hand was redelivered to another process, which has acked it, and one that it received itself."""
     calls = Calls()
-    asked = 0
-
-    async def ask(self: FakePullConsumer, awaited: Mapping[int, bytes], in_hand: Callable[[], int]) -> Collection[int]:
-        nonlocal asked
-        asked += 1
-        return await answered(self, awaited, in_hand)
-
-    monkeypatch.setattr(FakePullConsumer, "gone", ask)
+    asked = as_a_server_answers(monkeypatch)
     async with world(handlers=[failing_once(calls)], brokers=one_broker()) as w:
         publish(w.broker, "f:0", "a:1")
         await eventually(lambda: w.route.fates["returned"] == 1 and len(calls.active) == 1)
