@@ -91,8 +91,6 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         self._handed_over = False
         """True once the successor has what was not started. Until then messages that fail are retried here, in order.
         """
-        self._recalled: Batches | None = None
-        """Messages that are just taken back from the outboxes, so that the successor gets them in order."""
 
     @property
     def retrying(self) -> tuple[int, float]:
@@ -184,9 +182,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     def _leave_to_successor(self, delivery: CoreDelivery, due: float) -> bool:
         """Have the successor retry an active message. Return False if there is no successor any more."""
         delivery.due = due
-        if self._recalled is not None:
-            self._recalled.append(self._handed(delivery))
-        elif not self.route.pass_on([self._handed(delivery)]):
+        if not self.route.pass_on([self._handed(delivery)]):
             return False
         self._retried.discard(delivery)
         self.hand.settle(delivery)
@@ -298,12 +294,8 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     def recall(self) -> None:
         """Take messages that could not be sent back from the outboxes, if the successor may try them again."""
         if self._routing.plan.settings.holds_failed_messages and self.route.has_successor:
-            recalled: Batches = []
-            self._recalled = recalled
             for destination in self._routing.connections:
                 destination.outbox.recall(self._is_own, "its route has ended, and the next one sends it")
-            self._recalled = None
-            self.route.pass_on(recalled)
 
     def _is_own(self, operation: Operation) -> bool:
         delivery = delivery_of(operation)
