@@ -161,19 +161,16 @@ class Consumer:
         """Return the sequences of delivered, unacked messages, in order."""
         return sorted(self._unacked)
 
-    def gone(self, awaited: Mapping[int, bytes], now: float) -> list[int] | SourceError:
-        """Return which of these messages will never be redelivered; an error if the consumer can't be asked now."""
+    def look_for(self, awaited: Mapping[int, bytes], now: float) -> tuple[ConsumerState, set[int]] | SourceError:
+        """Return the state, and those of the messages that the stream does not have; an error if it can't be asked."""
         if self.deleted or not self.has_leader(now):
             return SourceError("the consumer can't be asked now", reason=reasons.JETSTREAM_UNAVAILABLE)
         stored = self._stream.stored
-        ahead = self._matching[self._position :]
-        return [
+        return self.state_at(now), {
             sequence
             for sequence, time in awaited.items()
-            if sequence > len(stored)
-            or (time and int(time) != stored[sequence - 1].timestamp)
-            or (sequence not in self._unacked and sequence not in ahead)
-        ]
+            if sequence > len(stored) or (time and int(time) != stored[sequence - 1].timestamp)
+        }
 
     def pull(
         self,

@@ -233,10 +233,13 @@ class FakePullConsumer(FakeSubscription):
         """Return which of these will never be redelivered. Raises `LinkError` if the link dies. Can be cancelled."""
         spec = self._opened().spec
         asked = [f"$JS.API.CONSUMER.INFO.{spec.stream}.{spec.durable}", f"$JS.API.STREAM.MSG.GET.{spec.stream}"]
-        answer = await self._link.asking(asked, lambda now: self._named().gone(awaited, now))
+        answer = await self._link.asking(asked, lambda now: self._named().look_for(awaited, now))
         if isinstance(answer, SourceError):
             raise answer
-        return answer
+        state, removed = answer
+        # A server only counts what is unacked: it does not say which messages these are.
+        answered = state.delivered if state.unacked <= in_hand() else state.passed
+        return removed.union(one for one in awaited if one <= answered)
 
     async def stored(self, first: int, last: int, most: int) -> Sequence[RawMessage]:
         """Return stored messages. Raises `LinkError` if the link dies. Can be cancelled."""

@@ -136,7 +136,8 @@ class Group:
         if step.kind.startswith("stop"):
             server.stop()
             await trio.sleep(step.seconds)
-            server.cont()
+            if server.is_running:  # else a later step has killed it, and starts it again
+                server.cont()
         else:
             await server.kill()
             await trio.sleep(step.seconds)
