@@ -28,6 +28,7 @@ from router_trio.link import ConsumerSpec, Link
 from router_trio.protocol import ack_reply
 from router_trio.protocol.permissions import ACK, PULL
 from router_trio.routing.source_status import SourceStatus
+from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.subject_order import Awaited
 
 MOST_REFUSED = 65_536
@@ -160,7 +161,7 @@ class Acks:
         if owed:
             self._answers.sent("owed", self, owed)
 
-    def renak(self, link: Link, awaited: Iterable[Awaited]) -> None:
+    def renak(self, link: Link, awaited: Iterable[Awaited[StreamDelivery]]) -> None:
         """Send naks again on a new link for awaited messages, with the remaining delays."""
         now = trio.current_time()
         with suppress(LinkError):

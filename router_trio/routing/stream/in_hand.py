@@ -50,6 +50,10 @@ class HandOwner(Protocol):
     def look(self) -> None:
         """Continue with messages that there is room for now: one has left the hand."""
 
+    def give_key(self, delivery: StreamDelivery) -> bytes:
+        """Give a message of an earlier generation its key in this one, and return that. Does not raise."""
+        ...
+
 
 class StreamInHand(InHand[StreamDelivery]):
     """The messages of one route. It outlives the route if its successor reads the same consumer."""
@@ -85,13 +89,16 @@ class StreamInHand(InHand[StreamDelivery]):
         """Schedule messages for the route of `owner`, which is the first one or the successor of one that has ended.
 
         `holds_back` returns whether later messages wait until a failed message was redelivered. Without `same_order`,
-        the previous route ordered messages by other keys, so what it awaited is not waited for.
+        the previous route ordered messages by other keys: what it has in hand, or returned when it ended, gets its new
+        key, and what had failed before is not waited for.
         """
         assert not self.schedule.count + self.limits.count, "a route returns what it has not routed before it ends"
         self.owner = owner
         self.schedule, self.limits, self.holds_back = schedule, limits, holds_back
         if not same_order:
-            self.order.clear()
+            for delivery in self.open.values():
+                owner.give_key(delivery)
+            self.order.order_by(owner.give_key)
 
     # --- generations of the route ---
 
@@ -448,7 +455,7 @@ class StreamInHand(InHand[StreamDelivery]):
         """Record that messages were returned at the end: a successor waits for them before it routes later ones."""
         if not self.others.take(now):
             for delivery in deliveries:
-                self._let_wait(self.order.await_redelivery(delivery, 0.0, 0.0))
+                self._let_wait(self.order.await_returned(delivery))
 
 
 class LeftInHand:

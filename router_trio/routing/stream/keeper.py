@@ -83,7 +83,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.left: LeftInHand | None = None
         """The messages of the previous generation of the route that are in hand here; None if it left none."""
         same_order = True
-        if before is not None and before._leaves_hand_to(routing):
+        if before is not None and (before.state.is_over or not before.hand.in_hand):
             self.hand = before.hand
             same_order = before._routing.plan.ordered_by == plan.ordered_by
         follows_at_once = plan.handler is None and plan.settings.strategy == "sticky"
@@ -155,6 +155,12 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         return self._failures.has_dead_letters
 
     # --- order ---
+
+    def give_key(self, delivery: StreamDelivery) -> bytes:
+        partition_key = self._routing.plan.partition_key
+        delivery.key = None if partition_key is None else partition_key(delivery.raw[0])
+        key = delivery.key = self.order_key(delivery)
+        return key
 
     def _holds_back(self, delivery: StreamDelivery) -> bool:
         """Return True if others of its key must wait for this message. None waits for a message without a key."""
@@ -580,14 +586,6 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
                 destination.stop_notifying(self.recall)
         if self.hand.owner is not self:
             self.hand.owner.look()
-
-    def _leaves_hand_to(self, routing: Routing) -> bool:
-        """Return True if the next generation of the route takes over what this one, which has ended, has in hand.
-
-        Not messages that are still in a handler, which the stream redelivers, and not if the order changes.
-        """
-        is_over = self.state.is_over and self._routing.plan.ordered_by == routing.plan.ordered_by
-        return not self.hand.in_hand or is_over
 
 
 class _AfterEnd:

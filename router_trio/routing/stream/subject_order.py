@@ -11,7 +11,7 @@ order of the stream, as one run, up to the next message that was refused and is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from heapq import heappop, heappush
 from math import inf
 from typing import Generic, Protocol, TypeVar
@@ -40,20 +40,24 @@ D = TypeVar("D", bound=InTurn)
 V = TypeVar("V")
 
 
-class Awaited:
+class Awaited(Generic[D]):
     """A refused message: when it is redelivered (`due`), and from when on that is late (`until`).
 
     Both are infinite while it is in hand, because other destinations have not answered yet. `ack_subject` acks it.
-    `for_room`: it was not refused, but returned because there was no room to hold it.
+    `for_room`: it was not refused, but returned because there was no room to hold it. `returned` is the message itself
+    if it was not refused, but returned at the end of its route: the next one may have another key for it.
     """
 
-    __slots__ = ("ack_subject", "due", "for_room", "until")
+    __slots__ = ("ack_subject", "due", "for_room", "returned", "until")
 
-    def __init__(self, ack_subject: bytes, due: float, until: float, *, for_room: bool = False) -> None:
+    def __init__(
+        self, ack_subject: bytes, due: float, until: float, *, for_room: bool = False, returned: D | None = None
+    ) -> None:
         self.ack_subject: bytes = ack_subject
         self.due: float = due
         self.until: float = until
         self.for_room: bool = for_room
+        self.returned: D | None = returned
 
 
 class _BySequence(dict[int, V]):
@@ -87,7 +91,7 @@ class _Line(Generic[D]):
     __slots__ = ("awaited", "held", "run", "tried")
 
     def __init__(self) -> None:
-        self.awaited: _BySequence[Awaited] = _BySequence()
+        self.awaited: _BySequence[Awaited[D]] = _BySequence()
         self.held: _BySequence[D] = _BySequence()
         self.run: _BySequence[None] = _BySequence()
         self.tried: int | None = None
@@ -192,6 +196,26 @@ class SubjectOrder(Generic[D]):
             line.tried = None
         return self._try_one(line)
 
+    def await_returned(self, delivery: D) -> D | None:
+        """Await a message that was returned at the end of its route, to be redelivered at once."""
+        in_turn = self.await_redelivery(delivery, 0.0, 0.0)
+        self.lines[delivery.order_key].awaited[delivery.sequence].returned = delivery
+        return in_turn
+
+    def order_by(self, key_of: Callable[[D], bytes]) -> None:
+        """Await what was returned at the end of a route under the keys of the next one. Forget all other lines."""
+        lines = self.lines.values()
+        returned = [
+            (sequence, one, one.returned)
+            for line in lines
+            for sequence, one in line.awaited.items()
+            if one.returned is not None
+        ]
+        self.clear()
+        for sequence, one, delivery in returned:
+            self.lines.setdefault(key_of(delivery), _Line()).awaited[sequence] = one
+        self.awaited = len(returned)
+
     def unanswered(self) -> list[int]:
         """Return the sequences of awaited messages that are in hand: not all destinations have answered for them."""
         return [sequence for line in self.lines.values() for sequence, one in line.awaited.items() if one.due == inf]
@@ -229,7 +253,7 @@ class SubjectOrder(Generic[D]):
 
     # --- redeliveries ---
 
-    def expected(self) -> Iterator[Awaited]:
+    def expected(self) -> Iterator[Awaited[D]]:
         """Yield the awaited messages that were returned to the stream."""
         return (one for line in self.lines.values() for one in line.awaited.values() if one.due < inf)
 
@@ -297,12 +321,12 @@ class SubjectOrder(Generic[D]):
         self._given_back.add(delivery.order_key)
         return delivery
 
-    def ask_back(self, now: float, within: float) -> list[Awaited]:
+    def ask_back(self, now: float, within: float) -> list[Awaited[D]]:
         """Make messages due that were returned for lack of room, if they are next in their subject. Return them.
 
         Each is late `within` seconds from now.
         """
-        found: list[Awaited] = []
+        found: list[Awaited[D]] = []
         for subject in sorted(self._given_back):
             line = self.lines.get(subject)
             if line is None or not any(one.for_room for one in line.awaited.values()):

@@ -180,7 +180,11 @@ async def test_a_route_from_a_stream_changes_its_key(
         assert by_name(w)["route"].in_hand == 0
 
 
-@pytest.mark.parametrize("behind", [{"concurrency": 2}, {}], ids=["by key", "not"])
+@pytest.mark.parametrize(
+    "behind",
+    [{"concurrency": 2}, {}, {"key": "subject"}, {"key": "size(subject)"}],
+    ids=["by key", "not", "a key", "one key"],
+)
 async def test_messages_cancelled_in_handlers_are_redelivered_before_new_ones_of_their_key(
     behind: dict[str, Any], autojump_clock: MockClock
 ) -> None:

@@ -288,6 +288,9 @@ class Generation:
     def order_key(self, delivery: StreamDelivery) -> bytes:
         return delivery.raw[0]
 
+    def give_key(self, delivery: StreamDelivery) -> bytes:
+        return self.order_key(delivery)
+
     def passes_by(self, delivery: StreamDelivery) -> bool:
         return False
 
@@ -670,4 +673,14 @@ def test_a_route_with_another_key_does_not_wait_for_messages_awaited_by_the_old_
     assert machine.hand.order.awaited == 1
     machine.go_by((True, False), same_order=False)
     assert machine.hand.order.awaited == 0
+    machine.teardown()
+
+
+def test_a_route_with_another_key_waits_for_messages_that_the_old_one_returned_at_its_end() -> None:
+    machine = StreamMachine()
+    machine.begin((False, False))
+    machine.store([(b"a", b"none"), (b"a", b"none")])
+    machine.reload(limited=False, handlers_end=True)
+    machine.go_by((True, False), same_order=False)
+    assert machine.hand.order.returned() == [1, 2]
     machine.teardown()

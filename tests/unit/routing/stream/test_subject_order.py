@@ -319,3 +319,17 @@ def test_a_message_about_to_be_tried_does_not_overtake_one_refused_and_redeliver
     assert admitted(turns, [two]) == [], "5 is about to be tried"
     assert admitted(turns, [five]) == [2], "instead of 5, which waits"
     assert sequences(turns.release_behind(two)) == [5]
+
+
+def test_messages_that_were_returned_at_the_end_of_a_route_are_awaited_under_the_keys_of_the_next_one() -> None:
+    turns, (one, two, three) = SubjectOrder[Message](), messages(3)
+    refuse(turns, three)
+    for returned in (one, two):
+        assert turns.await_returned(returned) is None
+    turns.order_by(lambda message: b"even" if message.sequence % 2 == 0 else b"odd")
+    assert (turns.awaited, turns.returned()) == (2, [1, 2]), "how the refused one would be ordered is not known"
+    later = [Message(sequence, key) for sequence, key in ((4, b"even"), (5, b"odd"), (6, b"a"))]
+    assert admitted(turns, later) == [6]
+    assert admitted(turns, [Message(2, b"even")]) == [2]
+    assert sequences(turns.release_behind(Message(2, b"even"))) == [4]
+    assert (turns.held, turns.awaited) == (1, 1)
