@@ -13,10 +13,23 @@ pytestmark = [pytest.mark.slow, needs_server(2, 12, lacks="message schedules")]
 
 
 async def test_some_reloads_lose_double_and_overtake_nothing(tmp_path: Path) -> None:
-    report = await walk(tmp_path, tuple(SETTINGS), reloads=50, fails=False)
+    report = await walk(tmp_path, tuple(SETTINGS), reloads=40, fails=False)
     print(report)
     assert not report.wrong
-    assert report.reloads == 50
+    assert report.reloads == 40
+
+
+async def test_a_message_that_was_never_tried_is_not_overtaken_when_the_key_changes(tmp_path: Path) -> None:
+    names = ("usual", "key", "key of two subjects", "key, no handler", "no handler", "slow handler", "8 at once")
+    report = await walk(tmp_path, names, seed=1, reloads=20)
+    print(report)
+    assert not report.wrong
+
+
+async def test_reloads_between_numbers_of_partitions_double_nothing(tmp_path: Path) -> None:
+    report = await walk(tmp_path, ("usual", "4 partitions", "8 partitions"), seed=5, fails=False)
+    print(report)
+    assert not report.wrong
 
 
 @pytest.mark.nightly
