@@ -4,8 +4,7 @@
 
 Numbered messages are published all the time. In the end each is stored once at each destination that its route sent it
 to, and in order within its subject; once more if it was read from a copy of the stream as well, whose messages have
-other ids. What can't be reloaded into what is asked of the router, not listed here: a reload
-that is refused is not part of the walk.
+other ids. The router decides which reloads it refuses: a refused one is not part of the walk.
 """
 
 from __future__ import annotations
@@ -41,6 +40,8 @@ STREAMS = {"IN": "in", "TWO": "two"}
 """The streams that the route may read, with the first token of their subjects."""
 SETTLED_WITHIN = 30.0
 """Seconds without progress after which a message that is not stored counts as lost."""
+SHOWN = 10
+"""Findings that are written out; the others are counted."""
 LOOK_EVERY = 0.05
 STANDSTILL = 8.0
 """Seconds without a settled message that no settings of a loaded route explain."""
@@ -69,7 +70,7 @@ def _scheduled(stream: str, prefix: str) -> State:
     return {"retry": {"initial": "50ms", "schedule": {"stream": stream, "prefix": prefix, "after": "10ms"}}}
 
 
-PAIRS = 'tokens[1] < "s3" ? "low" : "high"'
+OF_TWO_SUBJECTS = 'tokens[1] < "s3" ? "low" : "high"'
 
 SETTINGS: dict[str, State] = {
     "usual": {},
@@ -77,7 +78,7 @@ SETTINGS: dict[str, State] = {
     "other handler": {"handler": _work("second")},
     "slow handler": {"handler": _work("slow")},
     "key": {"key": "subject"},
-    "key of two subjects": {"key": PAIRS},
+    "key of two subjects": {"key": OF_TWO_SUBJECTS},
     "key, no handler": {"key": "subject", "handler": None},
     "8 at once": {"concurrency": 8},
     "key, 3 at once": {"key": "subject", "concurrency": 3, "handler": _work("slow")},
@@ -123,7 +124,7 @@ STRICT = ("8 at once", *(name for name, state in SETTINGS.items() if "key" in st
 
 @dataclass
 class Report:
-    """Report what a walk found."""
+    """The findings of a walk."""
 
     reloads: int = 0
     refused: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -132,6 +133,8 @@ class Report:
     calls: int = 0
     seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
+    more_wrong: int = 0
+    """Findings beyond the first `SHOWN`."""
 
     def __str__(self) -> str:
         lines = [
@@ -139,6 +142,7 @@ class Report:
             f"{self.calls} calls, {self.looks} looks, {self.seconds:.0f} s",
             *(f"refused {count} times: {why}" for why, count in self.refused.items()),
             *(f"WRONG: {one}" for one in self.wrong),
+            *([f"and {self.more_wrong} more"] if self.more_wrong else []),
         ]
         return "\n".join(lines)
 
@@ -381,8 +385,10 @@ class Walk:
         return [(route.name, route.state, route.reason, route.in_hand) for route in live.routes]
 
     def _wrong(self, text: str) -> None:
-        if len(self.report.wrong) < 10:
+        if len(self.report.wrong) < SHOWN:
             self.report.wrong.append(f"after {self.report.reloads} reloads: {text}")
+        else:
+            self.report.more_wrong += 1
 
     async def _until_routed(self, streams: JetStream, live: Live, token: str) -> None:
         """Wait until each message of a stream is stored by the route, and nothing is in hand."""
@@ -403,9 +409,7 @@ class Walk:
             self._wrong(
                 f"{len(missing)} lost: {sorted(missing)[:20]}, of which had failed {len(failed)}: {failed[:20]}"
             )
-            self._wrong(
-                f"the routes at the end: {[(one.name, one.state, one.reason, one.in_hand) for one in live.routes]}"
-            )
+            self._wrong(f"the routes at the end: {self._states(live)}")
 
     async def _judge(self, streams: JetStream, live: Live) -> None:
         copies: defaultdict[int, dict[str, int]] = defaultdict(dict)

@@ -65,7 +65,8 @@ calls = Calls()
 
 def begin(*, messages_fail: bool) -> Calls:
     """Return the calls of a route that begins now."""
-    calls.__init__(messages_fail)  # type: ignore[misc]
+    global calls
+    calls = Calls(messages_fail)
     return calls
 
 
