@@ -157,6 +157,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     # --- order ---
 
     def give_key(self, delivery: StreamDelivery) -> bytes:
+        # It has the key from now on: its own keeper is that of the earlier generation, and would compute another one.
         partition_key = self._routing.plan.partition_key
         delivery.key = None if partition_key is None else partition_key(delivery.raw[0])
         key = delivery.key = self.order_key(delivery)

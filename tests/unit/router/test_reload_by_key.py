@@ -25,6 +25,12 @@ async def slowly(message: Message) -> Message:
 SLOWLY = {"handler": f"{slowly.__module__}:slowly"}
 
 
+async def refuse_the_first(message: Message) -> Message:
+    if message.payload == b"0":
+        raise ValueError("no")
+    return message
+
+
 @pytest.mark.parametrize(("before", "behind"), [(BY_KEY, BY_KEY), (BY_KEY, {}), ({}, BY_KEY)])
 async def test_messages_waiting_behind_their_key_are_taken_over_by_the_new_route(
     before: dict[str, Any], behind: dict[str, Any], autojump_clock: MockClock
@@ -211,3 +217,18 @@ async def test_messages_cancelled_in_handlers_are_redelivered_before_new_ones_of
             assert [one.payload for one in stored if one.subject == subject] == numbers(6)
         await eventually(lambda: w.broker.unacked("IN", "router") == 0)
         assert w.route_ledger() == (18, 0, {"returned": 6, "routed": 12})
+
+
+async def test_attempts_from_a_stream_count_under_another_key_while_others_are_in_hand(
+    autojump_clock: MockClock,
+) -> None:
+    retry = {"initial": "3s", "factor": 1, "attempts": 3}
+    old = stream("IN", "out.$1", filter="in.*", retry=retry) | {"handler": f"{__name__}:refuse_the_first"}
+    async with world([old], brokers=one_broker(), shutdown_timeout=1.0) as w:
+        w.broker.trouble.lose("puback", 1)
+        fill(w.broker, 2, subjects="a")
+        await eventually(lambda: w.route.failed["handler_error"] == 1 and w.payloads("OUT") == [b"1"])
+        await w.live.reload(w.configuration(old | BY_KEY))
+        await eventually(lambda: by_name(w)["route"].given_up["handler_error"] == 1, 60)
+        assert by_name(w)["route"].failed["handler_error"] == 3
+        await eventually(lambda: w.broker.unacked("IN", "router") == 0, 60)
