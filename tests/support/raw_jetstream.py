@@ -10,9 +10,19 @@ from typing import Any, NamedTuple
 
 import trio
 
-from tests.support.raw_nats import HeaderPairs, Headers, RawClient, RawMessage, RawNatsError, parse_headers, windows
+from tests.support.raw_nats import (
+    HeaderPairs,
+    Headers,
+    NoResponders,
+    RawClient,
+    RawMessage,
+    RawNatsError,
+    parse_headers,
+    windows,
+)
 
 _NO_SUITABLE_PEERS = 10005
+_OTHER_STREAM = 10060
 _PULL_BATCH = 2_000
 _PULL_EXPIRES = 60  # seconds; the reader gives up earlier
 
@@ -55,7 +65,9 @@ class JetStream:
     async def create_stream(self, name: str, subjects: Sequence[str], **config: Any) -> dict[str, Any]:
         """Create a stream, on file and with one replica unless `config` sets otherwise; durations in nanoseconds.
 
-        Waits while a server that is to hold a replica counts as offline: on a busy machine one may for a moment.
+        Waits while a server that is to hold a replica counts as offline: on a busy machine one may for a moment. Then
+        waits until the server of this connection knows that the stream listens: until then, it answers a publish with
+        503.
         """
         defaults = {
             "storage": "file",
@@ -67,11 +79,26 @@ class JetStream:
         with trio.fail_after(30):
             while True:
                 try:
-                    return await self.api(f"STREAM.CREATE.{name}", body, within=15)
+                    created = await self.api(f"STREAM.CREATE.{name}", body, within=15)
                 except JetStreamError as error:
                     if body["num_replicas"] == 1 or error.err_code != _NO_SUITABLE_PEERS:
                         raise
+                else:
+                    if created.get("cluster") and subjects and not body.get("no_ack"):
+                        await self._listens(name, subjects[0].replace("*", "any").replace(">", "any"))
+                    return created
                 await trio.sleep(0.1)
+
+    async def _listens(self, stream: str, subject: str) -> None:
+        while True:
+            try:
+                await self.publish(subject, headers={"Nats-Expected-Stream": f"not {stream}"})  # refused, never stored
+            except NoResponders:
+                await trio.sleep(0.01)
+            except JetStreamError as error:
+                if error.err_code != _OTHER_STREAM:
+                    raise
+                return
 
     async def create_consumer(self, stream: str, durable: str, **config: Any) -> dict[str, Any]:
         """Create a durable pull consumer with explicit acks unless `config` sets otherwise."""
