@@ -115,7 +115,7 @@ class Oracles:
         self._reloaded_at: dict[str, float] = {}
         self._lost = 0
         self._links = Links(schedule, brokers, self.broken)
-        self._moved: dict[str, tuple[int, float]] = {}
+        self._moved: dict[str, tuple[tuple[int, int], float]] = {}
         self._narrowed = {step.what["durable"] for step in schedule.steps if step.kind == "durable narrowed"}
 
     def broken(self, promise: str, detail: str) -> None:
@@ -242,8 +242,9 @@ class Oracles:
                 continue  # it waits for its next attempt, and others wait behind it
             if readyz.is_held_up(process.live, plan.name):
                 continue
-            done = len(self._source_of(plan)) - len(waiting)
-            if self._moved.get(plan.name, (-1, 0.0))[0] != done:
+            # A message whose copies were stored may wait long for a PubAck, or be worked on again, before later ones.
+            done = len(self._source_of(plan)) - len(waiting), readyz.settled(process.live, plan.name)
+            if plan.name not in self._moved or self._moved[plan.name][0] != done:
                 self._moved[plan.name] = done, now
             since_then = max(since, self._moved[plan.name][1], self._reloaded_at.get(plan.name, -inf))
             for number in waiting:

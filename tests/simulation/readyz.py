@@ -43,3 +43,9 @@ def is_full(live: Live, name: str) -> bool:
 def is_held_up(live: Live, name: str) -> bool:
     """Return True if a breaker of a route is not closed: it may be ready all the same, see `RouteState.held_up`."""
     return any(one.state != "closed" for route in live.routes if route.name == name for one in route.breakers)
+
+
+def settled(live: Live, name: str) -> int:
+    """Return the number of messages of a route that have a fate, without those returned to their stream."""
+    fates = [route.fates for route in live.routes if route.name == name]
+    return sum(count for one in fates for fate, count in one.items() if fate != "returned")
