@@ -288,6 +288,7 @@ class StreamInHand(InHand[StreamDelivery]):
         self.schedule.finished(delivery)
         if in_turn is not None:
             self.schedule.waiting.appendleft(in_turn)
+        self.owner.look()  # a message that waits here may have kept the one that it waits for from being requested
         return False
 
     def let_next_go(self, delivery: StreamDelivery) -> None:
@@ -362,6 +363,8 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def take_back(self, delivery: StreamDelivery) -> None:
         """Requeue a removed message that failed only because an earlier message has to be routed first."""
+        keeper: object = delivery.keeper
+        assert keeper is self.owner, "a message of an earlier generation is returned to the stream"
         delivery.start_again()
         self._enter(delivery)
         if delivery.cursor is self.cursor:

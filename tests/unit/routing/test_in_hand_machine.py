@@ -294,6 +294,9 @@ class Generation:
     def passes_by(self, delivery: StreamDelivery) -> bool:
         return False
 
+    def look(self) -> None:
+        """Continue with messages that there is room for now: the machine does."""
+
 
 class StreamMachine(RuleBasedStateMachine):
     """A route from a stream, its consumer and its destinations. Generations of the route follow each other."""
@@ -456,8 +459,11 @@ class StreamMachine(RuleBasedStateMachine):
         self.hand.hold_back_behind(refused, self.now)
         for delivery in [one for one in self.active if one is not refused and self.hand.passes_by(one)]:
             self.taken(self.active.index(delivery))
-            self.hand.remove(delivery)
-            self.hand.take_back(delivery)
+            if delivery.keeper is self.generation:
+                self.hand.remove(delivery)
+                self.hand.take_back(delivery)
+            else:
+                self.return_([delivery], [])  # an earlier generation routes nothing any more
         self.fail(self.active.index(refused), True)
 
     @rule(seconds=st.sampled_from([0.4, 1.0]))

@@ -121,6 +121,23 @@ async def test_a_refused_message_delivered_after_others_has_room_as_soon_as_it_i
         assert arrived(w, "a") == numbers(6)
 
 
+async def test_a_refused_message_is_requested_to_probe_its_destination_though_one_that_waits_behind_it_is_in_hand(
+    autojump_clock: MockClock,
+) -> None:
+    """The one behind it was recalled from the destination, and waits until a probe may go."""
+    brokers = two_brokers()
+    async with world([remote(ack_wait="30s", max_in_flight=2, retry={"initial": "100ms"})], brokers=brokers) as w:
+        w.brokers["edge"].trouble.limit("OUT", 0)
+        fill(w.broker, 1, subjects="a")
+        await trio.sleep(0.03)
+        fill(w.broker, 1, first=1, subjects="a")
+        await eventually(lambda: w.route.failed["limit"] == 1)
+        w.brokers["edge"].trouble.limit("OUT", None)
+        await all_acked(w, 2)
+        assert trio.current_time() < 3
+        assert arrived(w, "a", "edge") == numbers(2)
+
+
 async def test_a_message_returned_to_make_room_for_one_whose_nak_was_lost_is_redelivered_soon(
     autojump_clock: MockClock,
 ) -> None:
