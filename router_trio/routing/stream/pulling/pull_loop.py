@@ -180,6 +180,8 @@ class PullLoop:
         self._nothing_to_report: trio.Event | None = None
         """While `_report_progress` waits for something to report; set by `report_progress`."""
         self._late_since: dict[int, float] = {}
+        self._nothing_due_at = 0.0
+        """When a request was last answered by a new message, or by none in its time: nothing was to be redelivered."""
         self._lookup_error: str | None = None
         self._filters: Filters | None = None
         self._receives = False
@@ -247,6 +249,8 @@ class PullLoop:
         if self._nothing_to_report is not None:
             self.report_progress()
         self._comes_again = again
+        if not again:
+            self._nothing_due_at = self._heard_at
         if self._checks.stopped is not None:
             self._checks.received()
 
@@ -282,6 +286,7 @@ class PullLoop:
         code, description = headers.status(block)
         reading = self._credit.read_status(code, description, unfilled, unfilled_bytes)
         if code == 408 and self._checks.stopped is None:
+            self._nothing_due_at = self._heard_at
             self._credit.nothing_due()
         if reading.verdict is Verdict.GO_ON:
             return True
@@ -453,10 +458,11 @@ class PullLoop:
     def _wait_for_no_others(self, late: Sequence[int]) -> None:
         """Stop waiting for messages that are long overdue if deliveries went elsewhere: another process has them.
 
-        They may also have been delivered to a dead link that the server considers alive, but not for that long.
+        They may also have been delivered to a dead link that the server considers alive, but not for that long. Nothing
+        is learned about them while nothing is requested, or others are redelivered.
         """
         now, before = trio.current_time(), self._late_since
-        elsewhere = [one for one in late if before.get(one, now) + PULL_EXPIRES <= now]
+        elsewhere = [one for one in late if before.get(one, now) + PULL_EXPIRES <= self._nothing_due_at]
         seen = self._pending.others.seen(now)
         self._late_since = {one: before.get(one, now) for one in late if seen or one in before}
         if elsewhere:

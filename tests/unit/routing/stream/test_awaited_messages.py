@@ -370,6 +370,25 @@ async def test_order_is_kept_though_another_client_takes_a_message_by_hand(
         assert sorted(arrived(w, "a"), key=int) == arrived(w, "a")
 
 
+async def test_order_is_kept_though_another_client_had_the_refused_message_and_nothing_was_requested_since(
+    autojump_clock: MockClock,
+) -> None:
+    """The messages behind it fill the hand, so nothing is requested until one of them is returned to make room."""
+    source = route(ack_wait="30s", max_in_flight=2, retry={"initial": "100ms"})
+    async with world([source], brokers=one_broker()) as w:
+        w.broker.trouble.travel(lambda: 0.001)
+        w.broker.trouble.lose("nak")
+        w.broker.deny_publish("out.a")
+        fill(w.broker, 1, subjects="a")
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        w.broker.allow_publish("out.a")
+        await trio.sleep(10.0)
+        w.broker.trouble.redeliver_by_hand("IN", "router", 1)
+        fill(w.broker, 9, first=1, subjects="a")
+        await all_acked(w, 10)
+        assert arrived(w, "a") == numbers(10)
+
+
 async def test_order_is_kept_though_another_client_takes_a_message_by_hand_now_and_then(
     autojump_clock: MockClock,
 ) -> None:
