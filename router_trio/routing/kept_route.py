@@ -94,8 +94,8 @@ class KeptRoute(Route, Generic[D]):
     def _begin_some(self) -> Awaitable[None] | None:
         """Route messages that may be routed now. If a handler blocks, return what to await in this task."""
         blocked = self._begin_each()
-        if self._flow is not None and not self._flow.quiet and self._hand.behind:
-            # With a limit, only now it is known that these messages leave room for others to be requested.
+        if self._flow is not None and not self._flow.quiet and (self._hand.behind or self._hand.held):
+            # Only now it is known that these messages leave room for others to be requested, with a limit or to probe.
             self.source.look()
         return blocked
 

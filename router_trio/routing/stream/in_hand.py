@@ -288,7 +288,6 @@ class StreamInHand(InHand[StreamDelivery]):
         self.schedule.finished(delivery)
         if in_turn is not None:
             self.schedule.waiting.appendleft(in_turn)
-        self.owner.look()  # a message that waits here may have kept the one that it waits for from being requested
         return False
 
     def let_next_go(self, delivery: StreamDelivery) -> None:

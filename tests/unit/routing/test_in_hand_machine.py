@@ -294,9 +294,6 @@ class Generation:
     def passes_by(self, delivery: StreamDelivery) -> bool:
         return False
 
-    def look(self) -> None:
-        """Continue with messages that there is room for now: the machine does."""
-
 
 class StreamMachine(RuleBasedStateMachine):
     """A route from a stream, its consumer and its destinations. Generations of the route follow each other."""
