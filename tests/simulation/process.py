@@ -41,6 +41,12 @@ class Process:
         self._scope = trio.CancelScope()
         self._links: list[FakeLink] = []
 
+    @property
+    def lost_links(self) -> int:
+        """Return how many links it has lost, and left, in all."""
+        assert self.live is not None
+        return sum(one.state.lost for one in self.live.connections.values())
+
     async def run(self) -> None:
         """Run until `ending` is set, or it crashes."""
         simulation = self._simulation

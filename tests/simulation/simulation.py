@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from random import Random
 
 import trio
@@ -277,11 +278,15 @@ class Simulation:
     async def _probe(self, process: Process) -> None:
         """Check that a router that reports ready routes a message at once.
 
-        A breaker may be open until its destination receives something: here, until the message has arrived.
+        A breaker may be open until its destination receives something: here, until the message has arrived. One that
+        no stream keeps may be lost with a link that the router leaves meanwhile, for a server that is no lame duck.
         """
         await self._until_ready(process, but_breakers=True)
         patience = probed_within(self.schedule)
-        for plan in self.schedule.routes:
+        plans = deque(self.schedule.routes)
+        while plans:
+            plan = plans.popleft()
+            lost = process.lost_links
             key = KEYS[0] if plan.filter == "*" else plan.filter
             number = self.publish(plan.broker, "in" if plan.stream else f"core.{plan.name}", key=key)
             with trio.move_on_after(patience):
@@ -297,7 +302,10 @@ class Simulation:
                     passes_by = plan.strategy != "all" or any(target.when for target in plan.targets)
                     await self._until_ready(process, of=plan.name, but_breakers=passes_by)
                 continue
-            self.oracles.broken("probe", f"/readyz says ok, and a message of {plan.name} did not arrive in time")
+            if not plan.stream and process.lost_links > lost:
+                plans.appendleft(plan)
+            else:
+                self.oracles.broken("probe", f"/readyz says ok, and a message of {plan.name} did not arrive in time")
 
     async def _until_all_is_routed(self, process: Process) -> None:
         """Wait until nothing is in the way of a shutdown. A probe that goes nowhere has not been waited for."""
