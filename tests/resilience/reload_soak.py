@@ -34,9 +34,10 @@ from tests.support.servers import NatsServer, nats_server
 OF_STREAM = 13
 OF_SUBJECT = 6
 """Routes that change, from a stream and from subjects."""
+RATE = 300
+"""Messages per second, for one route after the other."""
 TICK = 0.01
-PER_TICK = 3
-"""Messages published at a time, to one route after the other."""
+"""Seconds between two publishes, unless there is less than one message for each."""
 SUBJECTS = 3
 """Subjects of each route."""
 PROBE_EVERY = 0.001
@@ -255,7 +256,9 @@ class Probes:
 class Load:
     """Numbered messages for all routes that change."""
 
-    def __init__(self, client: RawClient, routes: Routes) -> None:
+    def __init__(self, client: RawClient, routes: Routes, rate: int) -> None:
+        self._at_a_time = max(1, int(rate * TICK))
+        self._every = self._at_a_time / rate
         self.published: Counter[str] = Counter()
         """The number of messages of each route: they are numbered from 0 on."""
         self._client = client
@@ -266,10 +269,10 @@ class Load:
         place, due = 0, trio.current_time()
         with scope:
             while True:
-                due = max(due + TICK, trio.current_time() - 5 * TICK)
+                due = max(due + self._every, trio.current_time() - 5 * self._every)
                 await trio.sleep_until(due)
                 messages = []
-                for _ in range(PER_TICK):
+                for _ in range(self._at_a_time):
                     name = self._routes.names[place % len(self._routes.names)]
                     place += 1
                     number = self.published[name]
@@ -281,8 +284,12 @@ class Load:
         over.set()
 
 
-async def reload_soak(directory: Path, reloads: int, seed: int = 0) -> Report:
-    """Reload that many times, and judge."""
+async def reload_soak(directory: Path, reloads: int, seed: int = 0, rate: int = RATE) -> Report:
+    """Reload that many times, at `rate` messages a second, and judge.
+
+    A route from a stream remembers 65,536 messages and more, about 100 bytes for each: to see what reloads leave in
+    memory, take a low rate.
+    """
     report, random = Report(), Random(f"reloads {seed}")
     began = trio.current_time()
     async with nats_server(directory) as server, connect(server.url) as client, connect(server.url) as probing:
@@ -291,7 +298,7 @@ async def reload_soak(directory: Path, reloads: int, seed: int = 0) -> Report:
         routes = Routes(server.url, random)
         probes = Probes(probing, await probing.subscribe("stayed"))
         async with _command(server, directory, routes) as router, trio.open_nursery() as nursery:
-            load, loading, over = Load(client, routes), trio.CancelScope(), trio.Event()
+            load, loading, over = Load(client, routes, rate), trio.CancelScope(), trio.Event()
             nursery.start_soon(probes.receive)
             nursery.start_soon(probes.send)
             nursery.start_soon(load.run, loading, over)
@@ -386,9 +393,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.resilience.reload_soak", description=__doc__)
     parser.add_argument("--reloads", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=int, default=RATE, help="messages a second")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="router-trio-reloads-") as directory:
-        report = trio.run(reload_soak, Path(directory), given.reloads, given.seed)
+        report = trio.run(reload_soak, Path(directory), given.reloads, given.seed, given.rate)
     print(report)
     return 1 if report.wrong or report.growth > FLAT_WITHIN else 0
 
