@@ -46,6 +46,8 @@ class RetryStream:
         names, stream = route.retry.schedule.names(route.name), route.retry.schedule.stream
         try:
             durable = await link.stored(stream).consumer(names.durable)
+            if durable is None or names.target not in durable.config.filter_subjects:
+                durable = await link.stored(stream).consumer(names.other_durable)
         except SourceError as error:
             if error.reason == reasons.STREAM_NOT_FOUND:
                 return None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MAX_LAST = 100_000
 """Messages that can be compared at a time: a line of text is kept for each."""
 
+_NONE_LEFT: Mapping[str, str] = {}
+
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of `diff`."""
@@ -59,9 +61,9 @@ def diff(old: Path, new: Path, *, route: str | None = None, last: int | None = N
     if route is not None and last is not None:
         return _try(load(old), load(new), route, last)
     before, after = load_with_handlers(old), load_with_handlers(new)
-    from router_trio.settings.reload.difference import difference
+    from router_trio.settings.reload.difference import difference, left_retries
 
-    for line in lines(difference(before, after)):
+    for line in lines(difference(before, after), left_retries(before, after)):
         show(line)
     return DONE
 
@@ -112,23 +114,31 @@ def _source(route: RouteSettings) -> tuple[str, str | None]:
     return route.source.connection, route.source.kind.stream(route.source)
 
 
-def lines(found: Difference) -> Iterator[str]:
-    """Yield the lines that `diff` prints."""
+def lines(found: Difference, left: Mapping[str, str] = _NONE_LEFT) -> Iterator[str]:
+    """Yield the lines that `diff` prints. `left` says what becomes of scheduled retries, by route."""
     for key in found.process:
         yield f"{key}{' (needs a restart)' if key.needs_restart else ''}"
     yield from _lines("connection", found.connections)
     yield from _lines("stream", found.streams)
-    yield from _lines("route", found.routes)
+    yield from _lines("route", found.routes, left)
 
 
-def _lines(kind: str, names: Names) -> Iterator[str]:
+def _lines(kind: str, names: Names, left: Mapping[str, str] = _NONE_LEFT) -> Iterator[str]:
     yield from (f"{kind} {name}: added" for name in names.added)
-    yield from (f"{kind} {name}: removed" for name in names.removed)
+    for name in names.removed:
+        yield f"{kind} {name}: removed"
+        yield from _indented(left.get(name))
     for change in names.changed:
         yield f"{kind} {change.name}: changed{_kept(change)}"
         yield from (f"    {key}" for key in change.keys)
         yield from (f"    its connection {name} changes" for name in change.connections)
+        yield from _indented(left.get(change.name))
     yield from (f"{kind} {name}: unchanged" for name in names.unchanged)
+
+
+def _indented(text: str | None) -> Iterator[str]:
+    if text is not None:
+        yield f"    {text}"
 
 
 def _kept(change: Change) -> str:

@@ -175,6 +175,10 @@ class SourceError(RouterError):
         self.reason = reason
 
 
+class FilterDiffersError(SourceError):
+    """The durable of a route has another filter, and nothing else of it differs."""
+
+
 class ConnectionExhaustedError(RouterError):
     """All attempts of a round failed, on a connection with `on_reconnect_exhausted = "stop"`."""
 

@@ -156,6 +156,47 @@ class RouteScheduleLost(RouteEvent):
     lost: int
 
 
+class RetriesEvent(RouteEvent):
+    """The base of events on retries that settings before a reload have scheduled, in `stream` below `prefix`."""
+
+    stream: str
+    prefix: str
+
+
+class RouteRetriesDraining(RetriesEvent):
+    """Messages still wait for their next attempt where the settings before a reload have scheduled them.
+
+    `waiting` is their number, due ones included. They are retried under the new settings until none is left.
+    """
+
+    code = "ROUTE_RETRIES_DRAINING"
+    level = Level.INFO
+    waiting: int
+
+
+class RouteRetriesDrained(RetriesEvent):
+    """No message waits any more where the settings before a reload have scheduled retries.
+
+    The route does not read there from now on.
+    """
+
+    code = "ROUTE_RETRIES_DRAINED"
+    level = Level.INFO
+
+
+class RouteRetriesLeft(RetriesEvent):
+    """Messages wait for their next attempt, and after this reload no route receives them.
+
+    `waiting` is the number of their schedules on that connection; absent if it can't be counted. The route was removed
+    or renamed, it reads from another connection, or its new source or a destination can't have scheduled retries.
+    """
+
+    code = "ROUTE_RETRIES_LEFT"
+    level = Level.WARN
+    connection: str
+    waiting: int | None
+
+
 class DeliveryLimitReached(RouteEvent):
     """Messages reached a limit of deliveries of the durable (`max_deliver`) while no route had them in hand.
 

@@ -15,10 +15,11 @@ import trio
 from router_trio.connection.latch import Latch
 from router_trio.connection.session import STREAMS_FIRST_WITHIN
 from router_trio.connection.supervisor import Connection
-from router_trio.events import RestartNeeded, RouterReloaded
+from router_trio.events import RestartNeeded, RouteRetriesLeft, RouterReloaded
 from router_trio.router.generations import ConnectionGeneration, RouteGeneration
 from router_trio.router.run import Run
 from router_trio.routing.route_plans import RoutePlan
+from router_trio.routing.source import Source
 from router_trio.settings import Settings
 from router_trio.settings.reload.difference import Change, Difference, connections_of, in_effect
 
@@ -110,10 +111,12 @@ class Reload:
     async def _change_route(self, name: str) -> None:
         """End a removed or changed route of that name, and start its successor, if there is one."""
         run, before = self._run, self._before.get(name)
+        left: list[RouteRetriesLeft] = []
         if before is not None:
-            await self._end_route(name, before)
+            left = await self._end_route(name, before)
         plan = self._plans.get(name)
         if plan is None:
+            self._emit_left(left)
             return
         for needed in connections_of(plan.settings):
             if needed in self._connection_up:
@@ -125,6 +128,7 @@ class Reload:
             run.registry.continue_counts(route.state)
             generation = self._put(RouteGeneration(route))
         generation.begin_routing()
+        self._emit_left(left, generation.route.source)
 
     def _put(self, generation: RouteGeneration) -> RouteGeneration:
         run, state = self._run, generation.route.state
@@ -134,7 +138,8 @@ class Reload:
         run.run_generation(generation)
         return generation
 
-    async def _end_route(self, name: str, generation: RouteGeneration) -> None:
+    async def _end_route(self, name: str, generation: RouteGeneration) -> list[RouteRetriesLeft]:
+        """End a route. Return which retries may be left behind, counted while their connection exists."""
         run = self._run
         run.leaving[generation] = self._deadline
         if run.routes.get(name) is generation:
@@ -142,7 +147,31 @@ class Reload:
         if name not in self._plans:
             run.registry.remove_route(name)
         await run.end_leaving(generation, self._count_unsettled)
+        left = await self._retries_left(name, generation.route.source)
         self._route_ended[name].set()
+        return left
+
+    async def _retries_left(self, name: str, source: Source) -> list[RouteRetriesLeft]:
+        """Return where a route that has ended leaves scheduled retries, unless it goes on to schedule them there."""
+        plan, connection = self._plans.get(name), source.connection.name
+        stays = None if plan is None or plan.connection != connection else plan.retry_schedule
+        left = []
+        for place in source.scheduled_in:
+            if (stays is None or place != stays.place) and (waiting := await source.count_scheduled(place)) != 0:
+                now, (stream, prefix) = trio.current_time(), place
+                left.append(
+                    RouteRetriesLeft(
+                        at=now, route=name, connection=connection, stream=stream, prefix=prefix, waiting=waiting
+                    )
+                )
+        return left
+
+    def _emit_left(self, left: Iterable[RouteRetriesLeft], successor: Source | None = None) -> None:
+        """Emit an event for the retries that the successor of a route does not receive."""
+        for one in left:
+            goes_on = successor is not None and successor.connection.name == one.connection
+            if successor is None or not goes_on or (one.stream, one.prefix) not in successor.scheduled_in:
+                self._run.emit(one)
 
     # --- connections ---
 

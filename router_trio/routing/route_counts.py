@@ -54,7 +54,7 @@ def total(state: RouteState) -> RouteState:
     both.break_by(state.breakers, state.most_open)
     both.left_behind = state.left_behind
     both.in_flight_limit = state.in_flight_limit
-    both.obstacles, both.returning = state.obstacles, state.returning
+    both.obstacles, both.returning, both.draining = state.obstacles, state.returning, state.draining
     both.handling, both.handler_moved_at = state.handling, state.handler_moved_at
     parts = [state, *state.earlier]
     both.held_by(

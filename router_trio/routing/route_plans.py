@@ -229,6 +229,11 @@ class RetrySchedule:
     names: RetryNames
     after: float
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The stream, and the prefix of the subjects there."""
+        return self.stream, self.prefix
+
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:

@@ -7,7 +7,7 @@ are settled has a source with a `Keeper`, which defines what an ack, a nak and t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -121,6 +121,15 @@ class Source(ABC):
     def retire(self) -> None:
         """Stop reading from links and stop listening, since the route has ended and the router goes on."""
         self._connection.detach(self)
+
+    @property
+    def scheduled_in(self) -> Sequence[tuple[str, str]]:
+        """The streams and prefixes in which retries are scheduled that this source receives."""
+        return ()
+
+    async def count_scheduled(self, place: tuple[str, str]) -> int | None:
+        """Return how many retries are scheduled in one of them; None if that can't be counted."""
+        raise NotImplementedError
 
     # --- from one route to its successor ---
 

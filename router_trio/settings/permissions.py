@@ -143,9 +143,10 @@ def _names_at(settings: Settings, connection: str, route: RouteSettings, at: str
     retry = None if route.retry is None else route.retry.schedule
     if at == AT_SOURCE and source.connection == connection:
         if retry is not None:
-            names |= {"retries": retry.stream, "due": retry.names(route.name).durable, "prefix": retry.prefix}
-        for pattern in source.patterns:
-            yield names | {"subject": pattern}
+            names |= {"retries": retry.stream, "prefix": retry.prefix}
+        for due in [None] if retry is None else retry.names(route.name).durables:
+            for pattern in source.patterns:
+                yield names | {"subject": pattern} | ({} if due is None else {"due": due})
     letter = route.dead_letter
     if at == AT_DEAD_LETTERS and letter is not None and letter.connection == connection:
         pattern = _pattern(settings, route, destination_of(letter, connection))
@@ -220,9 +221,10 @@ def _parts_with_names(settings: Settings, connection: str) -> Iterator[Part]:
             to = retries_of(retry.schedule, route.name, connection)
             sent.append((route, to))
             yield Part(Use.DESTINATION, {"destination": _pattern(settings, route, to)}, _named(route))
-            names = {"stream": retry.schedule.stream, "durable": retry.schedule.names(route.name).durable}
-            yield Part(Use.CONSUMER, names, _named(route))
-            yield Part(Use.SHARED_CONSUMER, names, _named(route))
+            for durable in retry.schedule.names(route.name).durables:
+                names = {"stream": retry.schedule.stream, "durable": durable}
+                yield Part(Use.CONSUMER, names, _named(route))
+                yield Part(Use.SHARED_CONSUMER, names, _named(route))
             counted = {"counted": f"{retry.schedule.prefix}.n", "retries": retry.schedule.stream}
             yield Part(Use.RETRIES, counted, _named(route))
     yield from _parts_of_streams(settings, connection, sent)

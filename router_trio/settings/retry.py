@@ -20,13 +20,19 @@ class RetryNames(NamedTuple):
     """The names of one route in the stream of retries.
 
     `schedules` is the subject below which its schedules are, `target` that of due messages, which `durable` reads, and
-    `cancelled` that of what records a cancelled schedule.
+    `cancelled` that of what records a cancelled schedule. `other_durable` reads them if `durable` has another prefix.
     """
 
     schedules: str
     target: str
     durable: str
     cancelled: str
+    other_durable: str
+
+    @property
+    def durables(self) -> tuple[str, str]:
+        """The names that the durable may have."""
+        return self.durable, self.other_durable
 
 
 class RetryScheduleSettings(Section, init=False):
@@ -51,9 +57,9 @@ class RetryScheduleSettings(Section, init=False):
     def names(self, route: str) -> RetryNames:
         """Return the names of a route."""
         name = route if _SIMPLE.fullmatch(route) else token(route.encode("utf-8", "surrogatepass"))
-        return RetryNames(
-            f"{self.prefix}.s.{name}", f"{self.prefix}.d.{name}", f"retry-{name}", f"{self.prefix}.x.{name}"
-        )
+        prefix, durable = self.prefix, f"retry-{name}"
+        other = f"{durable}-{token(prefix.encode('utf-8', 'surrogatepass'))}"
+        return RetryNames(f"{prefix}.s.{name}", f"{prefix}.d.{name}", durable, f"{prefix}.x.{name}", other)
 
 
 class RetrySettings(Section, init=False):

@@ -270,6 +270,7 @@ class RouteState(RouteCounts):
         "dead_lettered_earlier",
         "delivered_earlier",
         "destinations",
+        "draining",
         "earlier",
         "gives_up",
         "handler_moved_at",
@@ -358,6 +359,8 @@ class RouteState(RouteCounts):
         self.earlier: list[RouteState] = []
         """Generations of the route before its settings changed that still have unsettled messages: see
         `routing.route_counts`."""
+        self.draining: dict[tuple[str, str], int | None] = {}
+        """How many retries wait where earlier settings have scheduled them, by stream and prefix; None if unknown."""
         self.is_over: bool = False
         """True once it can't receive anything any more: see `is_settled`."""
         self.mirrors_under_way: int = 0
@@ -438,11 +441,13 @@ class RouteState(RouteCounts):
 
     @property
     def scheduled_retries(self) -> Schedules | None:
-        """The retries of the route that wait in another stream; None if it has no such stream."""
+        """The retries of the route that wait in other streams; None if it has no such stream."""
         ends = [one for one in self.to if one.retries]
-        if not ends:
+        if not ends and not self.draining:
             return None
-        return Schedules(self.fates["scheduled"], _waiting(ends), self.fired, self.schedules_lost)
+        counts = (_waiting(ends), *self.draining.values())
+        waiting = None if None in counts else sum(count for count in counts if count is not None)
+        return Schedules(self.fates["scheduled"], waiting, self.fired, self.schedules_lost)
 
     @property
     def waiting_for_limit(self) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
-from router_trio.errors import SourceError, reasons
+from router_trio.errors import FilterDiffersError, SourceError, reasons
 from router_trio.link import (
     ConsumerSpec,
     ConsumerState,
@@ -604,7 +604,8 @@ def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:
         differences.append("it delivers only headers (headers_only), but the route needs payloads")
     if not differences:
         return None
-    return SourceError(
+    error = SourceError if actual == expected or len(differences) > 1 else FilterDiffersError
+    return error(
         f"the durable {spec.durable!r} of stream {spec.stream!r} exists with another configuration: "
         f"{'; '.join(differences)}. Use another `durable`, or delete that consumer",
         reason=reasons.CONSUMER_MISMATCH,

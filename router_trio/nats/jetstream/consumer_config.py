@@ -5,7 +5,7 @@ Also translates the state of a consumer into the terms of `link`.
 
 from __future__ import annotations
 
-from router_trio.errors import SourceError, reasons
+from router_trio.errors import FilterDiffersError, SourceError, reasons
 from router_trio.errors.quotes import excerpt
 from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState
 from router_trio.nats.jetstream.api import ConsumerConfig, ConsumerInfo, nanoseconds
@@ -113,7 +113,8 @@ def compare(spec: ConsumerSpec, info: ConsumerInfo) -> None:
             f". With another `durable` and deliver = {floor + 1} the route continues where this consumer is now: stop "
             "the program that uses it first"
         )
-    raise SourceError(text, reason=reasons.CONSUMER_MISMATCH)
+    error = SourceError if same_filter or len(differences) > 1 else FilterDiffersError
+    raise error(text, reason=reasons.CONSUMER_MISMATCH)
 
 
 def cut_off(what: str, name: str, trouble: str) -> str:

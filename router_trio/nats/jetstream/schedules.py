@@ -33,6 +33,7 @@ from router_trio.nats.jetstream.api import (
 from router_trio.nats.jetstream.streams import lookup_error
 from router_trio.protocol import bounded_json
 from router_trio.protocol.bounded_json import AnswerError
+from router_trio.subjects.patterns import covers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,8 +141,10 @@ class Schedules:
         if stored is not None and found.purges and numbers.now_ns < stored.time_ns + PURGED_AFTER * 1e9:
             return replace(numbers.count(found).without_lost(), in_flux=True)
         count, floor = numbers.count(found), await self._floor() if numbers.published else 0
-        if stored is None or found.purges:
-            # Nothing is known about the time before, or whether a killed process has deleted messages.
+        of_others = not all(covers(f"{self._spec.prefix}.>", subject) for subject in info.subjects)
+        if stored is None or found.purges or (of_others and numbers.lost(found)):
+            # Nothing is known about the time before, whether a killed process has deleted messages, or what happens to
+            # messages below other prefixes.
             count, found = count.without_lost(), replace(found, base=found.base + numbers.lost(found))
             count = replace(count, is_first=stored is None)
         elif count.lost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -78,6 +78,7 @@ class RouteReport:
     to: Sequence[DestinationReport]
     breakers: Sequence[BreakerReport]
     exemplars: Sequence[Exemplar]
+    draining: Mapping[tuple[str, str], int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ def _route(state: RouteState, ready: bool, now: float) -> RouteReport:
         [_destination(one) for one in state.to],
         [BreakerReport(one.connection, one.template, one.state, one.why_open) for one in state.breakers],
         [*state.elapsed.exemplars.values()],
+        dict(state.draining),
     )
 
 

@@ -202,6 +202,9 @@ def _route(
     failures = [one.last_failure for one in (shape, *reports.values()) if one.last_failure is not None]
     state.last_failure = max(failures, key=lambda one: one.at, default=None)
     state.to = _destinations(state, shape, reports)
+    for place in {place: None for one in reports.values() for place in one.draining}:
+        counts_there = [one.draining.get(place) for one in reports.values()]  # each has looked at the same stream
+        state.draining[place] = max((count for count in counts_there if count is not None), default=None)
     if reports:
         number, worst = min(reports.items(), key=lambda item: _WORST_FIRST.index(item[1].state))
         state.enter(worst.state, None if worst.reason is None else f"worker {number}: {worst.reason}")

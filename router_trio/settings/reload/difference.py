@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from router_trio.errors import Problem
+from router_trio.settings.checks.flow import check_schedule
 from router_trio.settings.content import without_keys
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.routes.sources.partitioned import partitioning_of
@@ -136,6 +137,28 @@ def other_partitions(old: Settings, new: Settings) -> Iterator[Problem]:
                 "processes"
             )
         yield Problem(f"routes[{index}].from.partitions", text)
+
+
+def left_retries(old: Settings, new: Settings) -> dict[str, str]:
+    """Return what becomes of retries that the old settings have scheduled and the new ones do not, by route."""
+    after, found = _by_name(new.routes), {}
+    for route in old.routes:
+        place, now = _scheduled_in(route), after.get(route.name)
+        if place is None or (now is not None and place == _scheduled_in(now)):
+            continue
+        connection, stream, prefix = place
+        drains = now is not None and now.source.connection == connection
+        if drains and now is not None:
+            drains = not [*check_schedule("", route.retry, now.source, now.to)]
+        what = "are received until none is left" if drains else "are not received any more"
+        found[route.name] = f"retries that wait in {stream} below {prefix} {what}"
+    return found
+
+
+def _scheduled_in(route: RouteSettings) -> tuple[str, str, str] | None:
+    """Return the connection, stream and prefix in which retries of a route are scheduled; None if they are not."""
+    schedule = None if route.retry is None else route.retry.schedule
+    return None if schedule is None else (route.source.connection, schedule.stream, schedule.prefix)
 
 
 def connections_of(route: RouteSettings) -> Sequence[str]:

@@ -246,7 +246,7 @@ def _behind(route: RouteState) -> dict[str, Any]:
 
 def _schedules(route: RouteState) -> dict[str, Any]:
     """Return the schedules of a route with delays or scheduled retries; None for a number that is not known."""
-    shown: dict[str, dict[str, int | None]] = {}
+    shown: dict[str, Any] = {}
     if (delays := route.delays) is not None:
         shown["delays"] = {"scheduled": delays.stored, "waiting": delays.waiting}
     if (retries := route.scheduled_retries) is not None:
@@ -256,6 +256,11 @@ def _schedules(route: RouteState) -> dict[str, Any]:
             "waiting": retries.waiting,
             "lost": retries.lost,
         }
+    if route.draining:
+        shown["draining"] = [
+            {"stream": stream, "prefix": prefix, "waiting": waiting}
+            for (stream, prefix), waiting in route.draining.items()
+        ]
     return {"schedules": shown} if shown else {}
 
 

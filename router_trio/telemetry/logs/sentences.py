@@ -99,6 +99,18 @@ SENTENCES: Mapping[type[Event], str] = {
         "{fired} were published, {cancelled} cancelled, and {there} are still there; the others were purged or "
         "deleted, or a limit was set on the stream"
     ),
+    events.RouteRetriesDraining: (
+        "Route {route}: {waiting:count message waits|messages wait} in stream {stream} below {prefix} for the next "
+        "attempt, as scheduled before the reload; the route retries them from there until none is left"
+    ),
+    events.RouteRetriesDrained: (
+        "Route {route}: no message waits in stream {stream} below {prefix} any more; the route does not read there now"
+    ),
+    events.RouteRetriesLeft: (
+        "Route {route}: {left_waiting} in stream {stream} of connection {connection} below {prefix} for the next "
+        "attempt, and no route receives them after this reload; load the settings of before again, and keep the route "
+        "until they are retried, or see them with `router-trio schedules` and those settings"
+    ),
     events.RouteInCircle: (
         "Route {route}: {returned} of the last {received:count message} had passed it before: they go round in a "
         "circle; their header Router-Passed names the routes on the way, this one as {passed_as}, and each of them "
@@ -377,6 +389,9 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         " (the server's default, since it could not be looked up)" if fields["window_assumed"] else ""
     ),
     "at_least": lambda fields: "at least " if fields["window_assumed"] else "",
+    "left_waiting": lambda fields: (
+        f"{_Count(fields['waiting']):count message waits|messages wait}" if "waiting" in fields else "messages may wait"
+    ),
     "after_reset": lambda fields: (
         "messages that the route has settled are acked, not routed again; to route them again, stop the router first"
         if fields["to_sequence"] < fields["from_sequence"]

@@ -13,6 +13,7 @@ from router_trio.audit.report import Report
 from router_trio.nats.jetstream.api import StoredMessage, StreamInfo
 from router_trio.nats.range_reader import StreamRange
 from router_trio.protocol import headers
+from router_trio.protocol.schedules import token
 from tests.support.retries import waiting
 from tests.unit.audit import test_audit as audits
 from tests.unit.audit import test_find as searches
@@ -73,7 +74,7 @@ def messages(w: audits.World, count: int) -> list[StoredMessage]:
 async def test_a_message_that_waits_is_pending(autojump_clock: MockClock) -> None:
     w, retries = audits.World(audits.TO + RETRY), Retries()
     waits, lost, due, done, before, of_other, elsewhere = messages(w, 7)
-    retries.consume("retry-copy", retries.wait(done, subject="retry.d.copy"))
+    retries.consume("retry-copy", retries.wait(done, subject="retry.d.copy"), filter_subject="retry.d.copy")
     retries.wait(waits)
     retries.wait(due, subject="retry.d.copy")
     retries.wait(before, later=-SECOND)
@@ -147,7 +148,18 @@ async def test_a_retry_that_is_due_is_found_until_it_is_settled(autojump_clock: 
     retries.wait(message, subject="retry.d.route-0")
     found = await search(w, retries)
     assert (found.outcome, found.detail) == ("waiting", "its next attempt is due: message 1 of stream RETRY")
-    retries.consume("retry-route-0", 1)
+    retries.consume("retry-route-0", 1, filter_subject="retry.d.route-0")
+    assert (await search(w, retries)).outcome == "missing"
+
+
+async def test_a_retry_is_settled_by_the_durable_of_its_prefix(autojump_clock: MockClock) -> None:
+    w, retries = searches.World(searches.settings(searches.TO + "\n" + RETRY)), Retries("route-0")
+    message = w.source.messages[w.message()]
+    w.settled()
+    retries.wait(message, subject="retry.d.route-0")
+    retries.consume("retry-route-0", 1, filter_subject="earlier.d.route-0")
+    assert (await search(w, retries)).outcome == "waiting"
+    retries.consume(f"retry-route-0-{token(b'retry')}", 1, filter_subject="retry.d.route-0")
     assert (await search(w, retries)).outcome == "missing"
 
 

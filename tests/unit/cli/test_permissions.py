@@ -19,6 +19,7 @@ from router_trio.cli.permissions import lines
 from router_trio.errors import ConfigurationError, MappingError
 from router_trio.protocol import ack_reply
 from router_trio.protocol.permissions import PERMISSIONS, SUBSCRIBE, Use
+from router_trio.protocol.schedules import token
 from router_trio.settings import Settings
 from router_trio.settings.permissions import permissions_of
 from router_trio.subjects.patterns import matches
@@ -70,6 +71,10 @@ def granted(settings: Settings, connection: str = "main") -> tuple[list[str], li
     found = permissions_of(settings, connection)
     publish, subscribe = ([one.subject for one in found if one.kind == kind] for kind in ("publish", "subscribe"))
     return publish, subscribe
+
+
+OTHER_DURABLE = f"retry-reminders-{token(b'retry')}"
+"""The durable of the retries, if another prefix has the usual one."""
 
 
 def of_durable(stream: str, durable: str = "d", api: str = "$JS.API", domain: str = "*") -> list[str]:
@@ -583,6 +588,7 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
                 *("later.*", "retry.s.reminders.*", "retry.n", "dead.*"),
                 *of_durable("ORDERS", "reminders"),
                 *of_durable("RETRY", "retry-reminders"),
+                *(one for one in of_durable("RETRY", OTHER_DURABLE) if ".STREAM." not in one),
                 "$JS.API.STREAM.NAMES",
                 *(f"$JS.API.STREAM.INFO.{name}" for name in ("REMINDERS", "DEAD")),
                 *(f"$JS.API.STREAM.CREATE.{name}" for name in ("ORDERS", "REMINDERS", "RETRY", "DEAD")),
@@ -590,8 +596,9 @@ OF_EXAMPLES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
             ],
             [
                 *(*INBOX, *acks_of("ORDERS", "reminders"), *acks_of("RETRY", "retry-reminders")),
+                *acks_of("RETRY", OTHER_DURABLE),
                 *heard("ORDERS", "RETRY", "REMINDERS", "DEAD", durable="reminders"),
-                "$JS.EVENT.ADVISORY.CONSUMER.*.RETRY.retry-reminders",
+                *(f"$JS.EVENT.ADVISORY.CONSUMER.*.RETRY.{name}" for name in ("retry-reminders", OTHER_DURABLE)),
             ],
         )
     },

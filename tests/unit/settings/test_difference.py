@@ -8,7 +8,14 @@ import pytest
 
 from router_trio.cli.diff import lines
 from router_trio.settings import Settings
-from router_trio.settings.reload.difference import Difference, Names, connections_of, difference, other_partitions
+from router_trio.settings.reload.difference import (
+    Difference,
+    Names,
+    connections_of,
+    difference,
+    left_retries,
+    other_partitions,
+)
 
 Route = dict[str, Any]
 
@@ -226,6 +233,30 @@ def test_diff_prints_every_route_and_connection() -> None:
         "    its connection edge changes",
         "route stays: unchanged",
     ]
+
+
+LEFT = "    retries that wait in RETRY below retry are"
+
+
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        ({"retry": {}}, [f"{LEFT} received until none is left"]),
+        ({"retry": {"schedule": {"stream": "RETRY", "prefix": "b"}}}, [f"{LEFT} received until none is left"]),
+        ({"retry": {"schedule": {"stream": "RETRY", "prefix": "retry", "after": "9s"}}}, []),
+        ({"retry": {}, "from": {"stream": "S", "durable": "d", "standby": True}}, [f"{LEFT} not received any more"]),
+        ({"retry": {}, "name": "renamed"}, [f"{LEFT} not received any more"]),
+        (None, [f"{LEFT} not received any more"]),
+    ],
+)
+def test_diff_names_retries_that_are_scheduled_where_the_new_settings_have_none(
+    changed: dict[str, Any] | None, shown: list[str]
+) -> None:
+    route = {"name": "a", "from": {"stream": "S", "durable": "d"}, "to": [{"subject": "x"}]}
+    old = configuration(route | {"retry": {"schedule": {"stream": "RETRY", "prefix": "retry"}}})
+    new = configuration(*([] if changed is None else [route | changed]))
+    found = [*lines(difference(old, new), left_retries(old, new))]
+    assert [line for line in found if "retries" in line] == shown
 
 
 def test_a_url_is_shown_without_parts_that_may_be_credentials() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from router_trio.protocol import schedules
 from router_trio.settings import DestinationSettings, Settings
 from router_trio.settings.checks.warnings import warnings
 from router_trio.settings.routes.destinations.core import CORE
@@ -147,7 +148,8 @@ def test_each_route_has_subjects_and_a_durable_of_its_own_for_retries(name: str)
     names = route.retry.schedule.names(name)
     *_, token = names.target.split(".")
     assert (token == "orders") == (name == "orders")
-    assert names == (f"retry.s.{token}", f"retry.d.{token}", f"retry-{token}", f"retry.x.{token}")
+    assert names[:4] == (f"retry.s.{token}", f"retry.d.{token}", f"retry-{token}", f"retry.x.{token}")
+    assert names.other_durable == f"retry-{token}-{schedules.token(b'retry')}"
 
 
 def test_check_warns_that_the_order_of_a_key_ends_where_messages_are_delayed() -> None:

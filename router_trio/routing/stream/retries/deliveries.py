@@ -10,7 +10,8 @@ from router_trio.protocol import framing
 from router_trio.routing.policy.retry import Failure, GivenUp
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import Deliveries, Read
-from router_trio.routing.stream.delivery import StreamDelivery
+from router_trio.routing.stream.delivery import Keeper, StreamDelivery
+from router_trio.routing.stream.retries.account import Confirmed
 from router_trio.routing.stream.retries.origin import Origin, subject_left, without_origin
 
 _NO_ORIGIN = Failure(reasons.NO_ORIGIN, "its headers do not tell where it came from")
@@ -56,7 +57,11 @@ class RetriedDelivery(StreamDelivery):
 
 
 class RetriedDeliveries(Deliveries):
-    """Reads the deliveries of the durable for due retries."""
+    """Reads the deliveries of the durable for due retries, and counts them in `confirmed`."""
+
+    def __init__(self, keeper: Keeper, stream: str, durable: str, confirmed: Confirmed) -> None:
+        super().__init__(keeper, stream, durable)
+        self._confirmed = confirmed
 
     def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
         """Return the deliveries in a batch, restored, and the other messages.
@@ -75,6 +80,7 @@ class RetriedDeliveries(Deliveries):
         came, block = found
         if not cursor.knows(delivery.sequence):
             self._keeper.state.fired += 1
+            self._confirmed.received += 1
             cursor.failures.restore(delivery.sequence, came.failed)
         frame = framing.publish(came.subject, framing.payload(raw), reply=raw[1], headers=block)
         return RetriedDelivery(delivery, framing.published(frame), came)

@@ -1,12 +1,13 @@
 """A stream and the stream of its retries: one source of a route around the sources of both.
 
 Messages are received from the stream as on any route. Those whose next attempt is far away wait as schedules in the
-stream of retries, and are received from there by a second durable when they are due.
+stream of retries, and are received from there by a second durable when they are due. After a reload that schedules them
+elsewhere or not at all, that durable is read until nothing waits for it any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,9 +16,9 @@ import trio
 
 from router_trio.connection.latch import Latch
 from router_trio.connection.supervisor import Connection
-from router_trio.errors import SourceError, reasons
-from router_trio.events import Emit, RouteScheduleLost
-from router_trio.link import Link, SchedulesCount, SchedulesSpec
+from router_trio.errors import FilterDiffersError, LinkError, SourceError, reasons
+from router_trio.events import Emit, RouteRetriesDrained, RouteRetriesDraining, RouteScheduleLost
+from router_trio.link import Link, PullConsumer, SchedulesCount, SchedulesSpec
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route_plans import RetrySchedule
 from router_trio.routing.source import KeptSource
@@ -30,10 +31,15 @@ from router_trio.routing.stream.retries.account import Account, Confirmed
 from router_trio.routing.stream.retries.deliveries import RetriedDeliveries
 from router_trio.routing.stream.retries.schedules import RetrySchedules
 from router_trio.routing.stream.source import StreamPart, StreamSource
+from router_trio.settings.checks.flow import check_schedule
+from router_trio.settings.retry import RetryScheduleSettings, RetrySettings
+from router_trio.settings.routes.sources.partitioned import partitioning_of
 from router_trio.states import FAILED, PAUSED, RUNNING, Behind
 
 if TYPE_CHECKING:
+    from router_trio.events.routes import RetriesEvent
     from router_trio.routing.dead_letters import DeadLetters
+    from router_trio.settings import RouteSettings
 
 RETRIES = "scheduled retries"
 
@@ -43,9 +49,15 @@ COUNT_EVERY = 60.0
 COUNT_AGAIN_AFTER = 5.0
 """Seconds until the schedules are counted again if they could not be counted."""
 
+DRAIN_EVERY = 5.0
+"""Seconds between two looks how many retries wait where nothing new is scheduled."""
+
 
 class _DueRetries(StreamSource):
-    """The durable for due retries. The route still runs while that can't be read."""
+    """The durable for due retries of one prefix. The route still runs while that can't be read.
+
+    If the settings of the route have another prefix by now, or none, it `drains`: it receives until nothing waits.
+    """
 
     def __init__(
         self,
@@ -54,20 +66,56 @@ class _DueRetries(StreamSource):
         connection: Connection,
         emit: Emit,
         dead_letters: DeadLetters | None,
-        before: StreamKeeper | None,
+        before: _DueRetries | None = None,
+        durable: str = "",
     ) -> None:
-        source = routing.plan.settings.source
+        """`before` are the due retries of the previous source: its unsettled messages continue here.
+
+        `durable` is its name if that is known.
+        """
+        source, now = routing.plan.settings.source, routing.plan.retry_schedule
         spec = replace(
             consumer_spec(source),
             stream=schedule.stream,
-            durable=schedule.names.durable,
+            durable=durable or schedule.names.durable,
             filters=(schedule.names.target,),
             deliver="all",
         )
-        self.status: PartStatus = PartStatus(routing.state, RETRIES, self._show)
-        part = StreamPart(spec, self.status, None)
-        super().__init__(routing, connection, emit, dead_letters, before, part)
-        self._deliveries = RetriedDeliveries(self.keeper, spec.stream, spec.durable)
+        self.schedule: RetrySchedule = schedule
+        self.drains: bool = now is None or now.place != schedule.place
+        self.is_over: bool = False
+        """True once it received nothing more, because nothing waits or its durable has the filter of another prefix."""
+        self.is_of_other_prefix: bool = False
+        self._part = f"{RETRIES} left in {schedule.stream} below {schedule.prefix}" if self.drains else RETRIES
+        self.status: PartStatus = PartStatus(routing.state, self._part, self._show)
+        super().__init__(
+            routing,
+            connection,
+            emit,
+            dead_letters,
+            None if before is None else before.keeper,
+            StreamPart(spec, self.status, None),
+        )
+        store = routing.retry_schedules
+        self._confirmed: Confirmed = Confirmed()
+        if isinstance(store, RetrySchedules) and not self.drains:
+            self._confirmed = store.confirmed
+        self._account: Account = Account() if before is None else before._account
+        self._account.goes_on()
+        self._is_found: bool = before is not None and before._is_found
+        """True once its durable was opened, so that its name is known."""
+        self._reported: bool = before is not None and self.drains and before.drains and before._reported
+        """True once it was reported that messages wait where nothing new is scheduled."""
+        self._consumer: PullConsumer | None = None
+        self._opened = trio.Event()
+        self._deliveries = RetriedDeliveries(self.keeper, spec.stream, spec.durable, self._confirmed)
+        if self.drains:
+            self.state.draining[schedule.place] = None
+
+    @property
+    def durable(self) -> str:
+        """The name of the durable; empty if that is not known yet."""
+        return self._spec.durable if self._is_found else ""
 
     def _report_available(self) -> None:
         self._status.enter(RUNNING)
@@ -77,62 +125,102 @@ class _DueRetries(StreamSource):
     def _show(self) -> None:
         """Show among the obstacles of the route that due retries can't be read."""
         state, reason = self.status.state, self.status.reason
-        if state in (FAILED, PAUSED):
-            self.state.add_obstacle(RETRIES, f"{RETRIES}: {reason or state}")
-        elif state == RUNNING:
-            self.state.remove_obstacle(RETRIES)
+        if state == RUNNING or self.is_over:
+            self.state.remove_obstacle(self._part)
+        elif state in (FAILED, PAUSED):
+            self.state.add_obstacle(self._part, f"{self._part}: {reason or state}")
 
+    # --- on one link ---
 
-def _look(part: StreamSource) -> None:
-    part.look()
-
-
-class RetryingSource(KeptSource[PartsKeeper]):
-    """The stream of one route, and the stream of its retries."""
-
-    def __init__(
-        self,
-        routing: Routing,
-        connection: Connection,
-        emit: Emit,
-        dead_letters: DeadLetters | None = None,
-        before: Sequence[StreamKeeper | None] = (None, None),
-        account: Account | None = None,
-    ) -> None:
-        """`before` are the keepers of the previous source: its unsettled messages continue here, and its `account`."""
-        super().__init__(routing, connection, emit)
-        schedule = routing.plan.retry_schedule
-        assert schedule is not None, "the route has a schedule for its retries"
-        self._schedule = schedule
-        self._stream = StreamSource(routing, connection, emit, dead_letters, before[0])
-        self._due = _DueRetries(schedule, routing, connection, emit, dead_letters, before[1])
-        store = routing.retry_schedules
-        self._confirmed: Confirmed = store.confirmed if isinstance(store, RetrySchedules) else Confirmed()
-        self._account: Account = account or Account()
-        self._parts = (self._stream, self._due)
-        self.first_try_over = self._stream.first_try_over
-        self.keeper: PartsKeeper = PartsKeeper(routing, self._behind, StreamKeeper.settle_rest)
-        for part in self._parts:
-            self.keeper.add(part.keeper, partial(_look, part))
-        self.look = self._look_each
-
-    async def serve(self, link: Link, tried: Latch) -> None:
+    async def receive_due(self, link: Link) -> None:
+        """Receive from this link until closed, and if it drains, until nothing waits. Meanwhile count the schedules."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._due.serve, link, Latch())
             nursery.start_soon(self._count, link)
-            await self._stream.serve(link, tried)
+            if self.drains:
+                nursery.start_soon(self._drain, link)
+            await self.serve(link, Latch())
             nursery.cancel_scope.cancel()
 
     async def _receive(self, link: Link, tried: Latch) -> None:
-        raise AssertionError("each of its parts receives")
+        try:
+            await super()._receive(link, tried)
+        except FilterDiffersError:
+            if self._is_found or self._spec.durable == self.schedule.names.other_durable:
+                raise
+            self.is_of_other_prefix = True
+            self._end()
+
+    async def _receive_from(self, link: Link, consumer: PullConsumer, tried: Latch) -> None:
+        self._is_found = True
+        self._consumer = consumer
+        self._opened.set()
+        try:
+            await super()._receive_from(link, consumer, tried)
+        finally:
+            self._consumer = None
+            self._opened = trio.Event()
+
+    def _end(self) -> None:
+        self.is_over = True
+        self._show()
+        self.close()
+
+    # --- its schedules ---
+
+    async def _drain(self, link: Link) -> None:
+        """Count what waits until nothing does, and then end."""
+        while True:
+            pause = DRAIN_EVERY
+            with trio.move_on_after(DRAIN_EVERY):
+                await self._opened.wait()
+            # Before the look: an earlier generation of the route may still have published a schedule.
+            settled = all(one.is_settled for one in self.state.earlier)
+            try:
+                waiting = await self._waiting(link)
+            except SourceError as error:
+                waiting = None
+                pause = COUNT_EVERY if error.reason == reasons.PERMISSION_DENIED else DRAIN_EVERY
+            self.state.draining[self.schedule.place] = waiting
+            if waiting and not self._reported:
+                self._reported = True
+                self._emit_about(RouteRetriesDraining, waiting=waiting)
+            if waiting == 0 and settled:
+                break
+            await trio.sleep(pause)
+        del self.state.draining[self.schedule.place]
+        if self._reported:
+            self._emit_about(RouteRetriesDrained)
+        self._end()
+
+    async def _waiting(self, link: Link) -> int | None:
+        """Return how many messages wait for their time or are due, and 0 without a stream; None if that is not known.
+
+        Schedules are counted first: one that is published meanwhile is due.
+        """
+        consumer = self._consumer
+        if consumer is None:
+            return None if await link.stream_state(self.schedule.stream) is not None else 0
+        scheduled = await self.schedules_there(link)
+        state = await consumer.check()
+        return scheduled + state.undelivered + state.unacked
+
+    async def schedules_there(self, link: Link) -> int:
+        """Return how many messages wait for their time. Raises as `Link.count_subjects`."""
+        return await link.count_subjects(self.schedule.stream, f"{self.schedule.names.schedules}.*")
+
+    def _emit_about(self, event: type[RetriesEvent], **about: int) -> None:
+        stream, prefix = self.schedule.place
+        self._emit(event(at=trio.current_time(), route=self.state.name, stream=stream, prefix=prefix, **about))
 
     async def _count(self, link: Link) -> None:
         """Count the schedules now and every minute, and report lost ones, until cancelled."""
-        schedule = self._schedule
-        spec = SchedulesSpec(schedule.stream, schedule.prefix, schedule.names.target, schedule.names.durable)
+        schedule = self.schedule
         while True:
             pause = COUNT_EVERY
-            confirmed = replace(self._confirmed, received=self.state.fired)
+            # Not before it is known to have this filter: what is due would be deleted up to the acks of another prefix.
+            durable = self.durable or schedule.names.other_durable
+            spec = SchedulesSpec(schedule.stream, schedule.prefix, schedule.names.target, durable)
+            confirmed = replace(self._confirmed)
             try:
                 count = await link.count_schedules(spec)
             except SourceError as error:
@@ -152,7 +240,7 @@ class RetryingSource(KeptSource[PartsKeeper]):
             RouteScheduleLost(
                 at=trio.current_time(),
                 route=self.state.name,
-                stream=self._schedule.stream,
+                stream=self.schedule.stream,
                 scheduled=count.scheduled,
                 fired=count.fired,
                 there=count.there,
@@ -161,14 +249,87 @@ class RetryingSource(KeptSource[PartsKeeper]):
             )
         )
 
+
+def _look(part: StreamSource) -> None:
+    part.look()
+
+
+class RetryingSource(KeptSource[PartsKeeper]):
+    """The stream of one route, and the streams of its retries: that of its settings, and those that drain."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        connection: Connection,
+        emit: Emit,
+        dead_letters: DeadLetters | None = None,
+        before: StreamKeeper | None = None,
+        due_before: Sequence[_DueRetries] = (),
+    ) -> None:
+        """`before` is the keeper of the stream in the previous source, and `due_before` the retries that continue."""
+        super().__init__(routing, connection, emit)
+        self._dead_letters = dead_letters
+        self._stream = StreamSource(routing, connection, emit, dead_letters, before)
+        self.first_try_over = self._stream.first_try_over
+        self.keeper: PartsKeeper = PartsKeeper(routing, self._behind, StreamKeeper.settle_rest)
+        self.keeper.add(self._stream.keeper, partial(_look, self._stream))
+        self.due: list[_DueRetries] = []
+        for one in due_before:
+            self._add(one.schedule, one, one.durable)
+        schedule = routing.plan.retry_schedule
+        if schedule is not None and schedule.place not in self.scheduled_in:
+            self._add(schedule)
+        self.look = self._look_each
+
+    def _add(self, schedule: RetrySchedule, before: _DueRetries | None = None, durable: str = "") -> _DueRetries:
+        about = self._routing, self._connection, self._emit, self._dead_letters
+        part = _DueRetries(schedule, *about, before, durable)
+        self.due.append(part)
+        self.keeper.add(part.keeper, partial(_look, part))
+        return part
+
+    @property
+    def _parts(self) -> Sequence[StreamSource]:
+        return self._stream, *self.due
+
+    async def serve(self, link: Link, tried: Latch) -> None:
+        async with trio.open_nursery() as nursery:
+            for part in self.due:
+                if not part.is_over:
+                    nursery.start_soon(self._receive_due, part, link)
+            await self._stream.serve(link, tried)
+            nursery.cancel_scope.cancel()
+
+    async def _receive_due(self, part: _DueRetries, link: Link) -> None:
+        await part.receive_due(link)
+        if part.is_of_other_prefix and not self.closed:
+            await self._add(part.schedule, None, part.schedule.names.other_durable).receive_due(link)
+
+    async def _receive(self, link: Link, tried: Latch) -> None:
+        raise AssertionError("each of its parts receives")
+
+    @property
+    def scheduled_in(self) -> Sequence[tuple[str, str]]:
+        return [part.schedule.place for part in self.due if not part.is_over]
+
+    async def count_scheduled(self, place: tuple[str, str]) -> int | None:
+        link = self._connection.link
+        part = next(part for part in self.due if part.schedule.place == place)
+        if link is None:
+            return None
+        try:
+            return await part.schedules_there(link)
+        except (SourceError, LinkError):
+            return None
+
     def _look_each(self) -> None:
         for part in self._parts:
             part.look()
 
     def _behind(self) -> Behind | None:
         """Return how far the route is behind its stream, with the retries that are due."""
-        behind, due = self._stream.keeper.behind, self._due.keeper.behind
-        return behind if behind is None or due is None else Behind.of_parts((behind, due))
+        stream, *due = [part.keeper.behind for part in self._parts]
+        return None if stream is None else Behind.of_parts([stream, *(one for one in due if one is not None)])
 
     # --- the end ---
 
@@ -183,23 +344,43 @@ class RetryingSource(KeptSource[PartsKeeper]):
 
     def retire(self) -> None:
         super().retire()
+        self.state.draining.clear()
         for part in self._parts:
             part.retire()
 
     def go_on(
         self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None
-    ) -> RetryingSource | None:
-        """Return a source that continues if it has the same consumers, even on a new connection; otherwise None."""
+    ) -> StreamSource | RetryingSource | None:
+        """Return a source that continues what it has of the same consumers, even on a new connection.
+
+        What waits for retries that the new settings do not schedule there is received until nothing is left. Return
+        None if the new route reads from elsewhere, and could not have scheduled retries.
+        """
         source, schedule = routing.plan.settings.source, routing.plan.retry_schedule
-        same = schedule is not None and schedule.names == self._schedule.names
-        same = same and schedule is not None and schedule.stream == self._schedule.stream
-        if not same or source.kind.consumer(source) != self._stream.consumer:
+        consumer = source.kind.consumer(source)
+        if consumer is None or partitioning_of(source) is not None or not connection.has_same_streams(self._connection):
             return None
-        if not connection.has_same_streams(self._connection):
-            return None
-        before = [part.keeper for part in self._parts]
-        self._account.goes_on()
-        successor = RetryingSource(routing, connection, self._emit, dead_letters, before, self._account)
-        left = [part.keeper.left or keeper for part, keeper in zip(successor._parts, before, strict=True)]
-        self.state.held_by(LeftInHand(lambda: sum(one.in_hand or 0 for one in left)))
+        due = [part for part in self.due if not part.is_over and _may_drain(part.schedule, routing.plan.settings)]
+        stream = self._stream.keeper if consumer == self._stream.consumer else None
+        if schedule is None and not due:
+            if stream is None:
+                return None
+            alone = StreamSource(routing, connection, self._emit, dead_letters, stream)
+            self._leave({self._stream: alone})
+            return alone
+        successor = RetryingSource(routing, connection, self._emit, dead_letters, stream, due)
+        self._leave({self._stream: successor._stream} | dict(zip(due, successor.due, strict=False)))
         return successor
+
+    def _leave(self, continued: Mapping[StreamSource, StreamSource]) -> None:
+        """Have what is in hand counted in the sources that have it now; what none continues is settled here."""
+        left = [
+            continued[part].keeper.left or part.keeper if part in continued else part.keeper for part in self._parts
+        ]
+        self.state.held_by(LeftInHand(lambda: sum(one.in_hand or 0 for one in left)))
+
+
+def _may_drain(schedule: RetrySchedule, route: RouteSettings) -> bool:
+    """Return True if a route with these settings could schedule its retries there."""
+    retry = RetrySettings(schedule=RetryScheduleSettings(stream=schedule.stream, prefix=schedule.prefix))
+    return not any(check_schedule("", retry, route.source, route.to))

@@ -298,6 +298,17 @@ def test_workers_have_looked_at_the_same_schedules() -> None:
     assert found.delays is None
 
 
+def test_workers_have_looked_at_the_same_retries_that_drain() -> None:
+    """Also if a worker has not looked yet, or found nothing left."""
+    views = [router(), router(), router(), router()]
+    found_by: list[dict[str, int | None]] = [{"A": 3}, {"A": 2, "B": None}, {"A": None}, {}]
+    for view, draining in zip(views, found_by, strict=True):
+        view.routes[0].draining = {(stream, "retry"): waiting for stream, waiting in draining.items()}
+    found = summed(views).routes[0]
+    assert found.draining == {("A", "retry"): 3, ("B", "retry"): None}
+    assert found.scheduled_retries == Schedules(0, None, 0, 0)
+
+
 def test_workers_with_partitions_are_behind_by_the_sum() -> None:
     first = Behind(pending=500, unsettled=30, elsewhere=2, seconds=9.0, known_for=0.1)
     second = Behind(pending=450, unsettled=40, elsewhere=-50, seconds=12.0, known_for=4.0)
