@@ -203,7 +203,8 @@ class Walk:
         read = dict.fromkeys(STATES[name].get("from", {}).get("stream", "IN") for name in names)
         self._tokens = [STREAMS[stream] for stream in read]
         self._random = Random(f"settings {seed}")
-        self._calls = walk_handlers.begin(messages_fail=messages_fail)
+        some_scheduled = any("schedule" in STATES[name].get("retry", {}) for name in names)
+        self._calls = walk_handlers.begin(messages_fail=messages_fail, some_scheduled=some_scheduled)
         self._fails = messages_fail
         self._published: dict[int, str] = {}
         """The subject of each message."""
