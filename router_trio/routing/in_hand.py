@@ -1,21 +1,17 @@
 """Every message that a route has received and not settled, and its state: the part common to all sources.
 
-    received ──> WAITING ──┬──> IN HANDLER ──> ACTIVE ──> settled
-                    ▲      │                     │
-                    ├── LIMITED                  │ failed, or out of turn
-                    └── HELD <───────────────────┘
-
-`count` is the total. WAITING messages are in `schedule`, LIMITED ones in `limits`, those IN HANDLER in `in_handler`.
-Messages in none of these and not HELD are ACTIVE: sent, or being dead-lettered. What HELD means depends on the source.
-A subject redelivers nothing, so failed messages are held for their next attempt (`core/in_hand.py`). A stream
-redelivers failed messages, so those behind them are held (`stream/in_hand.py`). Only these modules move messages.
-Synchronous and without I/O.
+`moves.py` has the states, and the moves between them. `count` is the total. WAITING messages are in `schedule`, LIMITED
+ones in `limits`. A message that is LIMITED, HELD or IN_HANDLER is *apart*: its state is in `states`. All others are
+ACTIVE. Only the modules of hands move messages. Synchronous and without I/O.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from router_trio.protocol.framing import text
+from router_trio.routing import moves
 from router_trio.routing.delivery import Delivery
 from router_trio.routing.schedule import Limits, Order
 
@@ -25,12 +21,13 @@ D = TypeVar("D", bound=Delivery)
 class InHand(Generic[D]):
     """The messages of one route."""
 
-    def __init__(self, schedule: Order[D], limits: Limits[D]) -> None:
+    def __init__(self, table: moves.Moves, schedule: Order[D], limits: Limits[D]) -> None:
+        self.table: moves.Moves = table
         self.schedule: Order[D] = schedule
         self.limits: Limits[D] = limits
         self.count: int = 0
-        self.in_handler: dict[D, None] = {}
-        """Messages in handler calls that have not returned, in the order of the calls. Nothing of them was sent."""
+        self.states: dict[D, moves.State] = {}
+        """The states of messages that are apart."""
 
     @property
     def waiting(self) -> int:
@@ -50,7 +47,12 @@ class InHand(Generic[D]):
     @property
     def active(self) -> int:
         """Return the number of messages that were sent, or are being dead-lettered, and are not settled."""
-        return self.count - self.schedule.count - self.limits.count - self.held - len(self.in_handler)
+        return self.count - self.schedule.count - len(self.states)
+
+    @property
+    def in_handler(self) -> list[D]:
+        """Return the messages in handler calls that have not returned, in the order of the calls."""
+        return [message for message, state in self.states.items() if state == moves.IN_HANDLER]
 
     @property
     def due_at(self) -> float:
@@ -69,19 +71,41 @@ class InHand(Generic[D]):
         """
         raise NotImplementedError
 
+    # --- moved ---
+
+    def _move(self, message: D, event: moves.Event, state: moves.State = moves.ACTIVE) -> None:
+        """Move a message as the table says. Unless it is apart, it was in `state`."""
+        if self.states:
+            state = self.states.pop(message, state)
+        after = self.table[state].get(event)
+        if after is None:
+            sequence = message.place_in_stream
+            named = repr(text(message.raw[0])) + (f", sequence {sequence}" if sequence else "")
+            raise AssertionError(f"a message that is {state} can't move by {event!r}: {named}")
+        if after in moves.APART:
+            self.states[message] = after
+
+    def _move_all(self, messages: Sequence[D], event: moves.Event, state: moves.State = moves.ACTIVE) -> None:
+        """Move several messages to a state that is not apart. The table is read once if none in hand is apart."""
+        if self.states or event not in self.table[state]:
+            for message in messages:
+                self._move(message, event, state)
+
     # --- in a handler ---
 
     def handler_blocks(self, delivery: D) -> None:
         """Record that the handler of an active message waits for something."""
-        self.in_handler[delivery] = None
+        self._move(delivery, moves.BLOCKED)
 
     def handler_returned(self, delivery: D) -> None:
-        """Record that the handler returned, raised or was cancelled."""
-        self.in_handler.pop(delivery, None)
+        """Record that the handler returned, raised or was cancelled. Its message may be settled by then."""
+        if self.states.get(delivery) == moves.IN_HANDLER:
+            self._move(delivery, moves.HANDLED)
 
     def put_back(self, delivery: D) -> None:
         """Put back a message whose handler ended the route: it is dropped or returned with the others at the end.
 
         Nothing of it was sent, and it is not routed again.
         """
+        self._move(delivery, moves.PUT_BACK)
         self.schedule.waiting.append(delivery)

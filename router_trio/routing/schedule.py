@@ -1,11 +1,7 @@
 """Schedules: which waiting message of a route is routed next. Synchronous, without I/O.
 
-A schedule is an order (`ArrivalOrder` or `KeyOrder`) and a limit (`NoValueLimit` or `ValueLimit`). A message is added
-once, and taken once:
-
-    add ──> waiting ──> its turn ──> within the limit of its value ──> next
-                                              │
-                                              └──> limited, until the limit allows it
+A schedule is an order (`ArrivalOrder` or `KeyOrder`) and a limit (`NoValueLimit` or `ValueLimit`). A message whose turn
+has come is routed if the limit of its value admits it. Otherwise it waits for that limit.
 
 A route without a limit has an object that lets everything pass, not a `None` that has to be checked for each message.
 """

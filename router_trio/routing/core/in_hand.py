@@ -1,20 +1,7 @@
-"""Every message that a route from a subject keeps, and its state.
+"""Every message that a route from a subject keeps.
 
-                     received
-                        │ add (refused if there is no room)
-                        ▼
-          ┌─────────► WAITING ─────────┐
-          │             │ next         │ over the limit
-          │             │              ▼ of its value
-          │             ▼           LIMITED
-        RETRYING      ACTIVE ◄─────────┘ next
-          ▲             │
-          └─────────────┤ failed, and retried
-                        ▼
-                     settled
-
-The part common to all sources, and the meaning of ACTIVE, is in `routing/in_hand.py`. RETRYING messages are in
-`retries`. WAITING and LIMITED messages share the room of an intake queue; RETRYING ones have room of their own.
+`routing/in_hand.py` has the part common to all sources. HELD messages are in `retries`. WAITING and LIMITED messages
+share the room of an intake queue; HELD ones have room of their own.
 
 No other place has the messages of a subject: a message that is dropped here is lost.
 """
@@ -25,6 +12,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from router_trio.protocol.framing import RawMessage
+from router_trio.routing import moves
 from router_trio.routing.core import intake_queue
 from router_trio.routing.core.delivery import CoreDelivery, Keeper
 from router_trio.routing.hand_over import Batch, Begun
@@ -47,7 +35,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         new_message_id: Callable[[], bytes],
     ) -> None:
         """`new_message_id` is called for each message before its first attempt."""
-        super().__init__(schedule, limits)
+        super().__init__(moves.SUBJECT, schedule, limits)
         self.retries: RetryQueue[CoreDelivery] = RetryQueue()
         self._new_message_id = new_message_id
         self._bytes = 0
@@ -70,11 +58,13 @@ class SubjectInHand(InHand[CoreDelivery]):
         """Add as many messages as there is room for. Return the number of refused messages."""
         waiting = self.schedule.count + self.limits.count
         room = intake_queue.MAX_MESSAGES - waiting if self._bytes < intake_queue.MAX_BYTES else 0
-        accepted = batch[: max(room, 0)]
-        for raw in accepted:
+        accepted: list[CoreDelivery] = []
+        for raw in batch[: max(room, 0)]:
             self._last += 1
-            self.schedule.waiting.append(CoreDelivery(keeper, state, raw, now, self._last))
+            accepted.append(CoreDelivery(keeper, state, raw, now, self._last))
             self._bytes += len(raw[4])
+        self._move_all(accepted, moves.RECEIVED, moves.OUTSIDE)
+        self.schedule.waiting += accepted
         self.count += len(accepted)
         return len(batch) - len(accepted)
 
@@ -100,6 +90,7 @@ class SubjectInHand(InHand[CoreDelivery]):
                     delivery = CoreDelivery(keeper, state, raw, batch.received_at, place)
                 else:
                     delivery = go_on(batch, batch.begun, place)
+                self._move(delivery, moves.RECEIVED, moves.OUTSIDE)
                 before = next((index for index, one in enumerate(waiting) if one.place > place), len(waiting))
                 waiting.insert(before, delivery)
                 self._bytes += len(raw[4])
@@ -111,6 +102,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         limits = self.limits
         delivery = limits.pop_due(now)
         if delivery is not None:
+            self._move(delivery, moves.DUE)
             self._bytes -= len(delivery.raw[4])
             delivery.route.limited += 1
             return delivery
@@ -122,6 +114,7 @@ class SubjectInHand(InHand[CoreDelivery]):
             if limits.admits(delivery, now):
                 return delivery
             if limits.count > limited:
+                self._move(delivery, moves.OVER_LIMIT)
                 self._bytes += len(delivery.raw[4])
         return None
 
@@ -140,11 +133,13 @@ class SubjectInHand(InHand[CoreDelivery]):
     def _take_retry(self, now: float) -> CoreDelivery | None:
         delivery = self.retries.pop_due(now)
         if delivery is not None:
+            self._move(delivery, moves.DUE)
             delivery.start_again()
         return delivery
 
     def _take_waiting(self, now: float) -> CoreDelivery | None:
         while (delivery := self.schedule.take()) is not None:
+            self._move(delivery, moves.TURN, moves.WAITING)
             self._bytes -= len(delivery.raw[4])
             if delivery.failed is None:
                 delivery.message_id = self._new_message_id()
@@ -165,12 +160,14 @@ class SubjectInHand(InHand[CoreDelivery]):
         delivery.due = due
         if not self.retries.add(delivery, delivery.raw[3], due, delivery.place):
             return False
+        self._move(delivery, moves.FAILED)
         if not holds_key:
             self.schedule.finished(delivery)
         return True
 
     def settle(self, delivery: CoreDelivery) -> None:
         """Remove an active message that is settled, so that others of its key may be routed."""
+        self._move(delivery, moves.SETTLED)
         self.count -= 1
         self.schedule.finished(delivery)
 
@@ -180,28 +177,32 @@ class SubjectInHand(InHand[CoreDelivery]):
 
     def refuse(self, delivery: CoreDelivery) -> None:
         """Remove a message that the schedule had no room for."""
+        self._move(delivery, moves.WITHDRAWN, moves.WAITING)
         self.count -= 1
         self._bytes -= len(delivery.raw[4])
 
+    def take_held(self) -> list[CoreDelivery]:
+        """Take out the messages that wait for their next attempt, and make them active."""
+        held = self.retries.take_all()
+        self._move_all(held, moves.DUE)
+        return held
+
     def take_back(self) -> list[CoreDelivery]:
         """Take out all messages except active ones, for the next route, in the order of their arrival."""
+        waiting = self.schedule.clear()
+        self._move_all(waiting, moves.WITHDRAWN, moves.WAITING)
         begun = [*self.limits.clear(), *self.retries.take_all()]  # their keys count them as active
-        waiting = [*self.schedule.clear(), *begun]
+        self._move_all(begun, moves.WITHDRAWN)
         for delivery in begun:
             self.schedule.finished(delivery)
+        waiting += begun
         self.count -= len(waiting)
         self._bytes = 0
         return sorted(waiting, key=_place)
 
     def take_unrouted(self) -> list[CoreDelivery]:
         """Take out all unrouted messages at the end of the route, also those in a handler or waiting for a retry."""
-        unrouted = [
-            *self.schedule.clear(),
-            *self.limits.clear(),
-            *self.retries.take_all(),
-            *self.in_handler,
-        ]
-        self.in_handler.clear()
-        self.count -= len(unrouted)
-        self._bytes = 0
-        return unrouted
+        in_handler = self.in_handler
+        self._move_all(in_handler, moves.WITHDRAWN)
+        self.count -= len(in_handler)
+        return in_handler + self.take_back()

@@ -267,10 +267,10 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     def settle_rest(self) -> bool:
         """Dead-letter messages that wait for a retry, or lose them when the route is abandoned."""
         hand = self.hand
-        if hand.waiting or hand.limits.count or hand.in_handler:
+        if hand.count > hand.held + hand.active:
             return False
         if self._failures.has_dead_letters:
-            for delivery in hand.retries.take_all():
+            for delivery in hand.take_held():
                 failure = delivery.failure or Failure(reasons.SHUTDOWN, "its destination refused all messages")
                 self._failures.give_up(delivery, GivenUp(failure, max(1, delivery.known.attempts)))
         return not hand.active

@@ -1,26 +1,8 @@
-"""Every message that a route from a stream has received and not settled, and its state.
+"""Every message that a route from a stream has received and not settled.
 
-                       delivered
-                           │ add (a redelivery of a message in hand, or settled, is not added)
-                           ▼
-        ┌─────────────► WAITING ◄───────────────┬──────────────┐
-        │                  │ next               │              │
-        │      ┌───────────┼──────────┐         │ its turn     │ cancelled, or
-        │      │ not its   │          │ over its│              │ out of turn
-        │      │ turn      │          │ value's │ limit        │
-        │      ▼           ▼          ▼         │              │
-        │    HELD       ROUTING    LIMITED ─────┘              │
-        │      │           │                                   │
-        └──────┘           │ sent, or being dead-lettered      │
-         released          ▼                                   │
-                        ACTIVE ────────────────────────────────┘
-                           │
-                           ▼
-       settled: delivered, given up, or returned to the stream
-
-The part common to all sources is in `routing/in_hand.py`. HELD messages are in `order`, ROUTING ones in `in_handler`.
-`open` has the messages of the current stream by sequence: after a stream was replaced, messages of the old one are
-still routed, but not acked. Acks, naks and requests for more are not sent here.
+`routing/in_hand.py` has the part common to all sources. HELD messages are in `order`. `open` has the messages of the
+current stream by sequence: after a stream was replaced, messages of the old one are still routed, but not acked. Acks,
+naks and requests for more are not sent here.
 """
 
 from __future__ import annotations
@@ -32,6 +14,7 @@ from typing import Protocol
 
 from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import LAST_SEQUENCE
+from router_trio.routing import moves
 from router_trio.routing.delivery import delivery_of
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.schedule import ArrivalOrder, Limits, NoValueLimit, Order
@@ -59,7 +42,7 @@ class StreamInHand(InHand[StreamDelivery]):
     """The messages of one route. It outlives the route if its successor reads the same consumer."""
 
     def __init__(self) -> None:
-        super().__init__(ArrivalOrder(_order_key, place_of), NoValueLimit())
+        super().__init__(moves.STREAM, ArrivalOrder(_order_key, place_of), NoValueLimit())
         self.cursor: StreamCursor = StreamCursor()
         self.order: SubjectOrder[StreamDelivery] = SubjectOrder()
         self.others: OtherProcesses = OtherProcesses()
@@ -116,7 +99,7 @@ class StreamInHand(InHand[StreamDelivery]):
             self._left[before] = in_hand
         if not self.others.take(now):
             for delivery in self.open.values():
-                self._let_wait(self.order.await_redelivery(delivery))
+                self._try_alone(self.order.await_redelivery(delivery))
         return LeftInHand(lambda: self._left[before])
 
     def _leaves(self, delivery: StreamDelivery) -> None:
@@ -147,7 +130,7 @@ class StreamInHand(InHand[StreamDelivery]):
         self._start_at(StreamCursor(stream_created))
 
     def _start_at(self, cursor: StreamCursor) -> None:
-        self.schedule.waiting += self.order.clear()
+        self._hold_no_longer()
         self.open.clear()
         cursor.streams_before = self.cursor.streams_before + 1
         self.cursor = cursor
@@ -174,8 +157,8 @@ class StreamInHand(InHand[StreamDelivery]):
             return [delivery for delivery in deliveries if not self._add(delivery, within, went_back)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
-        for delivery in deliveries:
-            self.bytes += delivery.raw[3]
+        self.bytes += sum([delivery.raw[3] for delivery in deliveries])
+        self._move_all(deliveries, moves.RECEIVED, moves.OUTSIDE)
         self.schedule.waiting += deliveries
         return []
 
@@ -213,8 +196,8 @@ class StreamInHand(InHand[StreamDelivery]):
             return True
         if others.take(now):
             # Other processes do not wait, and may get the awaited messages.
-            self.schedule.waiting += order.clear()
-        self._let_wait(order.admit(delivery))
+            self._hold_no_longer()
+        self._let_wait(delivery)
         return True
 
     def take_over(self, delivery: StreamDelivery) -> bool:
@@ -226,14 +209,36 @@ class StreamInHand(InHand[StreamDelivery]):
         return True
 
     def _enter(self, delivery: StreamDelivery) -> None:
+        self._move(delivery, moves.RECEIVED, moves.OUTSIDE)
         if delivery.cursor is self.cursor:
             self.open[delivery.sequence] = delivery
         self.count += 1
         self.bytes += delivery.raw[3]
 
-    def _let_wait(self, in_turn: StreamDelivery | None) -> None:
+    def _let_wait(self, delivery: StreamDelivery) -> None:
+        """Let a waiting message wait in the schedule, or hold it, so that another one may wait there."""
+        in_turn = self._admit(delivery, moves.WAITING)
         if in_turn is not None:
             self.schedule.waiting.append(in_turn)
+
+    def _admit(self, delivery: StreamDelivery, state: moves.State) -> StreamDelivery | None:
+        """Hold a message if it is not its turn. Return the message of its key whose turn it is."""
+        in_turn = self.order.admit(delivery)
+        if in_turn is not delivery:
+            self._move(delivery, moves.BEHIND, state)
+            if in_turn is not None:
+                self._move(in_turn, moves.RELEASED)
+        return in_turn
+
+    def _try_alone(self, in_turn: StreamDelivery | None) -> None:
+        if in_turn is not None:
+            self._move(in_turn, moves.RELEASED)
+            self.schedule.waiting.append(in_turn)
+
+    def _hold_no_longer(self) -> None:
+        held = self.order.clear()
+        self._move_all(held, moves.RELEASED)
+        self.schedule.waiting += held
 
     # --- routed ---
 
@@ -248,9 +253,11 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def next(self, now: float) -> StreamDelivery | None:
         while (delivery := self.limits.pop_due(now)) is not None:
+            self._move(delivery, moves.DUE)
             if self.order.lines and self.order.follows_run(delivery):
                 self.schedule.finished(delivery)
-                self._release([delivery])
+                self._move(delivery, moves.PUT_BACK)
+                self.schedule.release([delivery])
             elif self._is_in_turn(delivery):
                 delivery.route.limited += 1
                 return delivery
@@ -258,8 +265,12 @@ class StreamInHand(InHand[StreamDelivery]):
             delivery = self.schedule.take()
             if delivery is None:
                 break
+            self._move(delivery, moves.TURN, moves.WAITING)
+            limited = self.limits.count
             if self._is_in_turn(delivery) and self.limits.admits(delivery, now):
                 return delivery
+            if self.limits.count > limited:
+                self._move(delivery, moves.OVER_LIMIT)
         return None
 
     def next_together(self, most: int) -> list[StreamDelivery]:
@@ -268,12 +279,15 @@ class StreamInHand(InHand[StreamDelivery]):
         if not order.lines and schedule.as_added:
             waiting = schedule.waiting
             if len(waiting) > most:
-                return [waiting.popleft() for _ in range(most)]
-            taken = list(waiting)
-            waiting.clear()
+                taken = [waiting.popleft() for _ in range(most)]
+            else:
+                taken = list(waiting)
+                waiting.clear()
+            self._move_all(taken, moves.TURN, moves.WAITING)
             return taken
         taken = []
         while len(taken) < most and (delivery := schedule.take()) is not None:
+            self._move(delivery, moves.TURN, moves.WAITING)
             if not order.lines or self._is_in_turn(delivery):
                 taken.append(delivery)
         return taken
@@ -282,7 +296,7 @@ class StreamInHand(InHand[StreamDelivery]):
         """Return True if a message may be routed now. Otherwise hold it, and let the one whose turn it is wait."""
         if not self.order.lines or delivery.cursor is not self.cursor:
             return True
-        in_turn = self.order.admit(delivery)
+        in_turn = self._admit(delivery, moves.ACTIVE)
         if in_turn is delivery:
             return True
         self.schedule.finished(delivery)
@@ -296,8 +310,9 @@ class StreamInHand(InHand[StreamDelivery]):
 
     # --- settled, or redelivered later ---
 
-    def remove(self, delivery: StreamDelivery) -> bool:
+    def _remove(self, delivery: StreamDelivery, event: moves.Event) -> bool:
         """Remove a message that is settled or returned. Return True if it belongs to the current stream."""
+        self._move(delivery, event)
         self.count -= 1
         self.bytes -= delivery.raw[3]
         if self._left:
@@ -311,6 +326,7 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
         """Remove messages that need not be redelivered. Return the ack subjects of those of the current stream."""
+        self._move_all(deliveries, moves.SETTLED)
         self.count -= len(deliveries)
         if self._left:
             for delivery in deliveries:
@@ -321,14 +337,16 @@ class StreamInHand(InHand[StreamDelivery]):
         sequences: list[int] = []
         times: list[bytes] = []
         ack_subjects: list[bytes] = []
+        size = 0
         for delivery in deliveries:
-            self.bytes -= delivery.raw[3]
+            size += delivery.raw[3]
             if delivery.cursor is cursor:
                 sequence = delivery.sequence
                 del in_hand[sequence]
                 sequences.append(sequence)
                 times.append(delivery.time)
                 ack_subjects.append(delivery.ack_subject)
+        self.bytes -= size
         if sequences:
             cursor.mark_settled(sequences, times)
         if self.order.lines:
@@ -337,18 +355,22 @@ class StreamInHand(InHand[StreamDelivery]):
                     self._release_behind(delivery)
         return ack_subjects
 
-    def given_up(self, delivery: StreamDelivery) -> None:
-        """Record that a removed message will not be redelivered although it failed."""
-        self.cursor.given_up(delivery.sequence)
-        self._release_behind(delivery)
+    def give_up(self, delivery: StreamDelivery) -> bool:
+        """Remove a message that will not be redelivered although it failed. Return True if its stream is current."""
+        is_open = self._remove(delivery, moves.SETTLED)
+        if is_open:
+            self.cursor.given_up(delivery.sequence)
+            self._release_behind(delivery)
+        return is_open
 
     def await_redelivery(self, delivery: StreamDelivery, now: float, due: float, within: float) -> None:
-        """Record that a removed message will be redelivered when it is `due`, or up to `within` seconds later.
+        """Remove a message that failed, and is redelivered when it is `due`, or up to `within` seconds later.
 
         If it holds back later messages, they wait for that.
         """
+        self._remove(delivery, moves.FAILED)
         if self.holds_back(delivery) and not self.others.take(now):
-            self._let_wait(self.order.await_redelivery(delivery, due, due + within))
+            self._try_alone(self.order.await_redelivery(delivery, due, due + within))
         else:
             self._release_behind(delivery)
 
@@ -358,16 +380,19 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def _release(self, deliveries: Sequence[StreamDelivery]) -> None:
         if deliveries:
+            self._move_all(deliveries, moves.RELEASED)
             self.schedule.release(deliveries)
 
     def take_back(self, delivery: StreamDelivery) -> None:
-        """Requeue a removed message that failed only because an earlier message has to be routed first."""
+        """Requeue a message that failed only because an earlier message has to be routed first."""
         keeper: object = delivery.keeper
         assert keeper is self.owner, "a message of an earlier generation is returned to the stream"
+        self._move(delivery, moves.PUT_BACK)
+        self.schedule.finished(delivery)
+        delivery.keep_for_redelivery()
         delivery.start_again()
-        self._enter(delivery)
         if delivery.cursor is self.cursor:
-            self._let_wait(self.order.admit(delivery))
+            self._let_wait(delivery)
         else:
             self.schedule.waiting.append(delivery)  # no order is kept in the replaced stream
 
@@ -381,7 +406,7 @@ class StreamInHand(InHand[StreamDelivery]):
         if delivery.cursor is not self.cursor or self.others.take(now):
             return False
         passed_by = not self.order.pass_by(delivery)
-        self._let_wait(self.order.await_redelivery(delivery))
+        self._try_alone(self.order.await_redelivery(delivery))
         return passed_by
 
     def release_behind_unanswered(self, waits_long: Callable[[StreamDelivery], bool]) -> bool:
@@ -426,26 +451,36 @@ class StreamInHand(InHand[StreamDelivery]):
         """Remove and return the newest held message, if there is one; its redelivery is awaited."""
         delivery = self.order.give_back_newest(due, due + within)
         if delivery is not None:
-            self.remove(delivery)
+            self._move(delivery, moves.WITHDRAWN)
+            self.give_back(delivery)
         return delivery
+
+    def give_back(self, delivery: StreamDelivery) -> bool:
+        """Remove a message that was not routed, which its stream redelivers. Return False if its stream is gone."""
+        return self._remove(delivery, moves.GIVEN_BACK)
 
     def take_stuck(self) -> list[StreamDelivery]:
         """Take out messages that wait for redeliveries, or for the limit of their value, at the end of the route.
 
-        Returned in the order of the stream. `remove` is still to be called for each.
+        Returned in the order of the stream. `give_back` is still to be called for each.
         """
-        return self.order.stuck() + self.limits.clear()
+        stuck = self.order.stuck() + self.limits.clear()
+        self._move_all(stuck, moves.WITHDRAWN)
+        return stuck
 
     def take_unrouted(self) -> list[StreamDelivery]:
         """Take out all waiting, limited and held messages; not those that are in a handler or active.
 
-        `remove` is still to be called for each. Messages of the current stream are last, in its order.
+        `give_back` is still to be called for each. Messages of the current stream are last, in its order.
         """
         ours: list[StreamDelivery] = []
         before: list[StreamDelivery] = []
-        for delivery in (*self.limits.clear(), *self.schedule.clear()):
+        waiting, limited, held = self.schedule.clear(), self.limits.clear(), self.order.leave_hand()
+        self._move_all(waiting, moves.WITHDRAWN, moves.WAITING)
+        self._move_all(limited + held, moves.WITHDRAWN)
+        for delivery in limited + waiting:
             (ours if delivery.cursor is self.cursor else before).append(delivery)
-        ours += self.order.leave_hand()
+        ours += held
         return before + sorted(ours, key=_sequence)
 
     def lead_ends(self) -> None:
@@ -457,7 +492,7 @@ class StreamInHand(InHand[StreamDelivery]):
         """Record that messages were returned at the end: a successor waits for them before it routes later ones."""
         if not self.others.take(now):
             for delivery in deliveries:
-                self._let_wait(self.order.await_returned(delivery))
+                self._try_alone(self.order.await_returned(delivery))
 
 
 class LeftInHand:

@@ -304,12 +304,11 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             self._failed(delivery, failure)
         elif failure is None and self.is_over:
             self._return((delivery,))  # it is not routed any more
+        elif failure is None:
+            hand.take_back(delivery)
         else:
-            hand.remove(delivery)
-            if failure is None:
-                hand.take_back(delivery)
-            else:
-                delivery.settle_as("lost")  # its stream is gone
+            hand.give_up(delivery)
+            delivery.settle_as("lost")  # its stream is gone
         self.route.look()
 
     def first_stored(self) -> None:
@@ -362,26 +361,21 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def try_again(self, delivery: StreamDelivery, delay: float, now: float) -> bool:
         delivery.cursor.failures.retried.add(delivery.sequence, now)
-        self.hand.remove(delivery)
-        delivery.settle_as("returned")
         self.hand.await_redelivery(delivery, now, now + delay + OVERDUE, self.late)
+        delivery.settle_as("returned")
         self.acks.nak(delivery.ack_subject, delay)
         return True
 
     def scheduled(self, delivery: StreamDelivery) -> None:
         """Ack a message whose next attempt another stream keeps. Later messages do not wait for it."""
-        is_open = self.hand.remove(delivery)
-        if is_open:
-            self.hand.given_up(delivery)
+        is_open = self.hand.give_up(delivery)
         delivery.settle_as("scheduled")
         if is_open:
             self.acks.ack([delivery.ack_subject])
         self.route.look()
 
     def dead_lettered(self, delivery: StreamDelivery, dead: GivenUp, *, elsewhere: bool) -> None:
-        is_open = self.hand.remove(delivery)
-        if is_open:
-            self.hand.given_up(delivery)
+        is_open = self.hand.give_up(delivery)
         # Before bytes are sent, since the ledger has to add up then.
         delivery.settle_as("duplicate" if elsewhere else "dead_lettered")
         if is_open:
@@ -390,9 +384,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def dropped(self, delivery: StreamDelivery, dead: GivenUp) -> None:
         """Ack a message that is given up without a dead letter. A stream with limits retention keeps it."""
-        is_open = self.hand.remove(delivery)
-        if is_open:
-            self.hand.given_up(delivery)
+        is_open = self.hand.give_up(delivery)
         delivery.settle_as("given_up")
         self._failures.count(MessageGivenUp, delivery, dead)
         if not is_open:
@@ -405,7 +397,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     def not_stored(self, delivery: StreamDelivery, dead: GivenUp) -> None:
         """Leave the message in the stream."""
         if delivery.cursor is not self.hand.cursor:
-            self.hand.remove(delivery)
+            self.hand.give_up(delivery)
             delivery.settle_as("lost")  # that stream is gone
         elif self._is_last_delivery(delivery) and not dead.taken_over:
             self.dropped(delivery, dead)
@@ -528,7 +520,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def _count_returned(self, delivery: StreamDelivery) -> None:
         """Remove a message that was not routed. It counts as returned, or as lost if its stream is gone."""
-        delivery.settle_as("returned" if self.hand.remove(delivery) else "lost")
+        delivery.settle_as("returned" if self.hand.give_back(delivery) else "lost")
 
     # --- the end ---
 

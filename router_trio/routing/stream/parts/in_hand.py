@@ -8,6 +8,7 @@ from math import inf
 
 import trio
 
+from router_trio.routing import moves
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.schedule import ArrivalOrder, NoValueLimit
 from router_trio.routing.stream.delivery import StreamDelivery
@@ -19,7 +20,7 @@ class PartsInHand(InHand[StreamDelivery]):
     """The messages in hand of all parts. Its own schedule and limits have none."""
 
     def __init__(self) -> None:
-        super().__init__(ArrivalOrder(lambda delivery: delivery.order_key, place_of), NoValueLimit())
+        super().__init__(moves.STREAM, ArrivalOrder(lambda delivery: delivery.order_key, place_of), NoValueLimit())
         self.keepers: list[StreamKeeper] = []
         self._turns: deque[StreamKeeper] = deque()
         """Keepers that may have a message to route, the next one first."""
