@@ -48,8 +48,12 @@ RELOADED_WITHIN = 20.0
 SETTLED_WITHIN = 30.0
 SAMPLES = 40
 """Samples of the memory over the whole run."""
-FLAT_WITHIN = 0.05
-"""Allowed growth of the memory of thousands of reloads, from the second quarter to the last."""
+FLAT_WITHIN = 0.15
+"""Allowed growth of the memory of thousands of reloads, from the second quarter to the last.
+
+What an ended route has left is in cycles, which Python collects after thousands of reloads; that none of it stays is
+held by tests/unit/router/test_reload_memory.py.
+"""
 SHOWN = 10
 
 HEAD = """
