@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_LAST = 100_000
 """Messages that can be compared at a time: a line of text is kept for each."""
 
-_NONE_LEFT: Mapping[str, str] = {}
+_NOTHING_LEFT: Mapping[str, Sequence[str]] = {}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -61,9 +61,9 @@ def diff(old: Path, new: Path, *, route: str | None = None, last: int | None = N
     if route is not None and last is not None:
         return _try(load(old), load(new), route, last)
     before, after = load_with_handlers(old), load_with_handlers(new)
-    from router_trio.settings.reload.difference import difference, left_retries
+    from router_trio.settings.reload.difference import difference
 
-    for line in lines(difference(before, after), left_retries(before, after)):
+    for line in lines(difference(before, after)):
         show(line)
     return DONE
 
@@ -114,31 +114,26 @@ def _source(route: RouteSettings) -> tuple[str, str | None]:
     return route.source.connection, route.source.kind.stream(route.source)
 
 
-def lines(found: Difference, left: Mapping[str, str] = _NONE_LEFT) -> Iterator[str]:
-    """Yield the lines that `diff` prints. `left` says what becomes of scheduled retries, by route."""
+def lines(found: Difference) -> Iterator[str]:
+    """Yield the lines that `diff` prints."""
     for key in found.process:
         yield f"{key}{' (needs a restart)' if key.needs_restart else ''}"
     yield from _lines("connection", found.connections)
     yield from _lines("stream", found.streams)
-    yield from _lines("route", found.routes, left)
+    yield from _lines("route", found.routes, found.left)
 
 
-def _lines(kind: str, names: Names, left: Mapping[str, str] = _NONE_LEFT) -> Iterator[str]:
+def _lines(kind: str, names: Names, left: Mapping[str, Sequence[str]] = _NOTHING_LEFT) -> Iterator[str]:
     yield from (f"{kind} {name}: added" for name in names.added)
     for name in names.removed:
         yield f"{kind} {name}: removed"
-        yield from _indented(left.get(name))
+        yield from (f"    {one}" for one in left.get(name, ()))
     for change in names.changed:
         yield f"{kind} {change.name}: changed{_kept(change)}"
         yield from (f"    {key}" for key in change.keys)
         yield from (f"    its connection {name} changes" for name in change.connections)
-        yield from _indented(left.get(change.name))
+        yield from (f"    {one}" for one in left.get(change.name, ()))
     yield from (f"{kind} {name}: unchanged" for name in names.unchanged)
-
-
-def _indented(text: str | None) -> Iterator[str]:
-    if text is not None:
-        yield f"    {text}"
 
 
 def _kept(change: Change) -> str:

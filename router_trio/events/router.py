@@ -322,7 +322,8 @@ class RouterReloaded(Event):
 
     `keys` has each key that differs, with its old and its new value as `router-trio diff` shows them. `unchanged` is
     the number of connections and routes that were not affected, `unsettled` the number of messages that the connections
-    and routes that ended could not settle in time.
+    and routes that ended could not settle in time. `left` is what routes leave behind on servers: durables that no
+    route reads any more, and retries that wait where the new settings schedule none.
     """
 
     code = "ROUTER_RELOADED"
@@ -333,11 +334,13 @@ class RouterReloaded(Event):
     unchanged: int
     unsettled: int
     keys: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("added", "removed", "changed"):
             self._set(name, getattr(self, name)[:MOST_NAMES])
-        self._set("keys", tuple(map(bounded, self.keys[:MOST_NAMES])))
+        for name in ("keys", "left"):
+            self._set(name, tuple(map(bounded, getattr(self, name)[:MOST_NAMES])))
 
 
 class ReloadRefused(Event):

@@ -245,6 +245,7 @@ class Reload:
                 unchanged=len(found.connections.unchanged) + len(found.routes.unchanged),
                 unsettled=self._unsettled,
                 keys=tuple(found.lines()),
+                left=tuple(f"route {name}: {one}" for name, left in found.left.items() for one in left),
             )
         )
         if found.needs_restart:

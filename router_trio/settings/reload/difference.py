@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from router_trio.errors import Problem
@@ -82,13 +82,31 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
+class _Durable:
+    """A durable, or those of the partitions of one name."""
+
+    connection: str
+    stream: str
+    name: str
+    has_partitions: bool
+
+    def __str__(self) -> str:
+        partitions = " with its partitions" if self.has_partitions else ""
+        return f"durable {self.name}{partitions} of stream {self.stream} on connection {self.connection}"
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
-    """All differences. `process` are the keys of the sections `router` and `telemetry`."""
+    """All differences. `process` are the keys of the sections `router` and `telemetry`.
+
+    `left` is what routes leave behind on servers, by route.
+    """
 
     connections: Names
     routes: Names
     streams: Names
     process: tuple[KeyChange, ...]
+    left: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def needs_restart(self) -> tuple[str, ...]:
@@ -112,7 +130,7 @@ def difference(old: Settings, new: Settings) -> Difference:
     routes = _routes(_by_name(old.routes), _by_name(new.routes), connections)
     streams = _names(_streams(old.streams), _streams(new.streams))
     process = tuple(_keys(old.router, new.router, "router.")) + tuple(_keys(old.telemetry, new.telemetry, "telemetry."))
-    return Difference(connections, routes, streams, process + tuple(_positions(old, new)))
+    return Difference(connections, routes, streams, process + tuple(_positions(old, new)), _left(old, new))
 
 
 def other_partitions(old: Settings, new: Settings) -> Iterator[Problem]:
@@ -139,20 +157,38 @@ def other_partitions(old: Settings, new: Settings) -> Iterator[Problem]:
         yield Problem(f"routes[{index}].from.partitions", text)
 
 
-def left_retries(old: Settings, new: Settings) -> dict[str, str]:
-    """Return what becomes of retries that the old settings have scheduled and the new ones do not, by route."""
-    after, found = _by_name(new.routes), {}
+def _left(old: Settings, new: Settings) -> dict[str, tuple[str, ...]]:
+    """Return what routes of the old settings leave behind on servers, by route."""
+    after = _by_name(new.routes)
+    read = {durable for route in new.routes if (durable := _durable_of(route)) is not None}
+    found = {}
     for route in old.routes:
-        place, now = _scheduled_in(route), after.get(route.name)
-        if place is None or (now is not None and place == _scheduled_in(now)):
-            continue
-        connection, stream, prefix = place
-        drains = now is not None and now.source.connection == connection
-        if drains and now is not None:
-            drains = not [*check_schedule("", route.retry, now.source, now.to)]
-        what = "are received until none is left" if drains else "are not received any more"
-        found[route.name] = f"retries that wait in {stream} below {prefix} {what}"
+        durable, retries = _durable_of(route), _left_retries(route, after.get(route.name))
+        lines = [] if durable is None or durable in read else [f"{durable} stays on the server"]
+        lines += [] if retries is None else [retries]
+        if lines:
+            found[route.name] = tuple(lines)
     return found
+
+
+def _durable_of(route: RouteSettings) -> _Durable | None:
+    """Return the durable that a route reads; None if it reads none."""
+    source = route.source
+    consumer = source.kind.consumer(source)
+    return None if consumer is None else _Durable(source.connection, *consumer, source.partitions is not None)
+
+
+def _left_retries(route: RouteSettings, now: RouteSettings | None) -> str | None:
+    """Return what becomes of retries that a route has scheduled and does not schedule `now`; None of none."""
+    place = _scheduled_in(route)
+    if place is None or (now is not None and place == _scheduled_in(now)):
+        return None
+    connection, stream, prefix = place
+    drains = now is not None and now.source.connection == connection
+    if drains and now is not None:
+        drains = not [*check_schedule("", route.retry, now.source, now.to)]
+    what = "are received until none is left" if drains else "are not received any more"
+    return f"retries that wait in {stream} below {prefix} {what}"
 
 
 def _scheduled_in(route: RouteSettings) -> tuple[str, str, str] | None:

@@ -227,7 +227,7 @@ SENTENCES: Mapping[type[Event], str] = {
     ),
     events.RouterReloaded: (
         "Configuration reloaded: added {added}, removed {removed}, changed {changed}; "
-        "connections and routes unchanged: {unchanged}{and_unsettled}"
+        "connections and routes unchanged: {unchanged}{and_unsettled}{and_left}"
     ),
     events.ReloadRefused: ("Configuration not reloaded, the previous one stays in force: {count:count problem} found"),
     events.RestartNeeded: "Configuration reloaded. Changes to {keys} take effect only after a restart",
@@ -384,6 +384,7 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "and_unsettled": lambda fields: (
         f", {fields['unsettled']:count message} left unsettled" if fields["unsettled"] else ""
     ),
+    "and_left": lambda fields: "".join(f"; {one}" for one in fields["left"]),
     "this_stream": lambda fields: f"stream {fields['stream']}" if "stream" in fields else "a stream",
     "assumed": lambda fields: (
         " (the server's default, since it could not be looked up)" if fields["window_assumed"] else ""

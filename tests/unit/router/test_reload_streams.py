@@ -51,6 +51,15 @@ async def test_a_route_from_a_stream_changes_and_each_message_is_stored_once(aut
         assert w.live.connections["main"].pull_budget.consumers == 1
 
 
+async def test_a_reload_names_the_durable_that_no_route_reads_any_more(autojump_clock: MockClock) -> None:
+    async with world([stream("IN", "out.$1", filter="in.*")], brokers=one_broker()) as w:
+        await w.live.reload(w.configuration(stream("IN", "out.$1", filter="in.*", durable="other", deliver="new")))
+        (left,) = reloaded(w).left
+        assert left == f"route {w.route.name}: durable router of stream IN on connection main stays on the server"
+        await w.live.reload(w.configuration(stream("IN", "out.x", filter="in.*", durable="other", deliver="new")))
+        assert w.watch.of("ROUTER_RELOADED")[1].left == ()
+
+
 async def test_messages_that_the_old_destination_does_not_take_are_returned_and_sent_to_the_new_one(
     autojump_clock: MockClock,
 ) -> None:

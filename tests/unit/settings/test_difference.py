@@ -13,7 +13,6 @@ from router_trio.settings.reload.difference import (
     Names,
     connections_of,
     difference,
-    left_retries,
     other_partitions,
 )
 
@@ -255,8 +254,25 @@ def test_diff_names_retries_that_are_scheduled_where_the_new_settings_have_none(
     route = {"name": "a", "from": {"stream": "S", "durable": "d"}, "to": [{"subject": "x"}]}
     old = configuration(route | {"retry": {"schedule": {"stream": "RETRY", "prefix": "retry"}}})
     new = configuration(*([] if changed is None else [route | changed]))
-    found = [*lines(difference(old, new), left_retries(old, new))]
+    found = [*lines(difference(old, new))]
     assert [line for line in found if "retries" in line] == shown
+
+
+@pytest.mark.parametrize(
+    ("routes", "left"),
+    [
+        ([], ["durable d of stream S on connection main stays on the server"]),
+        ([{"stream": "S", "durable": "e"}], ["durable d of stream S on connection main stays on the server"]),
+        ([{"stream": "S", "durable": "d", "filter": "x.*"}], []),
+        ([{"subject": "x"}, {"stream": "S", "durable": "d"}], []),
+    ],
+)
+def test_a_durable_that_no_route_reads_any_more_is_named(routes: list[dict[str, Any]], left: list[str]) -> None:
+    made = [{"name": f"r{place}", "from": source, "to": [{"subject": "y"}]} for place, source in enumerate(routes)]
+    old = {"name": "r0", "from": {"stream": "S", "durable": "d"}, "to": [{"subject": "y"}]}
+    found = difference(configuration(old), configuration(*made))
+    assert [*found.left.get("r0", ())] == left
+    assert [line.strip() for line in lines(found) if "durable d" in line] == left
 
 
 def test_a_url_is_shown_without_parts_that_may_be_credentials() -> None:
