@@ -86,7 +86,10 @@ class InHand(Generic[D]):
             self.states[message] = after
 
     def _move_all(self, messages: Sequence[D], event: moves.Event, state: moves.State = moves.ACTIVE) -> None:
-        """Move several messages to a state that is not apart. The table is read once if none in hand is apart."""
+        """Move several messages to a state that is not apart. The table is read once if none in hand is apart.
+
+        Where each lone message passes, the caller asks the same before it calls.
+        """
         if self.states or event not in self.table[state]:
             for message in messages:
                 self._move(message, event, state)

@@ -157,8 +157,12 @@ class StreamInHand(InHand[StreamDelivery]):
             return [delivery for delivery in deliveries if not self._add(delivery, within, went_back)]
         self.open.update(zip(sequences, deliveries, strict=True))
         self.count += len(deliveries)
-        self.bytes += sum([delivery.raw[3] for delivery in deliveries])
-        self._move_all(deliveries, moves.RECEIVED, moves.OUTSIDE)
+        size = 0
+        for delivery in deliveries:
+            size += delivery.raw[3]
+        self.bytes += size
+        if self.states or moves.RECEIVED not in self.table[moves.OUTSIDE]:
+            self._move_all(deliveries, moves.RECEIVED, moves.OUTSIDE)
         self.schedule.waiting += deliveries
         return []
 
@@ -283,7 +287,8 @@ class StreamInHand(InHand[StreamDelivery]):
             else:
                 taken = list(waiting)
                 waiting.clear()
-            self._move_all(taken, moves.TURN, moves.WAITING)
+            if self.states or moves.TURN not in self.table[moves.WAITING]:
+                self._move_all(taken, moves.TURN, moves.WAITING)
             return taken
         taken = []
         while len(taken) < most and (delivery := schedule.take()) is not None:
@@ -326,7 +331,8 @@ class StreamInHand(InHand[StreamDelivery]):
 
     def delivered(self, deliveries: list[StreamDelivery]) -> list[bytes]:
         """Remove messages that need not be redelivered. Return the ack subjects of those of the current stream."""
-        self._move_all(deliveries, moves.SETTLED)
+        if self.states or moves.SETTLED not in self.table[moves.ACTIVE]:
+            self._move_all(deliveries, moves.SETTLED)
         self.count -= len(deliveries)
         if self._left:
             for delivery in deliveries:

@@ -7,7 +7,7 @@ routes and their surroundings, each as simple as possible.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import inf
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -61,6 +61,13 @@ PLAN: Any = SimpleNamespace(numbering=Numbering("all", (b"out",)), settings=Simp
 M = TypeVar("M", bound=InHand[Any])
 
 
+class _OneByOne(dict[moves.Event, moves.State]):
+    """The moves from a state, for a hand that looks each time whether they have an event, and so moves one by one."""
+
+    def __contains__(self, event: object) -> bool:
+        return False
+
+
 class Watch:
     """Follows the messages of a hand by its table alone. `reached` are the entries of the table that were used."""
 
@@ -72,28 +79,17 @@ class Watch:
         """Return the hand, whose moves are followed from now on. What is compiled can't be followed."""
         if COMPILED:
             return hand
-        move, move_all = hand._move, hand._move_all
-
-        def moved(message: Delivery, event: moves.Event, state: moves.State) -> None:
-            before = self.states.get(message, moves.OUTSIDE)
-            assert before == state, f"the hand takes a message that is {before} for one that is {state}: {event!r}"
-            self.states[message] = hand.table[before][event]
-            self.reached.add((before, event))
+        move, table = hand._move, hand.table
 
         def followed(message: Delivery, event: moves.Event, state: moves.State = moves.ACTIVE) -> None:
-            known = hand.states.get(message, state)
+            known, before = hand.states.get(message, state), self.states.get(message, moves.OUTSIDE)
             move(message, event, state)
-            moved(message, event, known)
-
-        def all_followed(messages: Sequence[Delivery], event: moves.Event, state: moves.State = moves.ACTIVE) -> None:
-            one_by_one = bool(hand.states)
-            move_all(messages, event, state)
-            if not one_by_one:
-                for message in messages:
-                    moved(message, event, state)
+            assert before == known, f"the hand takes a message that is {before} for one that is {known}: {event!r}"
+            self.states[message] = table[before][event]
+            self.reached.add((before, event))
 
         watched: Any = hand
-        watched._move, watched._move_all = followed, all_followed
+        watched._move, watched.table = followed, {state: _OneByOne(events) for state, events in table.items()}
         return hand
 
     def assert_left(self, message: Delivery, state: moves.State) -> None:
@@ -436,8 +432,8 @@ class StreamMachine(RuleBasedStateMachine):
         """All messages of the current stream that are neither settled nor gone."""
         self.again: list[int] = []
         """Returned messages that the consumer will redeliver."""
-        self.disturbed: set[bytes] = set()
-        """Keys for which the wait for a message was ended."""
+        self.disturbed: set[tuple[int, bytes]] = set()
+        """Keys for which the wait for a message was ended, each with the number of streams before that."""
         self.delivered: dict[bytes, list[tuple[int, int]]] = {}
         self.hand.stream_replaced("0")
 
@@ -499,7 +495,7 @@ class StreamMachine(RuleBasedStateMachine):
     def wait_no_longer(self, index: int, exists: bool) -> None:
         """Stop waiting for a message that seems to be elsewhere. It may still be redelivered, or is gone."""
         sequence = self.again[index % len(self.again)]
-        self.disturbed.add(self.messages[sequence][0])
+        self.disturbed.add((self.hand.cursor.streams_before, self.messages[sequence][0]))
         if exists:
             self.hand.wait_no_longer([sequence])
         else:
@@ -515,7 +511,6 @@ class StreamMachine(RuleBasedStateMachine):
         self.sequence = self.number = 0
         self.messages.clear()
         self.again.clear()
-        self.disturbed.clear()
         self.hand.stream_replaced(str(self.incarnation))
         assert not self.hand.open
 
@@ -564,7 +559,7 @@ class StreamMachine(RuleBasedStateMachine):
         key = delivery.raw[0]
         if delivery.cursor is self.hand.cursor:
             del self.messages[delivery.sequence]
-        if self.by_key and key not in self.disturbed:
+        if self.by_key:
             self.delivered.setdefault(key, []).append((delivery.cursor.streams_before, delivery.sequence))
 
     @precondition(lambda self: self.active)
@@ -697,14 +692,15 @@ class StreamMachine(RuleBasedStateMachine):
     def a_key_waits_for_something(self) -> None:
         if self.by_key:
             assert_keys_are_used(self.hand.schedule, [*limited_in(self.hand.limits), *self.active])
+            stream = self.hand.cursor.streams_before
             ours = Counter(one.raw[0] for one in self.active if one.cursor is self.hand.cursor)
-            assert all(count == 1 for key, count in ours.items() if key not in self.disturbed), "two of a key"
+            assert all(count == 1 for key, count in ours.items() if (stream, key) not in self.disturbed), "two of a key"
 
     @invariant()
     def each_key_is_in_order(self) -> None:
         for key, delivered in self.delivered.items():
-            if key not in self.disturbed:
-                assert delivered == sorted(delivered)
+            in_order = [one for one in delivered if (one[0], key) not in self.disturbed]
+            assert in_order == sorted(in_order)
 
     def teardown(self) -> None:
         """Redeliver everything, and fail nothing any more: then no message is left waiting."""
