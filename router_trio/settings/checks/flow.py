@@ -11,7 +11,7 @@ from router_trio.settings.checks.content import check_expression
 from router_trio.settings.expressions import PER
 from router_trio.settings.patterns import check_name, check_own_subject
 from router_trio.settings.retry import RetrySettings
-from router_trio.settings.routes import DestinationSettings, LimitSettings, SourceSettings
+from router_trio.settings.routes import DestinationSettings, LimitSettings, RouteSettings, SourceSettings
 from router_trio.settings.units import MOST_MESSAGES, Rate, format_duration
 
 _REASON = re.compile(rf"[a-z][a-z0-9_]*|{HANDLER_ERROR}:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -49,6 +49,11 @@ def check_retry(path: str, retry: RetrySettings | None) -> Iterator[Problem]:
             )
         elif ":" not in reason and reason not in TO_NAME and (near := _meant(reason)) is not None:
             yield Problem(where, f"no message fails with the reason {reason!r}; did you mean {near!r}?")
+
+
+def may_schedule(retry: RetrySettings | None, route: RouteSettings) -> bool:
+    """Return True if a route with this source and these destinations could have the `schedule` of `retry`."""
+    return not any(check_schedule("", retry, route.source, route.to))
 
 
 def check_schedule(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from router_trio.errors import Problem
-from router_trio.settings.checks.flow import check_schedule
+from router_trio.settings.checks.flow import may_schedule
 from router_trio.settings.content import without_keys
 from router_trio.settings.routes import RouteSettings
 from router_trio.settings.routes.sources.partitioned import partitioning_of
@@ -184,9 +184,7 @@ def _left_retries(route: RouteSettings, now: RouteSettings | None) -> str | None
     if place is None or (now is not None and place == _scheduled_in(now)):
         return None
     connection, stream, prefix = place
-    drains = now is not None and now.source.connection == connection
-    if drains and now is not None:
-        drains = not [*check_schedule("", route.retry, now.source, now.to)]
+    drains = now is not None and now.source.connection == connection and may_schedule(route.retry, now)
     what = "are received until none is left" if drains else "are not received any more"
     return f"retries that wait in {stream} below {prefix} {what}"
 

@@ -31,7 +31,7 @@ from router_trio.routing.stream.retries.account import Account, Confirmed
 from router_trio.routing.stream.retries.deliveries import RetriedDeliveries
 from router_trio.routing.stream.retries.schedules import RetrySchedules
 from router_trio.routing.stream.source import StreamPart, StreamSource
-from router_trio.settings.checks.flow import check_schedule
+from router_trio.settings.checks.flow import may_schedule
 from router_trio.settings.retry import RetryScheduleSettings, RetrySettings
 from router_trio.settings.routes.sources.partitioned import partitioning_of
 from router_trio.states import FAILED, PAUSED, RUNNING, Behind
@@ -383,4 +383,4 @@ class RetryingSource(KeptSource[PartsKeeper]):
 def _may_drain(schedule: RetrySchedule, route: RouteSettings) -> bool:
     """Return True if a route with these settings could schedule its retries there."""
     retry = RetrySettings(schedule=RetryScheduleSettings(stream=schedule.stream, prefix=schedule.prefix))
-    return not any(check_schedule("", retry, route.source, route.to))
+    return may_schedule(retry, route)
