@@ -26,6 +26,7 @@ from statistics import fmean, median
 
 import trio
 
+from tests.performance.benchmarks.processor import resident_bytes
 from tests.support.command import COMMAND, environment
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import RawClient, RawSubscription, connect
@@ -217,8 +218,7 @@ class Router:
     @property
     def memory(self) -> float:
         """Its resident memory in MiB."""
-        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
-        return pages * 4096 / 2**20
+        return resident_bytes(self._process.pid) / 2**20
 
     async def end(self) -> None:
         """End it in good order."""

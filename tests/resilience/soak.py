@@ -23,6 +23,7 @@ from typing import Any
 import trio
 
 from router_trio.embedded import HOST, reserve_port
+from tests.performance.benchmarks.processor import resident_bytes
 from tests.support.command import COMMAND, environment
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
@@ -107,9 +108,8 @@ class Router:
         status = await self.status()
         _check_ledger(status)
         proc = Path("/proc") / str(self.process.pid)
-        pages = int((proc / "statm").read_text().split()[1])
         connected = status["connections"]["main"]["state"] == "connected"
-        return Sample(pages * 4096, len(list((proc / "fd").iterdir())), connected)
+        return Sample(resident_bytes(self.process.pid), len(list((proc / "fd").iterdir())), connected)
 
     def stopped(self) -> dict[str, Any]:
         """The log line of its end."""
