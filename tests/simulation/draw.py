@@ -21,6 +21,7 @@ from tests.simulation.keyed import SHARE as KEYED
 from tests.simulation.keyed import keyed
 from tests.simulation.permissions import taken_away
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
+from tests.simulation.series import series
 from tests.simulation.unequal import unequal
 
 HORIZON = 40.0
@@ -90,13 +91,14 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     advisories = advised(names, routes, HORIZON, Random(f"advisories {seed}"))
     cuts = cut_short(routes, load, Random(f"cut short {seed}"))
     routes, sizes = unequal(routes, Random(f"unequal {seed}"))
-    steps = [*load, *more, *denials, *advisories, *refusals, *cuts, *sizes]
+    reloads = series(routes, load, Random(f"series {seed}"))
+    steps = [*load, *more, *denials, *advisories, *refusals, *cuts, *reloads, *sizes]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
             if step is not None:
                 steps.append(Step(_when(random, load), kind, step.seconds, step.what))
-    added = (*ends, *forgeries, *denials, *advisories, *refusals, *cuts, *sizes)
+    added = (*ends, *forgeries, *denials, *advisories, *refusals, *cuts, *reloads, *sizes)
     return Schedule(
         seed=seed,
         brokers=brokers,
