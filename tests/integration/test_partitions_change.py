@@ -97,14 +97,18 @@ class Place:
                     {"id": pins[number]} if number in pins else {}
                 )
                 await client.publish(request, json.dumps(pull).encode(), None, inbox)
-                message = await replies.next(5.0)
+                try:
+                    message = await replies.next(2.0)
+                except trio.TooSlowError:  # the durable was deleted when the request arrived
+                    number = (number + 1) % count
+                    continue
                 if message.reply is not None:
                     self.routed[message.subject.split(".")[2]].append(int(message.payload))
                     await client.publish(message.reply, b"+ACK")
             if (pin := dict(message.headers).get("Nats-Pin-Id")) is not None:
                 pins[number] = pin
             if message.status == "423":
-                del pins[number]
+                pins.pop(number, None)
             if message.status:
                 number = (number + 1) % count
                 await trio.sleep(0.01)
