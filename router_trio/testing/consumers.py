@@ -161,6 +161,10 @@ class Consumer:
         """Return the sequences of delivered, unacked messages, in order."""
         return sorted(self._unacked)
 
+    def is_due(self, sequence: int, now: float) -> bool:
+        """Return True if an unacked message is redelivered as soon as it is requested."""
+        return sequence in self._again or self._unacked[sequence].due <= now
+
     def look_for(self, awaited: Mapping[int, bytes], now: float) -> tuple[ConsumerState, set[int]] | SourceError:
         """Return the state, and those of the messages that the stream does not have; an error if it can't be asked."""
         if self.deleted or not self.has_leader(now):

@@ -216,9 +216,9 @@ class Trouble:
         self._network.wake_links()
 
     def deliver_again(self, stream: str, durable: str, count: int) -> None:
-        """Redeliver `count` of the unacked messages of a durable."""
-        consumer = self._server.consumers[stream, durable]
-        consumer.again(consumer.left_unacked()[:count], trio.current_time())
+        """Redeliver `count` of the unacked messages of a durable. Those that are due keep their place before others."""
+        consumer, now = self._server.consumers[stream, durable], trio.current_time()
+        consumer.again([one for one in consumer.left_unacked()[:count] if not consumer.is_due(one, now)], now)
         self._network.wake_links()
 
     def hold(self, stream: str, durable: str, count: int, delay: float) -> None:

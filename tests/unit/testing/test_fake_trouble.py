@@ -173,6 +173,24 @@ async def test_a_durable_redelivers_on_demand(broker: FakeBroker, autojump_clock
         assert trio.current_time() == 0.0
 
 
+async def test_a_message_that_is_due_keeps_its_place_when_it_is_redelivered_on_demand(
+    broker: FakeBroker, autojump_clock: trio.abc.Clock
+) -> None:
+    received = Recorder()
+    for name in "abc":
+        broker.publish(f"in.{name}", b"")
+    async with broker.connect(SERVER, INBOX, Recorder()) as link:
+        consumer = await link.open_consumer(SPEC, received)
+        consumer.pull(3, 30.0)
+        await received.until_delivered(3)
+        broker.trouble.deliver_again("IN", "router", 3)
+        await trio.sleep(1)
+        broker.trouble.deliver_again("IN", "router", 1)
+        consumer.pull(3, 30.0)
+        await received.until_delivered(6)
+    assert [subject for subject, *_ in received.messages[3:]] == [b"in.a", b"in.b", b"in.c"]
+
+
 async def test_a_redelivery_by_the_server_itself_is_no_sign_of_another_process(
     broker: FakeBroker, autojump_clock: trio.abc.Clock
 ) -> None:
