@@ -18,6 +18,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import RestartNeeded, RouteRetriesLeft, RouterReloaded
 from router_trio.router.generations import ConnectionGeneration, RouteGeneration
 from router_trio.router.run import Run
+from router_trio.routing.route import Route
 from router_trio.routing.route_plans import RoutePlan
 from router_trio.routing.source import Source
 from router_trio.settings import Settings
@@ -112,9 +113,13 @@ class Reload:
         """End a removed or changed route of that name, and start its successor, if there is one."""
         run, before = self._run, self._before.get(name)
         left: list[RouteRetriesLeft] = []
+        plan = self._plans.get(name)
+        if before is not None and plan is not None and self._stays(before, plan):
+            await self._change_settings(before.route, plan)
+            self._route_ended[name].set()
+            return
         if before is not None:
             left = await self._end_route(name, before)
-        plan = self._plans.get(name)
         if plan is None:
             self._emit_left(left)
             return
@@ -129,6 +134,35 @@ class Reload:
             generation = self._put(RouteGeneration(route))
         generation.begin_routing()
         self._emit_left(left, generation.route.source)
+
+    def _stays(self, before: RouteGeneration, plan: RoutePlan) -> bool:
+        """Return True if a route need not end to have other settings, and what these need is there already."""
+        source = before.route.source
+        if not before.begun or self._connection_up.keys() & {*connections_of(plan.settings), source.connection.name}:
+            return False
+        connection = self._run.connections.get(plan.connection)
+        return connection is not None and source.stays(plan, connection.connection)
+
+    async def _change_settings(self, route: Route, plan: RoutePlan) -> None:
+        """Have a route use other settings, as soon as it has stopped to receive by those that it has."""
+        from router_trio.routing.kept_route import KeptRoute  # only for routes that keep their messages
+
+        assert isinstance(route, KeptRoute), "its source stays"
+        run, source = self._run, route.source
+        await self._streams_first(connections_of(plan.settings))
+        source.close()
+        with trio.CancelScope(deadline=self._deadline):
+            await source.over()
+        left = await self._retries_left(plan.name, source)
+        source.retire()
+        started = run.change(route, plan, self._connections())
+        run.registry.put_route(route.state)
+        route.source.connection.attach(route.source)
+        self._emit_left(left, route.source)
+        state = started.routing.state
+        hanging = await route.ended(started, self._deadline)
+        run.emit_left_behind(state, hanging + sum(map(len, state.left_behind)))
+        run.forget_route(state)
 
     def _put(self, generation: RouteGeneration) -> RouteGeneration:
         run, state = self._run, generation.route.state

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from sys import intern
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -49,6 +49,7 @@ from router_trio.routing.route_plans import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
 from router_trio.settings.checks.warnings import ignored
 from router_trio.settings.reload.state import ConfigState
+from router_trio.states import RouteState
 from router_trio.subjects.inboxes import never_replied_to
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from starlette.routing import BaseRoute
+
+    from router_trio.routing.kept_route import KeptRoute, Started
 
 ConnectFactory = Callable[[str, ConnectionSettings], Connect]
 """Returns the `Connect` of a named connection: the real network, a fake broker, or faults around either."""
@@ -248,6 +251,10 @@ class Run:
     def build(self, plan: RoutePlan, connections: Mapping[str, Connection], before: Route | None = None) -> Route:
         """Return the route of a plan, as `RouteBuilder.build` does."""
         return self._builder.build(plan, connections, before)
+
+    def change(self, route: KeptRoute[Any], plan: RoutePlan, connections: Mapping[str, Connection]) -> Started:
+        """Have a route use other settings, as `RouteBuilder.change` does."""
+        return self._builder.change(route, plan, connections)
 
     def forget_connection(self, connection: Connection) -> None:
         """Forget what was built for a connection that has ended, as `RouteBuilder.forget_connection` does."""
@@ -460,19 +467,19 @@ class Run:
         `unsettled` gets the number of messages that were received and never routed.
         """
         await generation.end_route(self.leaving[generation], unsettled)
-        self._emit_left_behind(generation)
+        self.emit_left_behind(generation.route.state, generation.left_behind)
         del self.leaving[generation]
-        for connection in self.connections.values():
-            connection.connection.destinations.forget_route(generation.route.state)
+        self.forget_route(generation.route.state)
 
-    def _emit_left_behind(self, generation: RouteGeneration) -> None:
-        """Emit an event if calls of a route's handler hang now that the route was ended."""
-        if generation.left_behind:
-            self.emit(
-                HandlerLeftBehind(
-                    at=trio.current_time(), route=generation.route.state.name, count=generation.left_behind
-                )
-            )
+    def forget_route(self, state: RouteState) -> None:
+        """Forget the destinations that a route has had, once all of its messages are settled."""
+        for connection in self.connections.values():
+            connection.connection.destinations.forget_route(state)
+
+    def emit_left_behind(self, state: RouteState, count: int) -> None:
+        """Emit an event if calls of a route's handler hang now that they were ended."""
+        if count:
+            self.emit(HandlerLeftBehind(at=trio.current_time(), route=state.name, count=count))
 
     def _emit_tasks_left_behind(self, places: Sequence[str]) -> None:
         self.emit(TasksLeftBehind(at=trio.current_time(), count=len(places), places=tuple(places[:MOST_PLACES])))
@@ -531,7 +538,7 @@ class Run:
                     nursery.start_soon(generation.ended)
         for generation in self._all_routes:
             if generation.route.state.handling or generation.calls_left_behind > reported.get(generation, 0):
-                self._emit_left_behind(generation)
+                self.emit_left_behind(generation.route.state, generation.left_behind)
 
     def _begin_or_abandon(self) -> list[tuple[RouteGeneration, RouteGeneration]]:
         """Start the routes of a reload that was cut short. Abandon those waiting for a connection not yet made.

@@ -5,9 +5,9 @@ Modules that only some routes need are imported for the first such route, so a p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from router_trio.connection.shared_subscription import SharedSubscription
@@ -31,6 +31,7 @@ from router_trio.states import REPLY, RouteState
 if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
     from router_trio.routing.flow.control import FlowControl
+    from router_trio.routing.kept_route import KeptRoute, Started
 
 
 def _not_tapped(tracing: RouteTracing) -> None:
@@ -69,6 +70,23 @@ class RouteBuilder:
 
         `before` is the same route with its previous settings, whose counts continue. A route from a stream has ended.
         """
+        routing, letters = self._routing(plan, connections, before)
+        return self._route(routing, connections[plan.connection], letters, before)
+
+    def change(self, route: KeptRoute[Any], plan: RoutePlan, connections: Mapping[str, Connection]) -> Started:
+        """Have a route use other settings, whose source stays: see `Source.stays`. Return what was started before.
+
+        The source of the route has stopped receiving. The caller attaches the new one to its connection.
+        """
+        route.state.is_over = True
+        routing, letters = self._routing(plan, connections, route)
+        source = route.source.go_on(routing, connections[plan.connection], letters)
+        assert source is not None, "it stays"
+        return route.use(routing, source)
+
+    def _routing(
+        self, plan: RoutePlan, connections: Mapping[str, Connection], before: Route | None
+    ) -> tuple[Routing, DeadLetters | None]:
         connection, state = connections[plan.connection], _state(plan, connections, self._report_suppressed)
         if before is not None:
             continue_counts(state, before.state)
@@ -113,13 +131,12 @@ class RouteBuilder:
             from router_trio.routing.responder import Responder
 
             routing.respond_with(Responder(state, connection, plan))
-        return self._route(routing, connection, outlets, letters, before)
+        return routing, letters
 
     def _route(
         self,
         routing: Routing,
         connection: Connection,
-        outlets: Sequence[Outlet],
         letters: DeadLetters | None,
         before: Route | None,
     ) -> Route:
@@ -141,6 +158,7 @@ class RouteBuilder:
         if source is None:
             shared = self._shared_by(plan, connection)
             if not (settings.holds_failed_messages or plan.by_key or _has_flow_settings(plan)):
+                outlets = routing.outlets
                 passthrough = self._passthrough_to(outlets[0].connection if outlets else connection)
                 return BatchRoute(routing, SubjectSource(routing, connection, self._emit, shared), passthrough)
             from router_trio.routing.core.keeper import KeptSubject

@@ -187,6 +187,10 @@ class Keeper(ABC, Generic[D, H]):
     def recall(self) -> None:
         """Take unsent messages back from the outboxes, before `let_go`, if the source takes them back."""
 
+    def give_up_calls(self) -> None:
+        """Return messages whose handlers have been cancelled and do not return. What they would send is ignored."""
+        raise NotImplementedError
+
     def retire(self) -> None:
         """Stop listening, since the route has ended and the router goes on."""
 

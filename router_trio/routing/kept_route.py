@@ -12,7 +12,7 @@ confirmed it. A failed message holds back its key until it is retried or given u
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import trio
 
@@ -37,20 +37,64 @@ class KeptRoute(Route, Generic[D]):
 
     def __init__(self, routing: Routing, source: KeptSource[Keeper[D, InHand[D]]]) -> None:
         super().__init__(routing, source)
+        self._tasks = HandlerTasks(self._lead_on, self._begin_at_once)
+        self._arrived = Latch()
+        self._left_hand = trio.lowlevel.ParkingLot()
+        self._waiting_for_room = trio.CancelScope()
+        self._nothing_comes = False
+        self._go_by(routing, source)
+
+    def _go_by(self, routing: Routing, source: KeptSource[Keeper[D, InHand[D]]]) -> None:
         plan, flow, keeper = routing.plan, routing.flow, source.keeper
         self._keeper: Keeper[D, InHand[D]] = keeper
         self._hand: InHand[D] = keeper.hand
         self._flow = flow
         self._keyed = plan.by_key
-        most = plan.settings.concurrency if routing.newest is None else CHECKED_AT_ONCE
-        self._tasks = HandlerTasks(most, self._lead_on, self._begin_at_once)
-        self._arrived = Latch()
-        self._left_hand = trio.lowlevel.ParkingLot()
-        self._nothing_comes = False
         if flow is not None:
             flow.follow(routing.needed, lambda: keeper.sent)
         keeper.routed_by(self)
         routing.state.held_by(keeper)
+        self._tasks.allow(plan.settings.concurrency if routing.newest is None else CHECKED_AT_ONCE)
+
+    # --- settings that change ---
+
+    def use(self, routing: Routing, source: KeptSource[Keeper[D, InHand[D]]]) -> Started:
+        """Route by other settings from now on, with messages that this source receives.
+
+        What waits is routed by them as well. Returns what was started under the settings before: it ends under them,
+        and its keys are not free before.
+        """
+        started = Started(self._keeper, self.routing, self._tasks.in_progress)
+        routed = self._keeper.routes
+        self.routing, self.state, self.source = routing, routing.state, source
+        self._go_by(routing, source)
+        if routed:
+            self._keeper.begin()
+        if started.routing.flow is not None:
+            started.routing.flow.unfollow()
+            started.routing.flow.wake()
+        self._waiting_for_room.cancel()
+        self._arrived.set()
+        self._left_hand.unpark_all()
+        return started
+
+    async def ended(self, started: Started, deadline: float) -> int:
+        """Wait until what was started under earlier settings is settled. At the deadline, return it to its source.
+
+        Returns the number of handler calls that do not return although they were cancelled. If this is cancelled, the
+        route goes on, and the messages are settled as those of its other settings.
+        """
+        keeper = started.keeper
+        with trio.CancelScope(deadline=deadline):
+            while started.routing.state.in_hand:
+                await self._left_hand.park()
+        keeper.recall()
+        hanging = await self._tasks.cancel(started.calls)
+        keeper.give_up_calls()
+        keeper.retire()
+        if started.routing.flow is not None:
+            started.routing.flow.retire()
+        return hanging
 
     # --- routed ---
 
@@ -75,16 +119,18 @@ class KeptRoute(Route, Generic[D]):
 
     async def _something_waits(self) -> None:
         """Wait until there is a message to route: one that arrived, or is due."""
-        hand = self._hand
-        while not hand.ready(trio.current_time()):
+        while not self._hand.ready(trio.current_time()):
             self._arrived = Latch()
-            with trio.CancelScope(deadline=hand.due_at):
+            with trio.CancelScope(deadline=self._hand.due_at):
                 await self._arrived.wait()
             self.routing.turn.begin()
 
     async def _some_may_go(self) -> bool:
         """Return True if a message may be routed now. Otherwise wait until that should be checked again."""
-        await self._keeper.room()  # last: messages that are routed together rely on it
+        if not self._keeper.has_room:  # last: messages that are routed together rely on it
+            with trio.CancelScope() as self._waiting_for_room:
+                await self._keeper.room()
+            return False
         if self._flow is None or self._flow.quiet or self._flow.may_go(1):
             return True
         if not (self._nothing_comes and self._keeper.return_unrouted()):
@@ -157,7 +203,7 @@ class KeptRoute(Route, Generic[D]):
             self._flow.going(1, self._hand.waiting)
         if routing.newest is not None and routing.newest.needs(delivery):
             self._hand.handler_blocks(delivery)
-            return self._wait_for(routing.newest.route(delivery), delivery, None)
+            return self._wait_for(keeper, routing.newest.route(delivery), delivery, None)
         if routing.plan.handler is None:
             keeper.forward(delivery)
             return None
@@ -169,12 +215,14 @@ class KeptRoute(Route, Generic[D]):
             raise
         if blocked is None:
             if again_at is not None:
-                self._handled_again(again_at)
+                self._handled_again(keeper, again_at)
             return None
         self._hand.handler_blocks(delivery)
-        return self._wait_for(blocked, delivery, again_at)
+        return self._wait_for(keeper, blocked, delivery, again_at)
 
-    async def _wait_for(self, blocked: Awaitable[None], delivery: D, again_at: float | None) -> None:
+    async def _wait_for(
+        self, keeper: Keeper[D, InHand[D]], blocked: Awaitable[None], delivery: D, again_at: float | None
+    ) -> None:
         """Wait for a handler. If it is cancelled, nothing of the message was sent.
 
         `again_at`: when it was called, if the message has failed before.
@@ -182,16 +230,16 @@ class KeptRoute(Route, Generic[D]):
         try:
             await blocked
         except BaseException:
-            self._keeper.not_sent(delivery)
+            keeper.not_sent(delivery)
             raise
         finally:
-            self._hand.handler_returned(delivery)
+            keeper.hand.handler_returned(delivery)
         if again_at is not None:
-            self._handled_again(again_at)
+            self._handled_again(keeper, again_at)
 
-    def _handled_again(self, began_at: float) -> None:
+    def _handled_again(self, keeper: Keeper[D, InHand[D]], began_at: float) -> None:
         now = trio.current_time()
-        self._keeper.handled_again(now - began_at, now)
+        keeper.handled_again(now - began_at, now)
 
     def something_waits(self) -> None:
         self._arrived.set()
@@ -246,8 +294,30 @@ Begin = Callable[[], Awaitable[None] | None]
 """Routes messages that have arrived, without waiting. Returns what a call blocks on; None if none blocks."""
 
 
+class HandlerTask:
+    """A task in which a route calls its handler: its scope, and the number of its waits so far, also of that now."""
+
+    __slots__ = ("cancelled", "forgotten", "scope", "waits")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.waits: int = 0
+        """How often a call began to wait or ended, so it is odd while one waits."""
+        self.cancelled: bool = False
+        """True once it ends with its call."""
+        self.forgotten: bool = False
+        """True once others do not wait for that any more."""
+
+
+Calls = dict[HandlerTask, int]
+"""Calls in progress: the tasks that wait for them, each with its `waits` by then."""
+
+CANCELLED_WITHIN = 1.0
+"""Seconds in which a cancelled call should have ended. Others do not wait for it any longer."""
+
+
 class HandlerTasks:
-    """The tasks in which one route calls its handler, at most `most` of them. `run` is their lifetime.
+    """The tasks in which one route calls its handler, as many as are allowed. `run` is their lifetime.
 
     Trio ties what a handler waits for to the task that has called it. So it is not the call that moves to another task
     when it blocks, but the routing of further messages: one task leads, which waits for messages and calls the handler.
@@ -256,37 +326,108 @@ class HandlerTasks:
     tasks.
     """
 
-    def __init__(self, most: int, lead: Lead, begin: Begin) -> None:
-        self._most = most
+    def __init__(self, lead: Lead, begin: Begin) -> None:
+        self._most = 1
         self._lead = lead
         self._begin = begin
         self._waits = 0
         self._led = True
         self._idle = trio.lowlevel.ParkingLot()
+        self._tasks: set[HandlerTask] = set()
+        self._task_ended = trio.lowlevel.ParkingLot()
+        self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
         """Lead, and wait for handlers, until cancelled."""
         async with trio.open_nursery() as nursery:
-            await self._work(nursery)
+            self._nursery = nursery
+            await self._run_task()
 
-    async def _work(self, nursery: trio.Nursery) -> None:
+    def allow(self, most: int) -> None:
+        """Allow that many calls at a time from now on. If more are in progress, none begins until enough have ended."""
+        self._most = most
+        self._lead_if_allowed()
+
+    @property
+    def in_progress(self) -> Calls:
+        """The calls that wait for something now."""
+        return {task: task.waits for task in self._tasks if task.waits % 2}
+
+    async def cancel(self, calls: Calls) -> int:
+        """Cancel those of these calls that are still in progress, and wait for a bounded time until they have ended.
+
+        Return how many do not end. Nothing waits for these any longer.
+        """
+        for task in self._still(calls):
+            task.cancelled = True
+            task.scope.cancel()
+        with trio.move_on_after(CANCELLED_WITHIN):
+            while self._still(calls):
+                await self._task_ended.park()
+        hanging = self._still(calls)
+        for task in hanging:
+            task.forgotten = True
+            self._waits -= 1
+        self._lead_if_allowed()
+        return len(hanging)
+
+    def _still(self, calls: Calls) -> list[HandlerTask]:
+        return [task for task, waits in calls.items() if task in self._tasks and task.waits == waits]
+
+    async def _run_task(self) -> None:
+        task = HandlerTask()
+        self._tasks.add(task)
+        try:
+            with task.scope:
+                await self._work(task)
+        finally:
+            self._tasks.discard(task)
+            self._task_ended.unpark_all()
+            if task.cancelled and not task.forgotten:
+                self._waits -= 1
+                self._lead_if_allowed()
+
+    async def _work(self, task: HandlerTask) -> None:
         """Lead until a call blocks; lead again after that call, unless another task leads."""
         while True:
             blocked: Awaitable[None] | None = await self._lead()
             self._waits += 1
-            self._pass_lead(nursery)
+            self._pass_lead()
             while blocked is not None:
+                task.waits += 1
                 await blocked
-                blocked = self._begin()
+                task.waits += 1
+                if task.cancelled:
+                    return
+                blocked = self._begin() if self._waits <= self._most else None
             self._waits -= 1
-            if self._led:
+            if self._led or self._waits >= self._most:
                 await self._idle.park()
             self._led = True
 
-    def _pass_lead(self, nursery: trio.Nursery) -> None:
-        if self._waits == self._most:
-            self._led = False  # the task whose call ends first leads
-        elif self._idle:
+    def _pass_lead(self) -> None:
+        if self._waits >= self._most:
+            self._led = False  # a task whose call has ended leads as soon as that is allowed
+        else:
+            self._let_one_lead()
+
+    def _lead_if_allowed(self) -> None:
+        """Let a task lead if none does, although fewer calls are in progress than are allowed."""
+        if self._nursery is not None and not self._led and self._waits < self._most:
+            self._led = True
+            self._let_one_lead()
+
+    def _let_one_lead(self) -> None:
+        if self._idle:
             self._idle.unpark()
         else:
-            nursery.start_soon(self._work, nursery)
+            assert self._nursery is not None, "the tasks run"
+            self._nursery.start_soon(self._run_task)
+
+
+class Started(NamedTuple):
+    """What a route has started under settings that it had before: see `KeptRoute.use`."""
+
+    keeper: Keeper[Any, Any]
+    routing: Routing
+    calls: Calls

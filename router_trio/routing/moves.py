@@ -32,6 +32,8 @@ OVER_LIMIT: Final = Event("over limit")
 BEHIND: Final = Event("behind")
 """An earlier message has to be routed first."""
 RELEASED: Final = Event("released")
+REORDERED: Final = Event("reordered")
+"""Other settings of its route schedule it anew."""
 BLOCKED: Final = Event("blocked")
 """Its handler waits for something."""
 HANDLED: Final = Event("handled")
@@ -58,8 +60,8 @@ SUBJECT: Final[Moves] = {
 STREAM: Final[Moves] = {
     OUTSIDE: {RECEIVED: WAITING},
     WAITING: {TURN: ACTIVE, BEHIND: HELD, WITHDRAWN: ACTIVE},
-    LIMITED: {DUE: ACTIVE, WITHDRAWN: ACTIVE},
-    HELD: {RELEASED: WAITING, WITHDRAWN: ACTIVE},
+    LIMITED: {DUE: ACTIVE, REORDERED: WAITING, WITHDRAWN: ACTIVE},
+    HELD: {RELEASED: WAITING, REORDERED: WAITING, WITHDRAWN: ACTIVE},
     ACTIVE: {
         BLOCKED: IN_HANDLER,
         OVER_LIMIT: LIMITED,

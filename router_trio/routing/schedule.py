@@ -66,6 +66,9 @@ class Order(Protocol[D]):
         """Add messages that were held back, sorted by place. Each is taken before later messages of its key."""
         ...
 
+    def activate(self, message: D) -> None:
+        """Record that a message is active that was begun before this order was made. None waits yet."""
+
     def finished(self, message: D) -> None:
         """Record that a message is no longer active, so that the next one of its key may be taken."""
 
@@ -142,6 +145,8 @@ class ArrivalOrder(Generic[D]):
             self.waiting.append(cast(D, _Turn(key)))
             self.as_added = False
 
+    def activate(self, message: D) -> None: ...
+
     def finished(self, message: D) -> None: ...
 
     def all_finished(self, messages: Sequence[D]) -> None: ...
@@ -207,6 +212,9 @@ class KeyOrder(Generic[D]):
     def release(self, messages: Sequence[D]) -> None:
         """Add messages that were held back, and sort all messages of their keys by place."""
         self.waiting += messages
+
+    def activate(self, message: D) -> None:
+        self._keys.activate(self._key_of(message), message)
 
     def finished(self, message: D) -> None:
         self._keys.finished(self._key_of(message), message)

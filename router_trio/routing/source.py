@@ -25,6 +25,7 @@ from router_trio.states import STARTING, RouteState
 if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
     from router_trio.routing.keeper import Keeper
+    from router_trio.routing.route_plans import RoutePlan
 
 K = TypeVar("K", bound="Keeper[Any, Any]", covariant=True)
 
@@ -143,6 +144,10 @@ class Source(ABC):
     def take_over(self, member: Member) -> None:
         """Receive with this member of a subscription from now on: see `hand_over`."""
         raise NotImplementedError
+
+    def stays(self, plan: RoutePlan, connection: Connection) -> bool:
+        """Return True if `go_on` would continue everything that is in hand here, so that the route need not end."""
+        return False
 
     def go_on(
         self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None

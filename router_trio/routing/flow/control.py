@@ -170,10 +170,15 @@ class FlowControl:
         for connection in destinations:
             connection.when_changed(self._destination_changed)
 
-    def retire(self) -> None:
-        """Stop listening, since the route has ended and the router goes on."""
+    def unfollow(self) -> None:
+        """Hold back no more messages: what is sent from now on uses the limit of later settings."""
         for connection in self._destinations:
             connection.stop_notifying(self._destination_changed)
+        self._destinations = ()
+
+    def retire(self) -> None:
+        """Stop listening, since the route has ended and the router goes on."""
+        self.unfollow()
         for breaker in self.breakers:
             breaker.stop_listening()
         self._listeners.clear()  # the state, which may be kept for its counts, leads to this

@@ -1,5 +1,7 @@
 """Queues of a route's messages by key: one message of each key is active, the others wait behind it in order. Pure.
 
+Only messages that were begun before a reload changed the key may be active together, although they have one key now.
+
 Keys with a message that may start take turns: after each message its key goes to the end of the line. A key is known as
 long as a message of it waits or is active, so any number of keys may occur over time. The caller bounds the number of
 waiting messages.
@@ -14,6 +16,15 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+class _Several(Generic[T]):
+    """Several items of one key that are active: they were begun when they had other keys."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, *items: T) -> None:
+        self.items: list[T] = [*items]
+
+
 class _Key(Generic[T]):
     """The queue of one key: waiting items, each with its place and arrival number, and the active one."""
 
@@ -21,7 +32,7 @@ class _Key(Generic[T]):
 
     def __init__(self) -> None:
         self.waiting: list[tuple[int, int, T]] = []
-        self.active: T | None = None
+        self.active: T | _Several[T] | None = None
 
 
 class KeyQueues(Generic[T]):
@@ -78,11 +89,31 @@ class KeyQueues(Generic[T]):
         self.count -= 1
         return item
 
+    def activate(self, key: bytes, item: T) -> None:
+        """Make a message active that did not wait here, perhaps beside others of its key. None waits yet."""
+        found = self._keys.get(key)
+        if found is None:
+            found = self._keys[key] = _Key()
+        assert not found.waiting, "messages that are active already come before those that wait"
+        if found.active is None:
+            found.active = item
+        elif isinstance(found.active, _Several):
+            found.active.items.append(item)
+        else:
+            found.active = _Several(found.active, item)
+
     def finished(self, key: bytes, item: T) -> bool:
         """Make a message inactive, so that the next one of its key may start. Return False if it was not active."""
         found = self._keys.get(key)
-        if found is None or found.active is not item:
+        if found is None:
             return False
+        if found.active is not item:
+            several = found.active
+            if not isinstance(several, _Several) or item not in several.items:
+                return False
+            several.items.remove(item)
+            if several.items:
+                return True
         found.active = None
         if found.waiting:
             self._ready.append((key, found))

@@ -28,7 +28,11 @@ from router_trio.states import RouteState
 
 
 class HandOwner(Protocol):
-    """The generation of a route that took over the messages of earlier ones."""
+    """The generation of a route that has the messages in hand now, also those of earlier ones."""
+
+    state: RouteState
+    is_over: bool
+    """True once nothing is routed any more."""
 
     def look(self) -> None:
         """Continue with messages that there is room for now: one has left the hand."""
@@ -36,6 +40,12 @@ class HandOwner(Protocol):
     def give_key(self, delivery: StreamDelivery) -> bytes:
         """Give a message of an earlier generation its key in this one, and return that. Does not raise."""
         ...
+
+    def recall_out_of_turn(self) -> None:
+        """Recall messages behind a refused one that were not sent, or not confirmed on a link that died."""
+
+    def take(self, delivery: StreamDelivery, *, same_order: bool) -> None:
+        """Have a message of an earlier generation routed here, if it was not started there."""
 
 
 class StreamInHand(InHand[StreamDelivery]):
@@ -54,7 +64,7 @@ class StreamInHand(InHand[StreamDelivery]):
         self._left: Counter[RouteState] = Counter()
         """The number of messages in `count` by earlier generations of the route, which sent them."""
         self.owner: HandOwner
-        """The generation of the route that has these messages now."""
+        """The generation of the route that has these messages now: see `go_by`."""
         self.redelivered_at: float = -inf
         """The time when a message was last received that had been delivered before."""
         self.reset: tuple[int, int] | None = None
@@ -63,25 +73,52 @@ class StreamInHand(InHand[StreamDelivery]):
     def go_by(
         self,
         owner: HandOwner,
+        before: HandOwner | None,
         schedule: Order[StreamDelivery],
         limits: Limits[StreamDelivery],
         holds_back: Callable[[StreamDelivery], bool],
         *,
         same_order: bool,
     ) -> None:
-        """Schedule messages for the route of `owner`, which is the first one or the successor of one that has ended.
+        """Schedule messages for the route of `owner`, which is the first one or follows that of `before`.
+
+        What waits is scheduled anew and is `owner`'s from now on. What is active remains that of the one that started
+        it, and keeps its key from others until it is settled.
 
         `holds_back` returns whether later messages wait until a failed message was redelivered. Without `same_order`,
         the previous route ordered messages by other keys: what it has in hand, or returned when it ended, gets its new
         key, and what had failed before is not waited for.
         """
-        assert not self.schedule.count + self.limits.count, "a route returns what it has not routed before it ends"
+        waiting = self.schedule.clear()
+        limited = self.limits.clear()
+        self._move_all(limited, moves.REORDERED)
+        held: list[StreamDelivery] = []
+        if same_order:
+            held = self.order.all_held()
+        else:
+            released = self.order.leave_hand()
+            self._move_all(released, moves.REORDERED)
+            waiting += released
+        waiting += limited
+        waiting.sort(key=place_of)
         self.owner = owner
         self.schedule, self.limits, self.holds_back = schedule, limits, holds_back
+        for delivery in (*waiting, *held):
+            owner.take(delivery, same_order=same_order)
+        others = {*waiting, *held}
+        active = [one for one in (*self.open.values(), *self.in_handler) if one not in others]
         if not same_order:
-            for delivery in self.open.values():
+            for delivery in active:
                 owner.give_key(delivery)
             self.order.order_by(owner.give_key)
+        for delivery in dict.fromkeys(active):
+            schedule.activate(delivery)
+        schedule.waiting += waiting
+        if before is not None:
+            if started := self.in_hand - len(others):
+                self._left[before.state] = started
+            before.state.received -= len(others)
+            owner.state.received += len(others)
 
     # --- generations of the route ---
 
@@ -90,17 +127,16 @@ class StreamInHand(InHand[StreamDelivery]):
         """Return the number of messages in hand, without those of earlier generations of the route."""
         return self.count - self._left.total() if self._left else self.count
 
-    def goes_on(self, before: RouteState, now: float) -> LeftInHand:
-        """Continue in the next generation of the route. Return the messages of the one `before`, all of them sent.
+    def left_by(self, before: RouteState) -> LeftInHand:
+        """Return the holder of the messages in hand that an earlier generation of the route has started."""
+        return LeftInHand(lambda: self._left[before])
 
-        Later messages wait until these are settled, as behind a refused message.
-        """
-        if in_hand := self.in_hand:
-            self._left[before] = in_hand
+    def wait_behind(self, before: RouteState, now: float) -> None:
+        """Let later messages wait until those of an earlier generation are settled, as behind a refused message."""
         if not self.others.take(now):
             for delivery in self.open.values():
-                self._try_alone(self.order.await_redelivery(delivery))
-        return LeftInHand(lambda: self._left[before])
+                if delivery.route is before:
+                    self._try_alone(self.order.await_redelivery(delivery))
 
     def _leaves(self, delivery: StreamDelivery) -> None:
         """Record that a message leaves the hand, which may be one of an earlier generation."""

@@ -56,7 +56,8 @@ _AT_THE_LIMIT = Failure(
 class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     """The messages of one route: the `HandOwner` and the `Recovery` of a stream. All but `room` is synchronous.
 
-    Its messages in hand and its acks outlive it: the keeper of the next generation of the route takes them over.
+    Its messages in hand and its acks outlive it: the keeper of the next generation of the route takes them over. Then
+    it has `left`, and settles only what it has started.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         lease: Lease | None = None,
         copied: Copied | None = None,
     ) -> None:
-        """`before` is the keeper of the same consumer in the previous generation of the route, which has ended.
+        """`before` is the keeper of the same consumer in the previous generation of the route, which reads no more.
 
         `stream` is the name of its stream, and `copied` the one it copies, if it does. Without `lease`, no
         other process may get these messages.
@@ -80,10 +81,15 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.numbering: Numbering = plan.numbering
         self.acks: Acks = before.acks.on(connection) if before else Acks(connection, emit)
         self.hand: StreamInHand = StreamInHand()
-        self.left: LeftInHand | None = None
+        self.started_before: LeftInHand | None = None
         """The messages of the previous generation of the route that are in hand here; None if it left none."""
-        same_order = True
+        self._follows: StreamKeeper | None = None
+        """The keeper that this one has just followed, until the route is known; None if its route had ended."""
+        self._expelled: set[StreamDelivery] = set()
+        """Messages that were returned although their handler had not: see `give_up_calls`."""
+        same_order, shared = True, None
         if before is not None and (before.state.is_over or not before.hand.in_hand):
+            shared = before
             self.hand = before.hand
             same_order = before._routing.plan.ordered_by == plan.ordered_by
         follows_at_once = plan.handler is None and plan.settings.strategy == "sticky"
@@ -92,9 +98,13 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         if plan.by_key:
             order = KeyOrder(self.order_key, place_of)
         holds_back = self._holds_back if plan.by_key else was_refused
-        self.hand.go_by(self, order, routing.value_limits(place_of), holds_back, same_order=same_order)
-        if before is not None and self.hand is before.hand:
-            self.left = self.hand.goes_on(before.state, trio.current_time())
+        self.hand.go_by(self, shared, order, routing.value_limits(place_of), holds_back, same_order=same_order)
+        if shared is not None:
+            self.started_before = self.hand.left_by(shared.state)
+            if shared.is_over:
+                self.hand.wait_behind(shared.state, trio.current_time())
+            else:
+                self._follows = shared
         if stream == plan.stream:
             for outlet in routing.outlets:
                 outlet.contents.source_clock = self.hand.lag.clock
@@ -154,7 +164,25 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         """Return True if the route stores dead letters."""
         return self._failures.has_dead_letters
 
+    @property
+    def has_left(self) -> bool:
+        """Return True once another keeper has the hand, so that nothing new is routed by this one."""
+        owner: object = self.hand.owner
+        return owner is not self
+
+    def routed_by(self, route: RouteToWake) -> None:
+        super().routed_by(route)
+        before, self._follows = self._follows, None
+        if before is not None:
+            before.routed_by(route)  # it requests more by what has taken the place of its own source
+
     # --- order ---
+
+    def take(self, delivery: StreamDelivery, *, same_order: bool) -> None:
+        delivery.keeper, delivery.route = self, self.state
+        if not same_order:
+            partition_key = self._routing.plan.partition_key
+            delivery.key = None if partition_key is None else partition_key(delivery.raw[0])
 
     def give_key(self, delivery: StreamDelivery) -> bytes:
         # It has the key from now on: its own keeper is that of the earlier generation, and would compute another one.
@@ -297,12 +325,14 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
     def finished(self, delivery: StreamDelivery) -> None:
         """Ack the message, nak it, or give it up."""
         hand, failure = self.hand, delivery.failure
-        if failure is None and not delivery.recalled:
+        if delivery in self._expelled:
+            self._expelled.remove(delivery)  # it has its fate
+        elif failure is None and not delivery.recalled:
             delivery.settle_as(delivery.outcome)
             self._delivered([delivery])
         elif failure is not None and delivery.cursor is hand.cursor:
             self._failed(delivery, failure)
-        elif failure is None and self.is_over:
+        elif failure is None and (self.is_over or self.has_left):
             self._return((delivery,))  # it is not routed any more
         elif failure is None:
             hand.take_back(delivery)
@@ -317,6 +347,10 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def _ack_stored(self) -> None:
         stored, self.stored = self.stored, []
+        if self._expelled:
+            expelled = self._expelled.intersection(stored)
+            self._expelled -= expelled
+            stored = [delivery for delivery in stored if delivery not in expelled]
         state, now = self.state, trio.current_time()
         state.delivered[state.destinations[0]] += len(stored)
         state.fates["routed"] += len(stored)
@@ -442,8 +476,12 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def destination_refused(self, delivery: StreamDelivery) -> None:
         """Note that later messages of the subject must not be sent any more."""
+        if delivery in self._expelled:
+            return
         if self.hand.hold_back_behind(delivery, trio.current_time()):
             self.recall_out_of_turn()
+            if self.has_left:
+                self.hand.owner.recall_out_of_turn()
         if self.hand.schedule.ready:
             self.route.something_waits()
 
@@ -526,8 +564,14 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
 
     def not_sent(self, delivery: StreamDelivery) -> None:
         """Keep the message until `let_go`. If the route has ended, it was nak'ed with the others."""
-        if self.is_over:
-            self._count_returned(delivery)
+        if self.is_over or self.hand.owner.is_over:
+            if delivery in self._expelled:
+                self._expelled.remove(delivery)
+            else:
+                self._count_returned(delivery)
+        elif self.has_left:
+            self._return((delivery,))
+            self.route.look()
         else:
             self.hand.put_back(delivery)
 
@@ -541,6 +585,15 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
             for delivery in unrouted:
                 self._count_returned(delivery)
         return 0
+
+    def give_up_calls(self) -> None:
+        assert self.has_left, "the messages of a route that goes on"
+        hanging = [delivery for delivery in self.hand.in_handler if delivery.keeper is self]
+        self._expelled.update(hanging)
+        self._return(hanging)
+        self._end()
+        self.hand.wait_behind(self.state, trio.current_time())
+        self.route.look()
 
     def recall(self) -> None:
         """Take unsent messages back. They are returned to the stream with the others, and redelivered."""
@@ -568,7 +621,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self.route: RouteToWake = _AfterEnd(self)
         for destination in self._routing.connections:
             destination.stop_notifying(self._destination_changed)
-            if self.hand.in_hand:
+            if self.state.in_hand:
                 # Otherwise messages left unconfirmed by a link that dies would be sent on the next one, and waited for.
                 destination.when_changed(self.recall)
 
@@ -577,7 +630,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         if not self.state.in_hand:
             for destination in self._routing.connections:
                 destination.stop_notifying(self.recall)
-        if self.hand.owner is not self:
+        if self.has_left:
             self.hand.owner.look()
 
 

@@ -33,6 +33,7 @@ from router_trio.protocol.advisories import MAX_DELIVERIES, Advisory
 from router_trio.protocol.copies import Copied
 from router_trio.protocol.metadata import ROUTE, sends
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.route_plans import RoutePlan
 from router_trio.routing.source import KeptSource
 from router_trio.routing.source_status import SourceStatus
 from router_trio.routing.stream.consumer.delivery_limit import DeliveryLimit
@@ -272,16 +273,23 @@ class StreamSource(KeptSource[StreamKeeper]):
         """The stream and the durable."""
         return self._spec.stream, self._spec.durable
 
+    def _is_source_of(self, plan: RoutePlan, connection: Connection) -> bool:
+        source = plan.settings.source
+        same = source.kind.consumer(source) == (self._spec.stream, self._spec.durable)
+        same = same and partitioning_of(source) is None and plan.retry_schedule is None
+        return same and connection.has_same_streams(self._connection)
+
+    def stays(self, plan: RoutePlan, connection: Connection) -> bool:
+        # With `standby` another process may get the lead while this one waits for the handlers of its last messages.
+        return not self._spec.standby and self._is_source_of(plan, connection)
+
     def go_on(self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None) -> StreamSource | None:
         """Return a source that continues if it has the same consumer, even on a new connection; otherwise None."""
-        source = routing.plan.settings.source
-        same = source.kind.consumer(source) == (self._spec.stream, self._spec.durable)
-        same = same and partitioning_of(source) is None and routing.plan.retry_schedule is None
-        if not same or not connection.has_same_streams(self._connection):
+        if not self._is_source_of(routing.plan, connection):
             return None
         successor = StreamSource(routing, connection, self._emit, dead_letters, self.keeper)
-        if successor.keeper.left is not None:
-            self.state.held_by(successor.keeper.left)
+        if successor.keeper.started_before is not None:
+            self.state.held_by(successor.keeper.started_before)
         return successor
 
     # --- the consumer ---
@@ -520,7 +528,8 @@ class StreamSource(KeptSource[StreamKeeper]):
             self._retry.succeeded()
             if self._acks.pull_listener is not None:
                 self._acks.pull_answered()
-        if keeper.forwards_on_arrival and (self._lease is None or self._lease.holds(now)):
+        handled = hand.states and hand.in_handler  # by a handler that the route had before a reload
+        if keeper.forwards_on_arrival and not handled and (self._lease is None or self._lease.holds(now)):
             # Messages that need not wait are forwarded on arrival, without a turn of the route's own task. So all
             # waiting messages are in `waiting`.
             routing = self._routing

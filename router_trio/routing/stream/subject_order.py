@@ -355,6 +355,10 @@ class SubjectOrder(Generic[D]):
                 line.held.clear()
         return sorted(found, key=_sequence)
 
+    def all_held(self) -> list[D]:
+        """Return all held messages."""
+        return [delivery for line in self.lines.values() for delivery in line.held.values()]
+
     def leave_hand(self) -> list[D]:
         """Take out all held messages, to be returned with all others in hand. Awaited ones are still awaited."""
         found: list[D] = []
@@ -373,7 +377,7 @@ class SubjectOrder(Generic[D]):
 
     def clear(self) -> list[D]:
         """Forget all lines. Return the held messages."""
-        held = [delivery for line in self.lines.values() for delivery in line.held.values()]
+        held = self.all_held()
         self.lines.clear()
         self.awaited = self.held = 0
         return sorted(held, key=_sequence)

@@ -35,7 +35,7 @@ from router_trio.routing.core.delivery import BegunDelivery, CoreDelivery
 from router_trio.routing.hand_over import Batch
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.policy.failed_messages import Numbering
-from router_trio.routing.policy.key_queues import KeyQueues
+from router_trio.routing.policy.key_queues import KeyQueues, _Several
 from router_trio.routing.policy.limit import ValueLimits
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Limits, NoValueLimit, Order, ValueLimit, _Turn
 from router_trio.routing.stream import in_hand as stream
@@ -165,7 +165,8 @@ def assert_keys_are_used(schedule: Order[Any], active: list[Delivery]) -> None:
     assert schedule.count == len(waiting_in(schedule))
     for _, one in keys_of(schedule):
         assert one.waiting or one.active is not None
-        assert one.active is None or any(one.active is delivery for delivery in active), "a key waits for nothing"
+        waits_for = one.active.items if isinstance(one.active, _Several) else [one.active]
+        assert one.active is None or all(message in active for message in waits_for), "a key waits for nothing"
 
 
 def routed_some(machine: Any) -> bool:
@@ -395,9 +396,14 @@ class Generation:
     """A generation of a route from a stream: the source of its deliveries, and their state."""
 
     copied = None
+    is_over = False
 
     def __init__(self) -> None:
         self.state = RouteState("route", "main", ("out",))
+
+    def take(self, delivery: StreamDelivery, *, same_order: bool) -> None:
+        keeper: Any = self
+        delivery.keeper, delivery.route = keeper, self.state
 
     def order_key(self, delivery: StreamDelivery) -> bytes:
         return delivery.raw[0]
@@ -422,7 +428,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.generation: Any = Generation()
         self.generations: list[Any] = []
         self.kind = kind
-        self.go_by(kind, same_order=True)
+        self.go_by(kind, None, same_order=True)
         self.active: list[StreamDelivery] = []
         self.handled: list[StreamDelivery] = []
         """The active ones whose handlers have not returned."""
@@ -437,14 +443,16 @@ class StreamMachine(RuleBasedStateMachine):
         self.delivered: dict[bytes, list[tuple[int, int]]] = {}
         self.hand.stream_replaced("0")
 
-    def go_by(self, kind: tuple[bool, bool], *, same_order: bool) -> None:
+    def go_by(self, kind: tuple[bool, bool], before: Any, *, same_order: bool) -> None:
         self.by_key, limited = self.kind = kind
         order: Order[StreamDelivery] = ArrivalOrder(lambda delivery: delivery.raw[0], stream.place_of)
         if self.by_key:
             order = KeyOrder(lambda delivery: delivery.raw[0], stream.place_of)
         limits = limits_of(self.has_no_value, stream.place_of) if limited else NoValueLimit[StreamDelivery]()
         holds_back = (lambda delivery: True) if self.by_key else stream.was_refused
-        self.hand.go_by(self.generation, order, limits, holds_back, same_order=same_order)
+        self.hand.go_by(self.generation, before, order, limits, holds_back, same_order=same_order)
+        if before is not None:
+            self.generations.append((before.state, self.hand.left_by(before.state)))
 
     def has_no_value(self, delivery: StreamDelivery, error: EvaluationError) -> None:
         """Give up a message that fails for want of a value."""
@@ -652,8 +660,21 @@ class StreamMachine(RuleBasedStateMachine):
                 self.returned(delivery)
         assert hand.count == len(self.active)
         before, self.generation = self.generation, Generation()
-        self.go_by((self.by_key, limited), same_order=True)
-        self.generations.append((before.state, hand.goes_on(before.state, self.now)))
+        self.go_by((self.by_key, limited), before, same_order=True)
+        hand.wait_behind(before.state, self.now)
+
+    @precondition(routed_some)
+    @rule(kind=KINDS, same_order=st.sampled_from([True, True, False]))
+    def change_settings(self, kind: tuple[bool, bool], same_order: bool) -> None:
+        """Continue with another generation of the route, while what was sent or is in a handler is active."""
+        self.routed = 0
+        before, self.generation = self.generation, Generation()
+        if not (same_order and self.by_key):  # several of a key may be active, or have failed
+            self.disturbed.update((self.hand.cursor.streams_before, key) for key in (b"a", b"b", b"c"))
+        self.go_by(kind, before, same_order=same_order)
+        assert not [one for one in self.active if one.route is self.generation.state], "they keep their settings"
+        waiting = [one for one in self.hand.open.values() if one not in self.active]
+        assert all(one.route is self.generation.state for one in waiting), "these have the new settings"
 
     # --- invariants ---
 
@@ -871,7 +892,7 @@ def test_a_route_with_another_key_does_not_wait_for_messages_awaited_by_the_old_
     machine.route(handled=False)
     machine.fail(0, refused=True)
     assert machine.hand.order.awaited == 1
-    machine.go_by((True, False), same_order=False)
+    machine.go_by((True, False), machine.generation, same_order=False)
     assert machine.hand.order.awaited == 0
     machine.teardown()
 
@@ -881,6 +902,6 @@ def test_a_route_with_another_key_waits_for_messages_that_the_old_one_returned_a
     machine.begin((False, False))
     machine.store([(b"a", b"none"), (b"a", b"none")])
     machine.reload(limited=False, raised=False)
-    machine.go_by((True, False), same_order=False)
+    machine.go_by((True, False), machine.generation, same_order=False)
     assert machine.hand.order.returned() == [1, 2]
     machine.teardown()

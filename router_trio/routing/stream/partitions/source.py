@@ -156,7 +156,7 @@ class PartitionedSource(KeptSource[PartsKeeper]):
         self._before = {number: one.keeper for number, one in before._partitions.items()}
         left: list[Holder] = []
         for number, keeper in self._before.items():
-            left.append(self._partition(number).keeper.left or keeper)
+            left.append(self._partition(number).keeper.started_before or keeper)
         before.state.held_by(LeftInHand(lambda: sum(one.in_hand or 0 for one in left)))
 
     # --- on one link ---

@@ -155,6 +155,14 @@ class PartsKeeper(Keeper[StreamDelivery, PartsInHand]):
         for keeper in self.hand.keepers:
             keeper.recall()
 
+    def give_up_calls(self) -> None:
+        self._end()
+        for keeper in self.hand.keepers:
+            if keeper.has_left:
+                keeper.give_up_calls()
+            else:  # its consumer is read no more
+                keeper.let_go()
+
     def retire(self) -> None:
         for keeper in self.hand.keepers:
             keeper.retire()

@@ -20,7 +20,7 @@ from router_trio.errors import FilterDiffersError, LinkError, SourceError, reaso
 from router_trio.events import Emit, RouteRetriesDrained, RouteRetriesDraining, RouteScheduleLost
 from router_trio.link import Link, PullConsumer, SchedulesCount, SchedulesSpec
 from router_trio.routing.pipeline import Routing
-from router_trio.routing.route_plans import RetrySchedule
+from router_trio.routing.route_plans import RetrySchedule, RoutePlan
 from router_trio.routing.source import KeptSource
 from router_trio.routing.stream.consumer.limits import consumer_spec
 from router_trio.routing.stream.in_hand import LeftInHand
@@ -348,6 +348,12 @@ class RetryingSource(KeptSource[PartsKeeper]):
         for part in self._parts:
             part.retire()
 
+    def stays(self, plan: RoutePlan, connection: Connection) -> bool:
+        source, settings = plan.settings.source, plan.settings
+        same = source.kind.consumer(source) == self._stream.consumer and partitioning_of(source) is None
+        drain = all(part.is_over or _may_drain(part.schedule, settings) for part in self.due)
+        return same and drain and connection.has_same_streams(self._connection)
+
     def go_on(
         self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None
     ) -> StreamSource | RetryingSource | None:
@@ -375,7 +381,8 @@ class RetryingSource(KeptSource[PartsKeeper]):
     def _leave(self, continued: Mapping[StreamSource, StreamSource]) -> None:
         """Have what is in hand counted in the sources that have it now; what none continues is settled here."""
         left = [
-            continued[part].keeper.left or part.keeper if part in continued else part.keeper for part in self._parts
+            (continued[part].keeper.started_before if part in continued else None) or part.keeper
+            for part in self._parts
         ]
         self.state.held_by(LeftInHand(lambda: sum(one.in_hand or 0 for one in left)))
 
