@@ -15,7 +15,7 @@ from math import inf
 from typing import Generic, Protocol, TypeVar, cast
 
 from router_trio.errors import EvaluationError
-from router_trio.routing.policy.key_queues import KeyQueues
+from router_trio.routing.policy.key_queues import ActiveKeys, KeyQueues, KeyQueuesOfMany
 from router_trio.routing.policy.limit import ValueLimits
 from router_trio.routing.policy.value_queues import ValueQueues
 
@@ -167,17 +167,19 @@ class KeyOrder(Generic[D]):
         place_of: Callable[[D], int],
         most_of_a_key: float = inf,
         too_many: Callable[[D], None] = lambda message: None,
+        shared: ActiveKeys[D] | None = None,
     ) -> None:
         """`key_of` does not raise. Messages of a key are ordered by their places, then by arrival.
 
-        `too_many` is called with each message that is added while `most_of_a_key` messages of its key wait.
+        `too_many` is called with each message that is added while `most_of_a_key` messages of its key wait. With
+        `shared`, a key has one active message among all orders that share it.
         """
         self.waiting: deque[D] = deque()
         self._key_of = key_of
         self._place_of = place_of
         self._most_of_a_key = most_of_a_key
         self._too_many = too_many
-        self._keys: KeyQueues[D] = KeyQueues()
+        self._keys: KeyQueues[D] = KeyQueues() if shared is None else KeyQueuesOfMany(shared)
 
     @property
     def ready(self) -> bool:

@@ -9,7 +9,8 @@ waiting messages.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
@@ -130,6 +131,99 @@ class KeyQueues(Generic[T]):
             found.waiting.clear()
         self.count = 0
         return [item for _, _, item in waiting]
+
+
+class ActiveKeys(Generic[T]):
+    """The active messages of several queues by key. Only one queue at a time has an active message of a key."""
+
+    def __init__(self, released: Callable[[], object]) -> None:
+        """`released` is called when a queue may take a message for which it had to wait for another queue."""
+        self._released = released
+        self._active: Counter[bytes] = Counter()
+        self._waiting: dict[bytes, deque[KeyQueuesOfMany[T]]] = {}
+        """By key, the queues whose first message waits for those of others, the next one first."""
+
+    def admits(self, key: bytes, queue: KeyQueuesOfMany[T]) -> bool:
+        """Return True if a queue may make a message of this key active. Otherwise it waits until that is `released`."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            if not self._active[key]:
+                return True
+            waiting = self._waiting[key] = deque()
+        elif waiting[0] is queue and not self._active[key]:
+            return True
+        if queue not in waiting:
+            waiting.append(queue)
+        return False
+
+    def begun(self, key: bytes, queue: KeyQueuesOfMany[T]) -> None:
+        """Count an active message of a queue."""
+        self._active[key] += 1
+        self._leave(key, queue)
+
+    def ended(self, key: bytes) -> None:
+        """Count off an active message, and let the next queue go on."""
+        self._active[key] -= 1
+        if not self._active[key]:
+            del self._active[key]
+            self._let_next_go(key)
+
+    def forget(self, queue: KeyQueuesOfMany[T]) -> None:
+        """Forget what a queue waits for: it has no waiting messages any more."""
+        for key, first in [(key, waiting[0]) for key, waiting in self._waiting.items() if queue in waiting]:
+            self._leave(key, queue)
+            if first is queue and not self._active[key]:
+                self._let_next_go(key)
+
+    def _leave(self, key: bytes, queue: KeyQueuesOfMany[T]) -> None:
+        waiting = self._waiting.get(key)
+        if waiting is not None and queue in waiting:
+            waiting.remove(queue)
+            if not waiting:
+                del self._waiting[key]
+
+    def _let_next_go(self, key: bytes) -> None:
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting[0].may_begin_with(key)
+            self._released()
+
+
+class KeyQueuesOfMany(KeyQueues[T]):
+    """The queues by key of one of several consumers, which share the keys."""
+
+    __slots__ = ("_shared",)
+
+    def __init__(self, shared: ActiveKeys[T]) -> None:
+        super().__init__()
+        self._shared = shared
+
+    def take_next(self) -> T | None:
+        while self._ready:
+            key, _ = self._ready[0]
+            if self._shared.admits(key, self):
+                self._shared.begun(key, self)
+                return super().take_next()
+            self._ready.popleft()
+        return None
+
+    def may_begin_with(self, key: bytes) -> None:
+        """Go on with the first message of a key, which has waited for another queue."""
+        self._ready.append((key, self._keys[key]))
+
+    def activate(self, key: bytes, item: T) -> None:
+        super().activate(key, item)
+        self._shared.begun(key, self)
+
+    def finished(self, key: bytes, item: T) -> bool:
+        if not super().finished(key, item):
+            return False
+        self._shared.ended(key)
+        return True
+
+    def clear(self) -> list[T]:
+        self._shared.forget(self)
+        return super().clear()
 
 
 def _place(entry: tuple[int, int, object]) -> tuple[int, int]:

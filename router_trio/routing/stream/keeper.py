@@ -34,6 +34,7 @@ from router_trio.routing.hand_over import Batches
 from router_trio.routing.keeper import Keeper, RouteToWake
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.failed_messages import Numbering
+from router_trio.routing.policy.key_queues import ActiveKeys
 from router_trio.routing.policy.retry import Failure, GivenUp, RetryPolicy, policy_for
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Order
 from router_trio.routing.stream.acks import Acks
@@ -70,11 +71,12 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         stream: str,
         lease: Lease | None = None,
         copied: Copied | None = None,
+        keys: ActiveKeys[StreamDelivery] | None = None,
     ) -> None:
         """`before` is the keeper of the same consumer in the previous generation of the route, which reads no more.
 
         `stream` is the name of its stream, and `copied` the one it copies, if it does. Without `lease`, no
-        other process may get these messages.
+        other process may get these messages. `keys` are shared with other consumers of the route.
         """
         super().__init__(routing, place_of)
         plan, source = routing.plan, routing.plan.settings.source
@@ -96,7 +98,7 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
         self._follows_at_once = plan.by_key and follows_at_once
         order: Order[StreamDelivery] = ArrivalOrder(self.order_key, place_of)
         if plan.by_key:
-            order = KeyOrder(self.order_key, place_of)
+            order = KeyOrder(self.order_key, place_of, shared=keys)
         holds_back = self._holds_back if plan.by_key else was_refused
         self.hand.go_by(self, shared, order, routing.value_limits(place_of), holds_back, same_order=same_order)
         if shared is not None:

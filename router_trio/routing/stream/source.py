@@ -33,6 +33,7 @@ from router_trio.protocol.advisories import MAX_DELIVERIES, Advisory
 from router_trio.protocol.copies import Copied
 from router_trio.protocol.metadata import ROUTE, sends
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.policy.key_queues import ActiveKeys
 from router_trio.routing.route_plans import RoutePlan
 from router_trio.routing.source import KeptSource
 from router_trio.routing.source_status import SourceStatus
@@ -86,10 +87,11 @@ class StreamSource(KeptSource[StreamKeeper]):
         dead_letters: DeadLetters | None = None,
         before: StreamKeeper | None = None,
         part: StreamPart | None = None,
+        keys: ActiveKeys[StreamDelivery] | None = None,
     ) -> None:
         """`before` is the keeper of the previous source: its unsettled messages continue here.
 
-        Without `part`, it reads everything that the route reads.
+        Without `part`, it reads everything that the route reads. `keys`: see `StreamKeeper`.
         """
         super().__init__(routing, connection, emit, None if part is None else part.status)
         source = routing.plan.settings.source
@@ -97,7 +99,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         spec = self._spec = replace(spec, metadata=self._metadata)
         lease = self._lease = None if part is None else part.lease
         copied = None if part is None else part.copied
-        keeper = StreamKeeper(routing, connection, emit, dead_letters, before, spec.stream, lease, copied)
+        keeper = StreamKeeper(routing, connection, emit, dead_letters, before, spec.stream, lease, copied, keys)
         self.keeper: StreamKeeper = keeper
         self._hand: StreamInHand = keeper.hand
         self._acks = keeper.acks

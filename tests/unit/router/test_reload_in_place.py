@@ -79,9 +79,7 @@ async def test_other_keys_have_the_new_settings_while_a_call_under_the_old_ones_
 
 async def test_a_route_without_a_handler_overtakes_no_call_of_the_one_that_it_had(autojump_clock: MockClock) -> None:
     first = shut("in.x", b"0")
-    async with world(
-        [stream("IN", "out.$1", filter="in.*") | WAITS], brokers=one_broker(), shutdown_timeout=60.0
-    ) as w:
+    async with world([stream("IN", "out.$1", filter="in.*") | WAITS], brokers=one_broker(), shutdown_timeout=60.0) as w:
         fill(w.broker, 2)
         await eventually(lambda: GATE.at_work == [("in.x", b"0")])
         async with trio.open_nursery() as nursery:
@@ -119,7 +117,7 @@ async def test_with_another_concurrency_no_more_calls_begin_than_are_allowed(
 
 async def test_a_call_that_is_cancelled_makes_room_for_its_message(autojump_clock: MockClock) -> None:
     shut("in.x", b"0")
-    one = {"filter": "in.*", "max_in_flight": 1}
+    one: dict[str, Any] = {"filter": "in.*", "max_in_flight": 1}
     async with world([stream("IN", "out.$1", **one) | WAITS], brokers=one_broker(), shutdown_timeout=2.0) as w:
         fill(w.broker, 3)
         await eventually(lambda: len(GATE.calls) == 1)

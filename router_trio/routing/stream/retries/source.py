@@ -20,9 +20,11 @@ from router_trio.errors import FilterDiffersError, LinkError, SourceError, reaso
 from router_trio.events import Emit, RouteRetriesDrained, RouteRetriesDraining, RouteScheduleLost
 from router_trio.link import Link, PullConsumer, SchedulesCount, SchedulesSpec
 from router_trio.routing.pipeline import Routing
+from router_trio.routing.policy.key_queues import ActiveKeys
 from router_trio.routing.route_plans import RetrySchedule, RoutePlan
 from router_trio.routing.source import KeptSource
 from router_trio.routing.stream.consumer.limits import consumer_spec
+from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.in_hand import LeftInHand
 from router_trio.routing.stream.keeper import StreamKeeper
 from router_trio.routing.stream.parts.keeper import PartsKeeper
@@ -66,12 +68,13 @@ class _DueRetries(StreamSource):
         connection: Connection,
         emit: Emit,
         dead_letters: DeadLetters | None,
-        before: _DueRetries | None = None,
-        durable: str = "",
+        before: _DueRetries | None,
+        durable: str,
+        keys: ActiveKeys[StreamDelivery],
     ) -> None:
         """`before` are the due retries of the previous source: its unsettled messages continue here.
 
-        `durable` is its name if that is known.
+        `durable` is its name if that is known, else empty. `keys` are shared with the stream of the route.
         """
         source, now = routing.plan.settings.source, routing.plan.retry_schedule
         spec = replace(
@@ -95,6 +98,7 @@ class _DueRetries(StreamSource):
             dead_letters,
             None if before is None else before.keeper,
             StreamPart(spec, self.status, None),
+            keys,
         )
         store = routing.retry_schedules
         self._confirmed: Confirmed = Confirmed()
@@ -269,7 +273,8 @@ class RetryingSource(KeptSource[PartsKeeper]):
         """`before` is the keeper of the stream in the previous source, and `due_before` the retries that continue."""
         super().__init__(routing, connection, emit)
         self._dead_letters = dead_letters
-        self._stream = StreamSource(routing, connection, emit, dead_letters, before)
+        self._keys: ActiveKeys[StreamDelivery] = ActiveKeys(self._wake)
+        self._stream = StreamSource(routing, connection, emit, dead_letters, before, None, self._keys)
         self.first_try_over = self._stream.first_try_over
         self.keeper: PartsKeeper = PartsKeeper(routing, self._behind, StreamKeeper.settle_rest)
         self.keeper.add(self._stream.keeper, partial(_look, self._stream))
@@ -283,10 +288,13 @@ class RetryingSource(KeptSource[PartsKeeper]):
 
     def _add(self, schedule: RetrySchedule, before: _DueRetries | None = None, durable: str = "") -> _DueRetries:
         about = self._routing, self._connection, self._emit, self._dead_letters
-        part = _DueRetries(schedule, *about, before, durable)
+        part = _DueRetries(schedule, *about, before, durable, self._keys)
         self.due.append(part)
         self.keeper.add(part.keeper, partial(_look, part))
         return part
+
+    def _wake(self) -> None:
+        self.keeper.route.something_waits()
 
     @property
     def _parts(self) -> Sequence[StreamSource]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_trio.routing.policy.key_queues import KeyQueues
+from router_trio.routing.policy.key_queues import ActiveKeys, KeyQueues, KeyQueuesOfMany
 
 Item = tuple[bytes, int]
 
@@ -126,3 +127,85 @@ def test_messages_of_each_key_begin_in_order_one_at_a_time_and_all_are_finished(
     assert sum(map(len, finished.values())) == added
     assert all(places == sorted(places) for places in finished.values())
     assert len(queues) == 0
+
+
+# --- the queues of several consumers ---
+
+
+@given(st.data())
+def test_of_several_queues_one_has_an_active_message_of_a_key(data: st.DataObject) -> None:
+    """Draw what consumers do. Nothing waits for ever, and a queue that was let go is heard of."""
+    woken = [0]
+
+    def wake() -> None:
+        woken[0] += 1
+
+    shared = ActiveKeys[Any](wake)
+    queues = [KeyQueuesOfMany(shared) for _ in range(3)]
+    active: list[tuple[int, bytes, object]] = []
+    place = waiting = 0
+
+    def take(index: int) -> None:
+        nonlocal waiting
+        item = queues[index].take_next()
+        if item is not None:
+            waiting -= 1
+            key, _ = item
+            assert key not in [one for _, one, _ in active], "two of a key"
+            active.append((index, key, item))
+
+    for _ in range(data.draw(st.integers(1, 40))):
+        what = data.draw(st.sampled_from(["add", "add", "take", "take", "finish", "clear"]))
+        index = data.draw(st.integers(0, 2))
+        if what == "add":
+            key = data.draw(st.sampled_from([b"a", b"b"]))
+            place += 1
+            waiting += 1
+            queues[index].add(key, place, (key, place))
+        elif what == "take":
+            take(index)
+        elif what == "finish" and active:
+            at, key, item = active.pop(data.draw(st.integers(0, len(active) - 1)))
+            assert queues[at].finished(key, item)
+        elif what == "clear" and data.draw(st.booleans()):
+            waiting -= len(queues[index].clear())
+        assert sum(one.count for one in queues) == waiting
+    while waiting or active:
+        before = waiting, len(active), woken[0]
+        for at, key, item in active:
+            assert queues[at].finished(key, item)
+        active.clear()
+        for index in range(3):
+            take(index)
+        assert (waiting, len(active), woken[0]) != before, "messages that wait for nothing"
+    assert not any(len(one) for one in queues)
+
+
+def test_a_queue_that_waits_for_another_one_goes_next() -> None:
+    woken: list[bool] = []
+    shared = ActiveKeys[str](lambda: woken.append(True))
+    one, other = KeyQueuesOfMany(shared), KeyQueuesOfMany(shared)
+    for place, item in enumerate(["first", "second"]):
+        one.add(b"k", place, item)
+    other.add(b"k", 0, "of another consumer")
+    assert one.take_next() == "first"
+    assert other.take_next() is None
+    assert not other.may_begin
+    assert one.finished(b"k", "first")
+    assert woken == [True]
+    assert one.take_next() is None, "the other one has waited for longer"
+    assert other.take_next() == "of another consumer"
+    assert other.finished(b"k", "of another consumer")
+    assert one.take_next() == "second"
+
+
+def test_messages_that_were_begun_with_other_keys_keep_their_new_key_from_others() -> None:
+    queues = KeyQueues[str]()
+    for item in ("one", "two", "three"):
+        queues.activate(b"k", item)
+    queues.add(b"k", 0, "next")
+    for item in ("two", "one", "three"):
+        assert queues.take_next() is None
+        assert queues.finished(b"k", item)
+        assert not queues.finished(b"k", item), "once"
+    assert queues.take_next() == "next"

@@ -178,6 +178,33 @@ async def test_later_messages_of_a_key_do_not_wait_for_one_that_is_scheduled(aut
         assert w.payloads("OUT") == [b"1", b"2", b"0"]
 
 
+@pytest.mark.parametrize("order", [{"key": "subject", "concurrency": 4}, {"concurrency": 4}, {}])
+async def test_a_due_retry_does_not_overlap_another_call_of_its_key(
+    order: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    at_work: list[bytes] = []
+    most: list[int] = []
+
+    async def handle(message: Message) -> Message:
+        at_work.append(message.payload)
+        most.append(len(at_work))
+        await trio.sleep(5)
+        at_work.remove(message.payload)
+        if message.payload == b"0" and len(most) == 1:
+            raise ValueError
+        return message
+
+    async with world(handlers=[route(handle, **order)], brokers=brokers()) as w:
+        w.broker.publish("in.a", b"0")
+        await eventually(lambda: w.route.settled["scheduled"] == 1)
+        await trio.sleep(58)
+        for payload in (b"1", b"2", b"3"):
+            w.broker.publish("in.a", payload)
+        await eventually(lambda: w.route.settled["routed"] == 4, 120)
+        assert len(most) == 5
+        assert max(most) == 1, "one message of a key at a time"
+
+
 async def test_a_restarted_router_gets_what_the_last_one_scheduled(autojump_clock: MockClock) -> None:
     there = brokers()
     async with world(handlers=[route(Failing(1))], brokers=there) as w:
