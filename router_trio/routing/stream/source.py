@@ -158,6 +158,10 @@ class StreamSource(KeptSource[StreamKeeper]):
         self._paused: str | None = None
         """Until when the durable is paused whose lead this process waits for; None if it is not."""
         self._filters: Filters = Filters(self.state.name, spec, emit)
+        self.opened: trio.Event = trio.Event()
+        """Set while its consumer is open, with `standby` only in the process that has the lead."""
+        self.ended: trio.Event = trio.Event()
+        """Set when that ends."""
 
     def _make_lead(self) -> Lead:
         return Lead(self._retry, self._status, self._emit)
@@ -196,6 +200,7 @@ class StreamSource(KeptSource[StreamKeeper]):
 
     async def _receive_from(self, link: Link, consumer: PullConsumer, tried: Latch) -> None:
         self._receiving_begins()
+        self.opened.set()
         try:
             try:
                 self._pull_loop.reset()
@@ -227,6 +232,8 @@ class StreamSource(KeptSource[StreamKeeper]):
                 self._pull_loop.reset()  # returns room that was borrowed from other routes
         finally:
             self._receiving_ends("no consumer, because the connection is down")
+            self.opened, ended, self.ended = trio.Event(), self.ended, trio.Event()
+            ended.set()
 
     def _report_ready(self) -> None:
         """Report that messages are received from now on: the first pull was accepted, or none is needed yet."""
@@ -250,6 +257,16 @@ class StreamSource(KeptSource[StreamKeeper]):
 
     # --- the end ---
 
+    def reopen(self) -> None:
+        """Let it be served again after `close`."""
+        self._closing = Latch()
+        self._pull_loop.reopen(self._closing)
+
+    @property
+    def is_standby(self) -> bool:
+        """Return True if one process at a time has the lead, and receives."""
+        return self._spec.standby
+
     def close(self) -> None:
         super().close()
         self._pull_loop.look_again()
@@ -260,6 +277,10 @@ class StreamSource(KeptSource[StreamKeeper]):
 
     def give_up_lead(self) -> None:
         self._lead.give_up()
+
+    def go_on_leading(self, before: StreamSource) -> None:
+        """Continue the lead of the source before this one, if it has it."""
+        self._lead.go_on(before._lead)
 
     def retire(self) -> None:
         super().retire()
@@ -282,14 +303,14 @@ class StreamSource(KeptSource[StreamKeeper]):
         return same and connection.has_same_streams(self._connection)
 
     def stays(self, plan: RoutePlan, connection: Connection) -> bool:
-        # With `standby` another process may get the lead while this one waits for the handlers of its last messages.
-        return not self._spec.standby and self._is_source_of(plan, connection)
+        return self._is_source_of(plan, connection)
 
     def go_on(self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None) -> StreamSource | None:
         """Return a source that continues if it has the same consumer, even on a new connection; otherwise None."""
         if not self._is_source_of(routing.plan, connection):
             return None
         successor = StreamSource(routing, connection, self._emit, dead_letters, self.keeper)
+        successor.go_on_leading(self)
         if successor.keeper.started_before is not None:
             self.state.held_by(successor.keeper.started_before)
         return successor

@@ -74,9 +74,8 @@ def check_schedule(
         return
     if not source.kind.redelivers:
         yield Problem(path, "only messages from a stream can wait in another one; read from a stream, or remove it")
-    for key in ("standby", "partitions"):
-        if getattr(source, key):
-            yield Problem(path, f"can't be combined with {key}; remove one of them")
+    if source.partitions:
+        yield Problem(path, "can't be combined with partitions; remove one of them")
     if source.kind.stream(source) == schedule.stream:
         text = "is the stream that the route reads, and would deliver schedules as well; use another stream"
         yield Problem(f"{path}.stream", text)

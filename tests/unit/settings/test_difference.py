@@ -243,7 +243,10 @@ LEFT = "    retries that wait in RETRY below retry are"
         ({"retry": {}}, [f"{LEFT} received until none is left"]),
         ({"retry": {"schedule": {"stream": "RETRY", "prefix": "b"}}}, [f"{LEFT} received until none is left"]),
         ({"retry": {"schedule": {"stream": "RETRY", "prefix": "retry", "after": "9s"}}}, []),
-        ({"retry": {}, "from": {"stream": "S", "durable": "d", "standby": True}}, [f"{LEFT} not received any more"]),
+        (
+            {"retry": {}, "from": {"stream": "S", "durable": "d", "standby": True}},
+            [f"{LEFT} received until none is left"],
+        ),
         ({"retry": {}, "name": "renamed"}, [f"{LEFT} not received any more"]),
         (None, [f"{LEFT} not received any more"]),
     ],

@@ -33,6 +33,11 @@ class Lead:
         self._waiting = trio.CancelScope()
         self._consumer: PullConsumer | None = None
 
+    def go_on(self, before: Lead) -> None:
+        """Continue the lead of the source before this one, if that has not given it up."""
+        if before._consumer is not None:
+            self._pin = before._pin
+
     async def taken(self, link: Link, spec: ConsumerSpec, tried: Latch, learn: Learn) -> ConsumerSpec:
         """Wait for the lead, and return the spec with its pin; without a pin if the wait was stopped.
 

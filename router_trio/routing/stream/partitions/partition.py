@@ -85,8 +85,7 @@ class Partition(StreamSource):
 
     async def serve_until_closed(self, link: Link) -> None:
         """Take the lead and receive until `close`. What is in hand then is for `give_away`."""
-        self._closing = Latch()
-        self._pull_loop.reopen(self._closing)
+        self.reopen()
         await self.serve(link, Latch())
 
     async def _receive_on(self, link: Link, tried: Latch) -> None:

@@ -111,7 +111,6 @@ class _DueRetries(StreamSource):
         self._reported: bool = before is not None and self.drains and before.drains and before._reported
         """True once it was reported that messages wait where nothing new is scheduled."""
         self._consumer: PullConsumer | None = None
-        self._opened = trio.Event()
         self._deliveries = RetriedDeliveries(self.keeper, spec.stream, spec.durable, self._confirmed)
         if self.drains:
             self.state.draining[schedule.place] = None
@@ -125,6 +124,12 @@ class _DueRetries(StreamSource):
         self._status.enter(RUNNING)
         self._retry.first_try_over.set()
         self._connection.counters.succeed("subscribe")
+
+    def wait_for_lead(self) -> None:
+        """Return what is not in a handler to its stream, for the process that has the lead now."""
+        self.keeper.return_unrouted()
+        self.state.remove_obstacle(self._part)
+        self.reopen()
 
     def _show(self) -> None:
         """Show among the obstacles of the route that due retries can't be read."""
@@ -157,12 +162,10 @@ class _DueRetries(StreamSource):
     async def _receive_from(self, link: Link, consumer: PullConsumer, tried: Latch) -> None:
         self._is_found = True
         self._consumer = consumer
-        self._opened.set()
         try:
             await super()._receive_from(link, consumer, tried)
         finally:
             self._consumer = None
-            self._opened = trio.Event()
 
     def _end(self) -> None:
         self.is_over = True
@@ -176,7 +179,7 @@ class _DueRetries(StreamSource):
         while True:
             pause = DRAIN_EVERY
             with trio.move_on_after(DRAIN_EVERY):
-                await self._opened.wait()
+                await self.opened.wait()
             # Before the look: an earlier generation of the route may still have published a schedule.
             settled = all(one.is_settled for one in self.state.earlier)
             try:
@@ -309,9 +312,29 @@ class RetryingSource(KeptSource[PartsKeeper]):
             nursery.cancel_scope.cancel()
 
     async def _receive_due(self, part: _DueRetries, link: Link) -> None:
-        await part.receive_due(link)
+        await self._receive_while_open(part, link)
         if part.is_of_other_prefix and not self.closed:
-            await self._add(part.schedule, None, part.schedule.names.other_durable).receive_due(link)
+            other = self._add(part.schedule, None, part.schedule.names.other_durable)
+            await self._receive_while_open(other, link)
+
+    async def _receive_while_open(self, part: _DueRetries, link: Link) -> None:
+        """Receive what is due, with `standby` only while this process has the lead of the stream."""
+        if not self._stream.is_standby:
+            await part.receive_due(link)
+            return
+        while True:
+            await self._stream.opened.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._close_at_end, part, self._stream.ended)
+                await part.receive_due(link)
+                nursery.cancel_scope.cancel()
+            if self.closed or part.is_over:
+                return
+            part.wait_for_lead()
+
+    async def _close_at_end(self, part: _DueRetries, ended: trio.Event) -> None:
+        await ended.wait()
+        part.close()
 
     async def _receive(self, link: Link, tried: Latch) -> None:
         raise AssertionError("each of its parts receives")
@@ -345,6 +368,12 @@ class RetryingSource(KeptSource[PartsKeeper]):
         super().close()
         for part in self._parts:
             part.close()
+
+    def keep_lead(self) -> float:
+        return self._stream.keep_lead()
+
+    def give_up_lead(self) -> None:
+        self._stream.give_up_lead()
 
     async def over(self) -> None:
         for part in self._parts:
@@ -380,9 +409,11 @@ class RetryingSource(KeptSource[PartsKeeper]):
             if stream is None:
                 return None
             alone = StreamSource(routing, connection, self._emit, dead_letters, stream)
+            alone.go_on_leading(self._stream)
             self._leave({self._stream: alone})
             return alone
         successor = RetryingSource(routing, connection, self._emit, dead_letters, stream, due)
+        successor._stream.go_on_leading(self._stream)
         self._leave({self._stream: successor._stream} | dict(zip(due, successor.due, strict=False)))
         return successor
 

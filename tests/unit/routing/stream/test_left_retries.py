@@ -292,7 +292,6 @@ async def test_a_route_that_was_removed_while_retries_drain_reports_them(autojum
     "source",
     [
         {"subject": "core.*", "connection": "main"},
-        {"stream": "IN", "durable": "router", "filter": "in.*", "connection": "main", "standby": True},
         {"stream": "IN", "durable": "router", "filter": "in.*", "connection": "edge"},
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 from router_trio import Message, Reject, Retry
 from router_trio.errors import SourceError, reasons
 from router_trio.events import RouteScheduleLost
-from router_trio.link import SchedulesCount, SchedulesSpec
+from router_trio.link import LEAD_ENDS_AFTER, SchedulesCount, SchedulesSpec
 from router_trio.protocol.headers import Headers
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.telemetry.logs.sentences import sentence
@@ -21,6 +22,7 @@ from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
 from router_trio.testing.streams import EPOCH
 from tests.support.eventually import eventually
+from tests.support.links import close_link
 from tests.support.world import World, handled, stream, to, world
 from tests.unit.readiness import until_unready, why
 
@@ -449,3 +451,95 @@ async def test_a_reload_keeps_what_is_in_hand_and_what_is_scheduled(autojump_clo
         w.broker.add_stream("OUT", ["out.>"])
         await eventually(lambda: len(w.payloads("OUT")) == 5, 120)
         assert sorted(w.payloads("OUT")) == [b"%d" % number for number in range(5)]
+
+
+# --- with standby ---
+
+
+class Process:
+    """One of two routers with `standby` in front of the same server: the payloads that its handler was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[bytes] = []
+        self.fails: set[bytes] = set()
+
+    def __call__(self, message: Message) -> Message:
+        self.calls.append(message.payload)
+        if message.payload in self.fails:
+            self.fails.remove(message.payload)
+            raise ValueError
+        return message
+
+    def open(self, there: dict[str, FakeBroker]) -> AbstractAsyncContextManager[World]:
+        made = handled(self, to=to("out.{{wildcard(1)}}", jetstream=True), **READS, standby=True, **retrying())
+        return world(handlers=[made], brokers=there)
+
+
+READS = {"stream": "IN", "durable": "router", "filter": "in.*"}
+
+
+async def test_due_retries_are_for_the_process_with_the_lead(autojump_clock: MockClock) -> None:
+    there, first, second = brokers(), Process(), Process()
+    first.fails = {b"0", b"1", b"2"}
+    async with first.open(there) as w:
+        for payload in (b"0", b"1", b"2", b"3"):
+            w.broker.publish("in.a", payload)
+        await eventually(lambda: w.route.settled["scheduled"] == 3)
+        async with second.open(there) as other:
+            await eventually(lambda: other.route.standby)
+            await eventually(lambda: w.route.settled["routed"] == 4, 90)
+            assert (sorted(first.calls), second.calls) == ([b"0", b"0", b"1", b"1", b"2", b"2", b"3"], [])
+            assert other.route.received == 0
+            assert not why(other)
+
+
+async def test_due_retries_go_with_the_lead_when_its_process_ends(autojump_clock: MockClock) -> None:
+    there, first, second, scheduled = brokers(), Process(), Process(), trio.Event()
+    first.fails = {b"0", b"1", b"2"}
+
+    async def lead() -> None:
+        async with first.open(there) as w:
+            for payload in (b"0", b"1", b"2"):
+                w.broker.publish("in.a", payload)
+            await eventually(lambda: w.route.settled["scheduled"] == 3)
+            scheduled.set()
+            await trio.sleep(20)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lead)
+        await scheduled.wait()
+        async with second.open(there) as other:
+            await eventually(lambda: other.route.settled["routed"] == 3, 90)
+            assert sorted(first.calls) == sorted(second.calls) == [b"0", b"1", b"2"]
+
+
+async def test_due_retries_go_with_the_lead_when_its_process_is_cut_off(autojump_clock: MockClock) -> None:
+    there, first, second = brokers(), Process(), Process()
+    first.fails = {b"0", b"1", b"2"}
+    async with first.open(there) as w, second.open(there) as other:
+        await eventually(lambda: other.route.standby)
+        for payload in (b"0", b"1", b"2"):
+            w.broker.publish("in.a", payload)
+        await eventually(lambda: w.route.settled["scheduled"] == 3)
+        close_link(w.live.connections["main"])
+        there["main"].refuse_credentials()
+        await eventually(lambda: not other.route.standby, 3 * LEAD_ENDS_AFTER)
+        there["main"].accept_credentials()
+        await eventually(lambda: w.route.standby, 30)
+        await eventually(lambda: other.route.settled["routed"] == 3, 90)
+        assert sorted(first.calls) == sorted(second.calls) == [b"0", b"1", b"2"]
+
+
+async def test_a_reload_keeps_the_lead_and_what_is_scheduled(autojump_clock: MockClock) -> None:
+    there, first, second = brokers(), Process(), Process()
+    first.fails = {b"0"}
+    async with first.open(there) as w, second.open(there) as other:
+        w.broker.publish("in.a", b"0")
+        await eventually(lambda: w.route.settled["scheduled"] == 1)
+        for limit in (10, 20, 30):
+            reads = {"from": READS | {"standby": True, "max_in_flight": limit}}
+            end = {"to": [to("out.{{wildcard(1)}}", jetstream=True)]}
+            await w.live.reload(w.configuration({"name": "route", **reads, **end, **retrying()}))
+            assert other.route.standby
+        await eventually(lambda: w.route.settled["routed"] == 1, 90)
+        assert (first.calls, second.calls) == ([b"0", b"0"], [])
