@@ -582,7 +582,7 @@ TABLE: Final[Mapping[str, Reason]] = {
         _none(HANDLER, "the handler returned nothing", FILTERED),
         _none(UNMATCHED, "no destination matched the message", FILTERED),
         _none(ECHO, "the value was written in that bucket, or is there already"),
-        _none(OLDER, "that bucket already has a later value of the key"),
+        _none(OLDER, "its bucket has, or gets, a later value of the key"),
         _none(NO_REPLY, "the message has no reply subject", UNANSWERED_MESSAGES),
     )
 }

@@ -234,7 +234,8 @@ PERMISSIONS: tuple[Permission, ...] = (
         "age",
         optional=True,
         details=": whether a stream was restored, or a message was deleted; the age of the oldest one by which a route "
-        "is behind",
+        "is behind; whether a value for a bucket that has waited for its next attempt is the latest, which else fails "
+        "and is tried again",
     ),
     Permission(
         PUBLISH,

@@ -117,6 +117,10 @@ class RouteBuilder:
             from router_trio.routing.newest import NewestCheck
 
             routing.compare_with(NewestCheck(routing, connection, self._emit))
+        elif plan.retry_schedule is not None and any(one.kind.is_bucket for one in plan.destinations):
+            from router_trio.routing.superseded import SupersededCheck
+
+            routing.compare_with(SupersededCheck(routing, connection))
         self._built(routing.tracing)
         letters = None
         if (dead := plan.dead_letter) is not None:

@@ -54,7 +54,7 @@ class KeptRoute(Route, Generic[D]):
             flow.follow(routing.needed, lambda: keeper.sent)
         keeper.routed_by(self)
         routing.state.held_by(keeper)
-        self._tasks.allow(plan.settings.concurrency if routing.newest is None else CHECKED_AT_ONCE)
+        self._tasks.allow(CHECKED_AT_ONCE if plan.copies_bucket else plan.settings.concurrency)
 
     # --- settings that change ---
 
@@ -426,7 +426,7 @@ class HandlerTasks:
 
 
 class Started(NamedTuple):
-    """What a route has started under settings that it had before: see `KeptRoute.use`."""
+    """The messages and calls that a route has started under earlier settings: see `KeptRoute.use`."""
 
     keeper: Keeper[Any, Any]
     routing: Routing

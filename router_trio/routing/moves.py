@@ -33,7 +33,7 @@ BEHIND: Final = Event("behind")
 """An earlier message has to be routed first."""
 RELEASED: Final = Event("released")
 REORDERED: Final = Event("reordered")
-"""Other settings of its route schedule it anew."""
+"""The settings of its route have changed, and it is scheduled by the new ones."""
 BLOCKED: Final = Event("blocked")
 """Its handler waits for something."""
 HANDLED: Final = Event("handled")

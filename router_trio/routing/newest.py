@@ -130,14 +130,8 @@ class NewestCheck:
         assert isinstance(delivery, StreamDelivery), "a bucket is a stream"
         try:
             send = await (self._compared(delivery) if self._last_writer else self._overtaken(delivery))
-        except LinkError:
-            delivery.fail(reasons.OUT_OF_TURN)
-            delivery.done()
-        except SourceError as error:
-            reason = error.reason if error.reason in _OF_DESTINATIONS else reasons.TIMEOUT
-            delivery.fail(reason, Failure(reason, str(error)))
-            routing.emit_failure_of(delivery, reason, str(error))
-            delivery.done()
+        except (LinkError, SourceError) as error:
+            not_compared(routing, delivery, error)
         else:
             if delivery.out_of_turn:
                 delivery.fail(reasons.OUT_OF_TURN)
@@ -150,13 +144,13 @@ class NewestCheck:
     async def _overtaken(self, delivery: StreamDelivery) -> Callable[[], None]:
         """Return a function that sends a message to the destinations that do not have a later value of its key."""
         over, stored = [], []
+        sequence, time = delivery.place_in_stream, delivery.stored_at
         for place, outlet in self._outlets:
             newest = await _newest(outlet, delivery)
             if self._is_stored(delivery, outlet, newest):
                 stored.append((place, outlet))
                 continue
-            time = int(delivery.time or b"0")
-            claims = newest is not None and buckets.is_overtaken(self._stream, delivery.sequence, time, newest)
+            claims = newest is not None and buckets.is_overtaken(self._stream, sequence, time, newest)
             if claims and not await self._is_newest(delivery):
                 over.append(place)
 
@@ -178,22 +172,22 @@ class NewestCheck:
         """
         try:
             subject = framing.text(delivery.raw[0])
-            newest = await _ask(self._here, lambda link: link.newest(self._stream, subject))
+            newest = await ask(self._here, lambda link: link.newest(self._stream, subject))
         except SourceError as error:
             if error.reason != reasons.PERMISSION_DENIED:
                 raise
             return False
-        return newest is not None and newest.sequence == delivery.sequence
+        return newest is not None and newest.sequence == delivery.place_in_stream
 
     # --- buckets with several writers ---
 
     async def _compared(self, delivery: StreamDelivery) -> Callable[[], None]:
         """Return a function that sends a message, or the newer value of another writer in its place."""
         (_, outlet), *_ = self._outlets
-        here = buckets.site_of(self._stream, delivery.cursor.stream_created)
+        here = buckets.site_of(self._stream, delivery.stream_created)
         there = await self._destination(outlet)
         block = framing.header_block(delivery.raw)
-        copy = buckets.version_of(block, here, delivery.sequence, int(delivery.time or b"0"))
+        copy = buckets.version_of(block, here, delivery.place_in_stream, delivery.stored_at)
         newest = await _newest(outlet, delivery)
         if self._is_stored(delivery, outlet, newest):
             return partial(self._send_others, delivery, self._outlets)
@@ -229,7 +223,7 @@ class NewestCheck:
                 route=self._routing.state.name,
                 subject=framing.text(delivery.raw[0]),
                 stream=self._stream,
-                sequence=delivery.sequence,
+                sequence=delivery.place_in_stream,
                 connection=outlet.connection.name,
                 kept_from=present.site.stream,
                 later=round((present.time_ns - copy.time_ns) / 1e9, 6),
@@ -263,7 +257,7 @@ class NewestCheck:
         if self._site is None or self._site[0] is not link:
             stream = outlet.destination.stream or ""
             try:
-                state = await _ask(outlet.connection, lambda link: link.stream_state(stream))
+                state = await ask(outlet.connection, lambda link: link.stream_state(stream))
             except SourceError as error:
                 if error.reason != reasons.PERMISSION_DENIED:
                     raise
@@ -272,6 +266,17 @@ class NewestCheck:
                 self._clock_there.set_by(state.time, trio.current_time())
             self._site = link, buckets.site_of(stream, "" if state is None else state.created)
         return self._site[1]
+
+
+def not_compared(routing: Routing, delivery: Delivery, error: LinkError | SourceError) -> None:
+    """Fail a message that can't be compared with what is there. If the link is lost, it waits for the next one."""
+    if isinstance(error, LinkError):
+        delivery.fail(reasons.OUT_OF_TURN)
+    else:
+        reason = error.reason if error.reason in _OF_DESTINATIONS else reasons.TIMEOUT
+        delivery.fail(reason, Failure(reason, str(error)))
+        routing.emit_failure_of(delivery, reason, str(error))
+    delivery.done()
 
 
 _OF_DESTINATIONS = frozenset({reasons.PERMISSION_DENIED, reasons.TIMEOUT, reasons.BAD_ANSWER})
@@ -293,10 +298,10 @@ async def _newest(outlet: Outlet, delivery: StreamDelivery) -> Newest | None:
     stream = destination.stream or ""
     key = target.removeprefix(destination.subject_prefix)
     subject = buckets.prefix_of(buckets.bucket_of(stream)) + key
-    return await _ask(outlet.connection, lambda link: link.newest(stream, subject))
+    return await ask(outlet.connection, lambda link: link.newest(stream, subject))
 
 
-async def _ask(connection: Connection, ask: Callable[[Link], Awaitable[T]]) -> T:
+async def ask(connection: Connection, ask: Callable[[Link], Awaitable[T]]) -> T:
     """Return the answer of the current link of a connection. Raises `LinkError` once that link is known to be lost.
 
     Earlier, the message would be sent to the same link again, without end.

@@ -461,3 +461,33 @@ async def test_the_rest_of_a_ttl_of_another_writer_is_computed_by_the_clock_of_i
         *_, again = await of_key(stream, "both")
         assert (again.payload, again.header("Router-Bucket-Origin") is not None) == (b"later", True)
         assert 285 <= int(str(again.header("Nats-TTL"))) <= 298
+
+
+@needs_server(2, 12, lacks="message schedules")
+@pytest.mark.parametrize("last_writer", [False, True])
+async def test_a_value_that_has_waited_for_its_next_attempt_replaces_no_later_one(
+    last_writer: bool, server: NatsServer
+) -> None:
+    async with two_buckets(server) as stream:
+        await stream.create_stream("RETRY", ["retry.>"], allow_msg_schedules=True, allow_rollup_hdrs=True)
+        await stream.edit_stream("KV_there", max_msg_size=300)
+        retry = {"initial": "2s", "factor": 1, "schedule": {"stream": "RETRY", "prefix": "retry", "after": "1s"}}
+        origin = {"bucket": "here", "durable": "copy"}
+        route = {
+            "name": "copy",
+            "from": origin,
+            "to": [{"bucket": "there", "last_writer": last_writer}],
+            "retry": retry,
+        }
+        given = settings(server.url, routes=[route])
+        async with Router(given, log=False).open() as live:
+            large = b"x" * 500
+            for key in ("changed", "only"):
+                await stream.publish(f"$KV.here.{key}", large)
+            await eventually(lambda: live.routes[0].settled["scheduled"] >= 2)
+            await stream.publish("$KV.here.changed", b"small")
+            await until_there(stream, {"changed": b"small"})
+            await stream.edit_stream("KV_there", max_msg_size=-1)
+            await until_there(stream, {"changed": b"small", "only": large})
+            await eventually(lambda: live.routes[0].filtered["older"] == 1)
+            assert [one.payload for one in await of_key(stream, "changed")] == [b"small"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from router_trio.errors.reasons import OF_THE_MESSAGE, OUT_OF_TURN, SHUTDOWN
 from router_trio.message import Fate
@@ -81,6 +81,8 @@ class StreamDelivery(Delivery):
     )
 
     from_stream = True
+    has_waited: ClassVar[bool] = False
+    """True if it has waited for this attempt in the stream of retries, while later messages were routed."""
     # The reply subject of a delivery is for acks, not for the receivers of copies. A constant, since it is read faster.
     reply = b""  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
@@ -194,6 +196,16 @@ class StreamDelivery(Delivery):
     def place_in_stream(self) -> int:
         original = self._original
         return self.sequence if original is None else original.sequence
+
+    @property
+    def stored_at(self) -> int:
+        """When its stream stored it, in nanoseconds since 1970; 0 if the reply subject is not valid."""
+        return _number(self.time)
+
+    @property
+    def stream_created(self) -> str:
+        """When its stream was created, as far as that is known."""
+        return self.cursor.stream_created
 
     @property
     def attempt(self) -> int:

@@ -82,8 +82,8 @@ class StreamInHand(InHand[StreamDelivery]):
     ) -> None:
         """Schedule messages for the route of `owner`, which is the first one or follows that of `before`.
 
-        What waits is scheduled anew and is `owner`'s from now on. What is active remains that of the one that started
-        it, and keeps its key from others until it is settled.
+        What waits is scheduled by the new settings, and is `owner`'s from now on. What is active remains that of the
+        keeper that started it, and keeps its key from others until it is settled.
 
         `holds_back` returns whether later messages wait until a failed message was redelivered. Without `same_order`,
         the previous route ordered messages by other keys: what it has in hand, or returned when it ended, gets its new

@@ -218,7 +218,7 @@ def _check_route(path: str, route: RouteParts, connections: Connections | None, 
                 yield from _check_schedules(where, destination, connections or {}, streams)
     yield from _check_last_writer(path, route)
     yield from check_retry(f"{path}.retry", route.retry)
-    yield from check_schedule(f"{path}.retry.schedule", route.retry, source, route.to)
+    yield from check_schedule(f"{path}.retry.schedule", route.retry, source)
     if route.dead_letter is not None:
         where, letter = f"{path}.dead_letter", route.dead_letter
         end = destination_of(letter, "")

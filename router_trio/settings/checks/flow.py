@@ -52,24 +52,16 @@ def check_retry(path: str, retry: RetrySettings | None) -> Iterator[Problem]:
 
 
 def may_schedule(retry: RetrySettings | None, route: RouteSettings) -> bool:
-    """Return True if a route with this source and these destinations could have the `schedule` of `retry`."""
-    return not any(check_schedule("", retry, route.source, route.to))
+    """Return True if a route with this source could have the `schedule` of `retry`."""
+    return not any(check_schedule("", retry, route.source))
 
 
-def check_schedule(
-    path: str,
-    retry: RetrySettings | None,
-    source: SourceSettings | None,
-    to: Sequence[DestinationSettings | None],
-) -> Iterator[Problem]:
+def check_schedule(path: str, retry: RetrySettings | None, source: SourceSettings | None) -> Iterator[Problem]:
     """Yield each problem of the `schedule` of a `[routes.retry]`. Values of None are unknown and not checked."""
     if retry is None or (schedule := retry.schedule) is None:
         return
     yield from check_name(f"{path}.stream", schedule.stream)
     yield from check_own_subject(f"{path}.prefix", schedule.prefix)
-    if any(one is not None and one.bucket is not None for one in to) or (source is not None and source.kind.is_bucket):
-        text = "can't be combined with a bucket: an older value would replace a newer one of its key; remove it"
-        yield Problem(path, text)
     if source is None:
         return
     if not source.kind.redelivers:

@@ -14,11 +14,11 @@ from tests.support.world import World, fill, numbers, one_broker, stream, world
 
 
 class Gate:
-    """The calls of `wait`: those that it has seen, those at work, and when those of a subject and payload may end."""
+    """The calls of `wait`, those that have not returned, and when those for a subject and payload may return."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, bytes]] = []
-        self.at_work: list[tuple[str, bytes]] = []
+        self.running: list[tuple[str, bytes]] = []
         self.shut: dict[tuple[str, bytes], trio.Event] = {}
 
 
@@ -38,12 +38,12 @@ def shut(subject: str, payload: bytes) -> trio.Event:
 async def wait(message: Message) -> Message:
     one = message.subject, message.payload
     GATE.calls.append(one)
-    GATE.at_work.append(one)
+    GATE.running.append(one)
     try:
         if one in GATE.shut:
             await GATE.shut[one].wait()
     finally:
-        GATE.at_work.remove(one)
+        GATE.running.remove(one)
     return message
 
 
@@ -63,7 +63,7 @@ async def test_other_keys_have_the_new_settings_while_a_call_under_the_old_ones_
     old = stream("IN", "out.{{wildcard(1)}}", filter="in.*") | WAITS | BY_SUBJECT
     async with world([old], brokers=one_broker(), shutdown_timeout=60.0) as w:
         fill(w.broker, 3, subjects="a")
-        await eventually(lambda: GATE.at_work == [("in.a", b"0")])
+        await eventually(lambda: GATE.running == [("in.a", b"0")])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(w.live.reload, w.configuration(stream("IN", "out.new", filter="in.*") | new))
             await wait_all_tasks_blocked()
@@ -81,7 +81,7 @@ async def test_a_route_without_a_handler_overtakes_no_call_of_the_one_that_it_ha
     first = shut("in.x", b"0")
     async with world([stream("IN", "out.$1", filter="in.*") | WAITS], brokers=one_broker(), shutdown_timeout=60.0) as w:
         fill(w.broker, 2)
-        await eventually(lambda: GATE.at_work == [("in.x", b"0")])
+        await eventually(lambda: GATE.running == [("in.x", b"0")])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(w.live.reload, w.configuration(stream("IN", "out.$1", filter="in.*")))
             await wait_all_tasks_blocked()
@@ -103,13 +103,13 @@ async def test_with_another_concurrency_no_more_calls_begin_than_are_allowed(
     old = stream("IN", "out.{{wildcard(1)}}", filter="in.*") | WAITS | BY_SUBJECT
     async with world([old], brokers=one_broker(), shutdown_timeout=60.0) as w:
         fill(w.broker, 1, subjects=names)
-        await eventually(lambda: len(GATE.at_work) == 4)
+        await eventually(lambda: len(GATE.running) == 4)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(w.live.reload, w.configuration(old | {"concurrency": concurrency}))
             await trio.sleep(1)
             for ended, end in enumerate(ends):
                 left = min(8 - ended, max(concurrency, 4 - ended))
-                assert len(GATE.at_work) == left, (ended, GATE.at_work)
+                assert len(GATE.running) == left, (ended, GATE.running)
                 end.set()
                 await trio.sleep(1)
         await eventually(lambda: w.route_ledger() == (8, 0, {"routed": 8}))

@@ -124,7 +124,6 @@ STREAM = {"stream": "IN", "durable": "router", "filter": "in.*"}
     ("changes", "key", "message"),
     [
         ({"from": {"subject": "in.*"}}, "", "only messages from a stream can wait in another one"),
-        ({"to": [{"bucket": "b", "key": "k"}]}, "", "can't be combined with a bucket"),
         ({"from": STREAM | {"stream": "RETRY"}}, ".stream", "is the stream that the route reads"),
         ({"retry": {"schedule": {"stream": "R.Y", "prefix": "retry"}}}, ".stream", "contains '.'"),
         ({"retry": {"schedule": {"stream": "RETRY", "prefix": "$retry"}}}, ".prefix", "begins with '$'"),

@@ -115,7 +115,7 @@ class PartsKeeper(Keeper[StreamDelivery, PartsInHand]):
             keeper.handled_again(seconds, now)
 
     def forward_waiting(self) -> bool:
-        if not any(keeper.forwards_on_arrival for keeper in self.hand.keepers):
+        if not all(keeper.forwards_on_arrival for keeper in self.hand.keepers):
             return False
         routing = self._routing
         for keeper in self.hand.take_turns(trio.current_time()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from router_trio.errors import reasons
@@ -20,9 +20,14 @@ _NO_ORIGIN = Failure(reasons.NO_ORIGIN, "its headers do not tell where it came f
 class RetriedDelivery(StreamDelivery):
     """A message that has waited. It is acked where it waited, and identified by where it came from."""
 
-    __slots__ = ("came",)
+    __slots__ = ("_created", "came")
 
-    def __init__(self, delivery: StreamDelivery, raw: framing.RawMessage, came: Origin) -> None:
+    has_waited = True
+
+    def __init__(
+        self, delivery: StreamDelivery, raw: framing.RawMessage, came: Origin, created: Callable[[], str]
+    ) -> None:
+        """`created` returns when the stream was created that it came from, as far as that is known."""
         super().__init__(
             delivery.keeper,
             delivery.cursor,
@@ -34,6 +39,7 @@ class RetriedDelivery(StreamDelivery):
             came.message_id,
         )
         self.came: Origin = came
+        self._created = created
 
     def origin(self) -> dict[str, Any]:
         return self.came.fields() | {"deliveries": self._all_deliveries}
@@ -55,13 +61,25 @@ class RetriedDelivery(StreamDelivery):
     def place_in_stream(self) -> int:
         return self.came.sequence
 
+    @property
+    def stored_at(self) -> int:
+        return self.came.time_ns
+
+    @property
+    def stream_created(self) -> str:
+        return self._created()
+
 
 class RetriedDeliveries(Deliveries):
     """Reads the deliveries of the durable for due retries, and counts them in `confirmed`."""
 
-    def __init__(self, keeper: Keeper, stream: str, durable: str, confirmed: Confirmed) -> None:
+    def __init__(
+        self, keeper: Keeper, stream: str, durable: str, confirmed: Confirmed, created: Callable[[], str]
+    ) -> None:
+        """`created` returns when the stream of the route was created, as far as that is known."""
         super().__init__(keeper, stream, durable)
         self._confirmed = confirmed
+        self._created = created
 
     def read(self, batch: Sequence[framing.RawMessage], cursor: StreamCursor, now: float) -> Read:
         """Return the deliveries in a batch, restored, and the other messages.
@@ -83,7 +101,7 @@ class RetriedDeliveries(Deliveries):
             self._confirmed.received += 1
             cursor.failures.restore(delivery.sequence, came.failed)
         frame = framing.publish(came.subject, framing.payload(raw), reply=raw[1], headers=block)
-        return RetriedDelivery(delivery, framing.published(frame), came)
+        return RetriedDelivery(delivery, framing.published(frame), came, self._created)
 
     def _without_origin(self, delivery: StreamDelivery, cursor: StreamCursor) -> StreamDelivery:
         raw, given_up = delivery.raw, cursor.failures.given_up

@@ -7,7 +7,7 @@ elsewhere or not at all, that durable is read until nothing waits for it any mor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -71,10 +71,12 @@ class _DueRetries(StreamSource):
         before: _DueRetries | None,
         durable: str,
         keys: ActiveKeys[StreamDelivery],
+        created: Callable[[], str],
     ) -> None:
         """`before` are the due retries of the previous source: its unsettled messages continue here.
 
         `durable` is its name if that is known, else empty. `keys` are shared with the stream of the route.
+        `created` returns when that stream was created, as far as that is known.
         """
         source, now = routing.plan.settings.source, routing.plan.retry_schedule
         spec = replace(
@@ -100,6 +102,8 @@ class _DueRetries(StreamSource):
             StreamPart(spec, self.status, None),
             keys,
         )
+        if routing.newest is not None:
+            self.keeper.forwards_on_arrival = False  # each is compared before
         store = routing.retry_schedules
         self._confirmed: Confirmed = Confirmed()
         if isinstance(store, RetrySchedules) and not self.drains:
@@ -111,7 +115,7 @@ class _DueRetries(StreamSource):
         self._reported: bool = before is not None and self.drains and before.drains and before._reported
         """True once it was reported that messages wait where nothing new is scheduled."""
         self._consumer: PullConsumer | None = None
-        self._deliveries = RetriedDeliveries(self.keeper, spec.stream, spec.durable, self._confirmed)
+        self._deliveries = RetriedDeliveries(self.keeper, spec.stream, spec.durable, self._confirmed, created)
         if self.drains:
             self.state.draining[schedule.place] = None
 
@@ -291,10 +295,13 @@ class RetryingSource(KeptSource[PartsKeeper]):
 
     def _add(self, schedule: RetrySchedule, before: _DueRetries | None = None, durable: str = "") -> _DueRetries:
         about = self._routing, self._connection, self._emit, self._dead_letters
-        part = _DueRetries(schedule, *about, before, durable, self._keys)
+        part = _DueRetries(schedule, *about, before, durable, self._keys, self._created)
         self.due.append(part)
         self.keeper.add(part.keeper, partial(_look, part))
         return part
+
+    def _created(self) -> str:
+        return self._stream.keeper.hand.cursor.stream_created
 
     def _wake(self) -> None:
         self.keeper.route.something_waits()
@@ -318,8 +325,11 @@ class RetryingSource(KeptSource[PartsKeeper]):
             await self._receive_while_open(other, link)
 
     async def _receive_while_open(self, part: _DueRetries, link: Link) -> None:
-        """Receive what is due, with `standby` only while this process has the lead of the stream."""
-        if not self._stream.is_standby:
+        """Receive what is due, with `standby` only while this process has the lead of the stream.
+
+        If it is compared with values of buckets, also not before it is known which stream that is.
+        """
+        if not self._stream.is_standby and self._routing.newest is None:
             await part.receive_due(link)
             return
         while True:

@@ -457,7 +457,7 @@ async def test_a_reload_keeps_what_is_in_hand_and_what_is_scheduled(autojump_clo
 
 
 class Process:
-    """One of two routers with `standby` in front of the same server: the payloads that its handler was called with."""
+    """A router with `standby`: another one may have the lead. `calls` are the payloads that its handler got."""
 
     def __init__(self) -> None:
         self.calls: list[bytes] = []
@@ -543,3 +543,47 @@ async def test_a_reload_keeps_the_lead_and_what_is_scheduled(autojump_clock: Moc
             assert other.route.standby
         await eventually(lambda: w.route.settled["routed"] == 1, 90)
         assert (first.calls, second.calls) == ([b"0", b"0"], [])
+
+
+# --- into a bucket ---
+
+
+INTO_BUCKET = [{"bucket": "B", "key": "{{wildcard(1)}}"}]
+
+
+def with_bucket(there: dict[str, FakeBroker]) -> dict[str, FakeBroker]:
+    there["main"].add_stream("KV_B", ["$KV.B.>"])
+    return there
+
+
+@pytest.mark.parametrize("order", [{}, {"key": "subject", "concurrency": 4}])
+async def test_a_value_that_has_waited_does_not_replace_a_later_one(
+    order: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    handler = Failing(2)
+    made = handled(handler, to=INTO_BUCKET, **READS, **retrying(), **order)
+    async with world(handlers=[made], brokers=with_bucket(brokers())) as w:
+        w.broker.publish("in.a", b"old")
+        w.broker.publish("in.b", b"only")
+        await eventually(lambda: w.route.settled["scheduled"] == 2)
+        w.broker.publish("in.a", b"new")
+        await eventually(lambda: w.route.settled["routed"] == 1, 10)
+        await eventually(lambda: w.route.in_hand == 0 and w.route.received == 5, 100)
+        assert [(one.subject, one.payload) for one in w.broker.messages("KV_B")] == [
+            ("$KV.B.a", b"new"),
+            ("$KV.B.b", b"only"),
+        ]
+        assert w.route.filtered == {"older": 1}
+        assert (len(handler.calls), w.route.settled["routed"]) == (4, 2)
+
+
+async def test_a_value_that_has_waited_is_not_sent_before_it_could_be_compared(autojump_clock: MockClock) -> None:
+    made = handled(Failing(1), to=INTO_BUCKET, **READS, **retrying())
+    async with world(handlers=[made], brokers=with_bucket(brokers())) as w:
+        w.broker.publish("in.a", b"only")
+        await eventually(lambda: w.route.settled["scheduled"] == 1)
+        w.broker.deny_publish("$JS.API.STREAM.MSG.GET.IN")
+        await eventually(lambda: w.route.failed["permission_denied"] >= 1, 100)
+        assert not w.broker.messages("KV_B")
+        w.broker.allow_publish("$JS.API.STREAM.MSG.GET.IN")
+        await eventually(lambda: [one.payload for one in w.broker.messages("KV_B")] == [b"only"], 400)
