@@ -105,7 +105,9 @@ class KeptRoute(Route, Generic[D]):
     async def _lead_on(self) -> Awaitable[None]:
         while True:
             await self._something_waits()
-            if await self._some_may_go():
+            if self._tasks.too_many:  # since a reload allows fewer calls than are in progress
+                await self._tasks.until_allowed()
+            elif await self._some_may_go():
                 blocked = self._begin_some()
                 if blocked is not None:
                     return blocked
@@ -333,6 +335,7 @@ class HandlerTasks:
         self._waits = 0
         self._led = True
         self._idle = trio.lowlevel.ParkingLot()
+        self._allowed = trio.lowlevel.ParkingLot()
         self._tasks: set[HandlerTask] = set()
         self._task_ended = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
@@ -346,7 +349,17 @@ class HandlerTasks:
     def allow(self, most: int) -> None:
         """Allow that many calls at a time from now on. If more are in progress, none begins until enough have ended."""
         self._most = most
+        self._allowed.unpark_all()
         self._lead_if_allowed()
+
+    @property
+    def too_many(self) -> bool:
+        """Return True if no call may begin before another one has ended."""
+        return self._waits >= self._most
+
+    async def until_allowed(self) -> None:
+        """Wait until that has changed, or should be checked again."""
+        await self._allowed.park()
 
     @property
     def in_progress(self) -> Calls:
@@ -367,7 +380,7 @@ class HandlerTasks:
         hanging = self._still(calls)
         for task in hanging:
             task.forgotten = True
-            self._waits -= 1
+            self._wait_ended()
         self._lead_if_allowed()
         return len(hanging)
 
@@ -384,7 +397,7 @@ class HandlerTasks:
             self._tasks.discard(task)
             self._task_ended.unpark_all()
             if task.cancelled and not task.forgotten:
-                self._waits -= 1
+                self._wait_ended()
                 self._lead_if_allowed()
 
     async def _work(self, task: HandlerTask) -> None:
@@ -400,10 +413,15 @@ class HandlerTasks:
                 if task.cancelled:
                     return
                 blocked = self._begin() if self._waits <= self._most else None
-            self._waits -= 1
+            self._wait_ended()
             if self._led or self._waits >= self._most:
                 await self._idle.park()
             self._led = True
+
+    def _wait_ended(self) -> None:
+        self._waits -= 1
+        if self._allowed:
+            self._allowed.unpark_all()
 
     def _pass_lead(self) -> None:
         if self._waits >= self._most:

@@ -94,6 +94,28 @@ async def test_a_route_without_a_handler_overtakes_no_call_of_the_one_that_it_ha
         assert w.route_ledger() == (4, 0, {"routed": 4})
 
 
+@pytest.mark.parametrize("left", [1, 2])
+async def test_a_route_whose_task_waits_for_messages_begins_no_call_beside_too_many(
+    left: int, autojump_clock: MockClock
+) -> None:
+    """Fewer calls are in progress than were allowed, and more than are allowed now."""
+    ends = [shut(f"in.{name}", b"0") for name in "abc"]
+    old = stream("IN", "out.{{wildcard(1)}}", filter="in.*") | WAITS | BY_SUBJECT
+    async with world([old], brokers=one_broker(), shutdown_timeout=60.0) as w:
+        fill(w.broker, 1, subjects="abc"[:left])
+        await eventually(lambda: len(GATE.running) == left)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.live.reload, w.configuration(stream("IN", "out.new", filter="in.*") | WAITS))
+            await wait_all_tasks_blocked()
+            fill(w.broker, 2, first=1, subjects="ab")
+            for end in ends[:left]:
+                await trio.sleep(1)
+                assert not stored(w, "out.new"), "a later message of any subject waits"
+                end.set()
+        await eventually(lambda: stored(w, "out.new") == [b"1", b"1", b"2", b"2"])
+        assert len(GATE.calls) == left + 4
+
+
 @pytest.mark.parametrize("concurrency", [1, 2, 8])
 async def test_with_another_concurrency_no_more_calls_begin_than_are_allowed(
     concurrency: int, autojump_clock: MockClock
