@@ -302,7 +302,7 @@ class HandlerTask:
     __slots__ = ("cancelled", "forgotten", "scope", "waits")
 
     def __init__(self) -> None:
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope = trio.CancelScope()
         self.waits: int = 0
         """How often a call began to wait or ended, so it is odd while one waits."""
         self.cancelled: bool = False
