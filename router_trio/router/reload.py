@@ -1,14 +1,17 @@
 """Carries out a reload: changes a run from its settings to others, while messages are routed.
 
 Unchanged parts are not touched. Each route that ends, and each that starts, waits only for what it needs: a route
-starts once its predecessor has ended and its connections exist; a connection ends once the routes that used it have. A
-core route that keeps its subscription hands it to its successor at once, so that there is no gap. One whose connection
-ends hands over what it has not started once it receives nothing more.
+starts once its predecessor has ended and its connections exist; a connection ends once the routes that used it have.
+
+A route that keeps its messages stays if it goes on with the same source: only its settings change. One that keeps none
+hands its subscription to its successor at once, so that there is no gap. If its connection ends, it hands over what it
+has not started once it receives nothing more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 
 import trio
 
@@ -18,6 +21,7 @@ from router_trio.connection.supervisor import Connection
 from router_trio.events import RestartNeeded, RouteRetriesLeft, RouterReloaded
 from router_trio.router.generations import ConnectionGeneration, RouteGeneration
 from router_trio.router.run import Run
+from router_trio.routing.core.batch_route import BatchRoute
 from router_trio.routing.route import Route
 from router_trio.routing.route_plans import RoutePlan
 from router_trio.routing.source import Source
@@ -80,8 +84,7 @@ class Reload:
         self._deadline = trio.current_time() + run.settings.router.shutdown_timeout
         self._change_streams()
         for change in found.routes.changed:
-            if change.keeps_messages:
-                self._hand_over(change)
+            self._hand_over(change)
         async with trio.open_nursery() as nursery:
             for name in (*found.routes.removed, *found.routes.changed_names, *found.routes.added):
                 nursery.start_soon(self._change_route, name)
@@ -98,11 +101,13 @@ class Reload:
     # --- routes ---
 
     def _hand_over(self, change: Change) -> None:
-        """Replace a route of the same subject: what it has not started, and what it would retry, goes to its successor.
+        """Replace a route that keeps no messages by one of the same subject, which gets what it has not started.
 
-        If it keeps its subscription, messages that arrive from now on do so as well.
+        If it keeps its subscription, messages that arrive from now on go there as well.
         """
         run, before = self._run, self._before[change.name]
+        if not (change.keeps_messages and isinstance(before.route, BatchRoute)):
+            return
         here = self._connections() | {name: generation.connection for name, generation in self._new_connections.items()}
         route = run.build(self._plans[change.name], here, before.route)
         before.route.hand_over(route)
@@ -116,7 +121,6 @@ class Reload:
         plan = self._plans.get(name)
         if before is not None and plan is not None and self._stays(before, plan):
             await self._change_settings(before.route, plan)
-            self._route_ended[name].set()
             return
         if before is not None:
             left = await self._end_route(name, before)
@@ -136,33 +140,55 @@ class Reload:
         self._emit_left(left, generation.route.source)
 
     def _stays(self, before: RouteGeneration, plan: RoutePlan) -> bool:
-        """Return True if a route need not end to have other settings, and what these need is there already."""
+        """Return True if a route need not end to have other settings."""
         source = before.route.source
-        if not before.begun or self._connection_up.keys() & {*connections_of(plan.settings), source.connection.name}:
+        if not before.begun or plan.connection != source.connection.name:
             return False
-        connection = self._run.connections.get(plan.connection)
-        return connection is not None and source.stays(plan, connection.connection)
+        needed = connections_of(plan.settings)
+        reconnects = self._loses_connection(plan.name) or not self._connection_up.keys().isdisjoint(needed)
+        return source.stays(plan, reconnects=reconnects)
+
+    def _loses_connection(self, route: str) -> bool:
+        """Return True if a connection ends that a route uses now."""
+        return any(route in users for users in self._users.values())
 
     async def _change_settings(self, route: Route, plan: RoutePlan) -> None:
-        """Have a route use other settings, as soon as it has stopped to receive by those that it has."""
+        """Have a route use other settings, as soon as its source and its connections are there.
+
+        If a connection ends, it begins with no message in between: what it sent before is settled there first.
+        """
         from router_trio.routing.kept_route import KeptRoute  # only for routes that keep their messages
 
         assert isinstance(route, KeptRoute), "its source stays"
-        run, source = self._run, route.source
-        await self._streams_first(connections_of(plan.settings))
-        source.close()
-        with trio.CancelScope(deadline=self._deadline):
-            await source.over()
-        left = await self._retries_left(plan.name, source)
-        source.retire()
-        started = run.change(route, plan, self._connections())
-        run.registry.put_route(route.state)
+        source, hanging = route.source, 0
+        with ExitStack() as stack:
+            if self._loses_connection(plan.name) or source.settles_first(plan):
+                stack.enter_context(route.paused())
+            if source.connection.name in self._users:
+                source.close()
+            await self._streams_first(connections_of(plan.settings))
+            with trio.CancelScope(deadline=self._deadline):
+                await (source.over() if source.closed else source.make_way())
+            if route.is_paused:
+                hanging = await route.settled(self._deadline)
+            left = await self._retries_left(plan.name, source)
+            if source.closed:
+                source.retire()
+            self._route_ended[plan.name].set()
+            for needed in connections_of(plan.settings):
+                if needed in self._connection_up:
+                    await self._connection_up[needed].wait()
+            started = self._run.change(route, plan, self._connections(), self._deadline)
+        self._run.registry.put_route(route.state)
         route.source.connection.attach(route.source)
         self._emit_left(left, route.source)
+        try:
+            hanging += await route.ended(started)
+        finally:
+            self._count_unsettled(route.take_unsettled())
         state = started.routing.state
-        hanging = await route.ended(started, self._deadline)
-        run.emit_left_behind(state, hanging + sum(map(len, state.left_behind)))
-        run.forget_route(state)
+        self._run.emit_left_behind(state, hanging + sum(map(len, state.left_behind)))
+        self._run.forget_route(state)
 
     def _put(self, generation: RouteGeneration) -> RouteGeneration:
         run, state = self._run, generation.route.state

@@ -44,6 +44,7 @@ from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.handlers.lifespan import LifespanFunction
 from router_trio.routing.handlers.loading import lifespan_problem, load_handlers, load_lifespan
 from router_trio.routing.handlers.runtime import HandlerRuntime
+from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
 from router_trio.routing.route_plans import RoutePlan, compile_routes
 from router_trio.settings import ConnectionSettings, RouteSettings, Settings
@@ -252,9 +253,11 @@ class Run:
         """Return the route of a plan, as `RouteBuilder.build` does."""
         return self._builder.build(plan, connections, before)
 
-    def change(self, route: KeptRoute[Any], plan: RoutePlan, connections: Mapping[str, Connection]) -> Started:
+    def change(
+        self, route: KeptRoute[Any], plan: RoutePlan, connections: Mapping[str, Connection], deadline: float
+    ) -> Started:
         """Have a route use other settings, as `RouteBuilder.change` does."""
-        return self._builder.change(route, plan, connections)
+        return self._builder.change(route, plan, connections, deadline)
 
     def forget_connection(self, connection: Connection) -> None:
         """Forget what was built for a connection that has ended, as `RouteBuilder.forget_connection` does."""
@@ -367,7 +370,7 @@ class Run:
         token = trio.lowlevel.current_trio_token()
         return Watchdog(
             lambda event: self.telemetry.emit_from_thread(event, token),
-            lambda: [generation.route.routing for generation in self._all_routes],
+            lambda: self._routings,
             lambda: self._while_blocked or self.telemetry.probes,
         ).watching()
 
@@ -378,7 +381,7 @@ class Run:
         token = trio.lowlevel.current_trio_token()
         return Watchdog(
             lambda event: token.run_sync_soon(self.emit, event),
-            lambda: [generation.route.routing for generation in self._all_routes],
+            lambda: self._routings,
             kind=AsyncioLoopBlocked,
         ).watching_asyncio(loop)
 
@@ -500,7 +503,7 @@ class Run:
 
         A handler that exits cancel scopes of the router makes Trio raise in many places, without naming the handler.
         """
-        lost = (generation.route.routing.lost for generation in self._all_routes)
+        lost = (routing.lost for routing in self._routings)
         return next((one for one in lost if one is not None), None) or innermost(group)
 
     # --- the end ---
@@ -572,6 +575,10 @@ class Run:
     @property
     def _all_routes(self) -> list[RouteGeneration]:
         return [*self.leaving, *self.routes.values()]
+
+    @property
+    def _routings(self) -> list[Routing]:
+        return [routing for generation in self._all_routes for routing in generation.route.routings]
 
     def _abandon(self) -> None:
         for generation in self._all_routes:

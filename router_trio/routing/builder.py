@@ -24,6 +24,7 @@ from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
 from router_trio.routing.route_counts import continue_counts
 from router_trio.routing.route_plans import RoutePlan
+from router_trio.routing.source import KeptSource
 from router_trio.routing.tracing import RouteTracing, Tracing
 from router_trio.settings.routes.sources.partitioned import partitioning_of
 from router_trio.states import REPLY, RouteState
@@ -73,16 +74,26 @@ class RouteBuilder:
         routing, letters = self._routing(plan, connections, before)
         return self._route(routing, connections[plan.connection], letters, before)
 
-    def change(self, route: KeptRoute[Any], plan: RoutePlan, connections: Mapping[str, Connection]) -> Started:
+    def change(
+        self, route: KeptRoute[Any], plan: RoutePlan, connections: Mapping[str, Connection], deadline: float
+    ) -> Started:
         """Have a route use other settings, whose source stays: see `Source.stays`. Return what was started before.
 
-        The source of the route has stopped receiving. The caller attaches the new one to its connection.
+        The source of the route has made way. The caller attaches the new one to its connection.
         """
         route.state.is_over = True
         routing, letters = self._routing(plan, connections, route)
-        source = route.source.go_on(routing, connections[plan.connection], letters)
-        assert source is not None, "it stays"
-        return route.use(routing, source)
+        source, connection = route.source, connections[plan.connection]
+        if isinstance(source, SubjectSource):
+            from router_trio.routing.core.keeper import KeptSubject
+
+            assert isinstance(source, KeptSubject), "it has a route that keeps its messages"
+            shared = self._shared_by(plan, connection)
+            follows: KeptSource[Any] | None = KeptSubject(routing, connection, self._emit, letters, shared, source)
+        else:
+            follows = source.go_on(routing, connection, letters)
+        assert follows is not None, "it stays"
+        return route.use(routing, follows, deadline)
 
     def _routing(
         self, plan: RoutePlan, connections: Mapping[str, Connection], before: Route | None

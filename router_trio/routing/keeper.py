@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.hand_over import Batches
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.pipeline import Routing
 from router_trio.states import Behind, Partitions, RouteState
@@ -32,15 +31,6 @@ class RouteToWake(Protocol):
     def left_hand(self) -> None:
         """Note that a message has left the hand."""
 
-    @property
-    def has_successor(self) -> bool:
-        """Return True if there is a successor that still receives messages."""
-        ...
-
-    def pass_on(self, waiting: Batches) -> bool:
-        """Have messages routed by the successor. Return False if there is none that still receives messages."""
-        ...
-
 
 class Keeper(ABC, Generic[D, H]):
     """The `Holder` of the messages of one route: settles each, and carries that out at its source."""
@@ -55,8 +45,11 @@ class Keeper(ABC, Generic[D, H]):
         self._keyed: bool = routing.plan.by_key
         self.routes: bool = False
         """True while its route runs."""
+        self.settings_follow: bool = False
+        """True while nothing new is routed, since the settings of the route are about to change."""
         self.is_over: bool = False
         """True from `let_go` on: nothing is routed any more."""
+        self._unsettled = 0
         self.route: RouteToWake
         """The route that `routed_by` set."""
 
@@ -90,7 +83,11 @@ class Keeper(ABC, Generic[D, H]):
 
     def begin(self) -> None:
         """Record that the route runs."""
-        self.routes = True
+        self.routes, self.settings_follow = True, False
+
+    def pause(self) -> None:
+        """Record that nothing new is routed until `begin`, which is that of the keeper by other settings."""
+        self.routes, self.settings_follow = False, True
 
     @property
     @abstractmethod
@@ -187,19 +184,24 @@ class Keeper(ABC, Generic[D, H]):
     def recall(self) -> None:
         """Take unsent messages back from the outboxes, before `let_go`, if the source takes them back."""
 
-    def give_up_calls(self) -> None:
-        """Return messages whose handlers have been cancelled and do not return. What they would send is ignored."""
-        raise NotImplementedError
-
     def retire(self) -> None:
         """Stop listening, since the route has ended and the router goes on."""
 
-    # --- from one route to its successor ---
+    # --- settings that change ---
 
-    def take_back(self) -> Batches:
-        """Take out all messages that were not started, for the successor of the route: see `Route.hand_over`."""
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def started(self) -> int:
+        """Return the number of messages that were begun and are not settled, those in a handler included."""
 
-    def go_on_with(self, waiting: Batches) -> None:
-        """Route these messages before all others: the previous route received them."""
-        raise NotImplementedError
+    def take_unsettled(self) -> int:
+        """Return how many messages `give_up_calls` and cancelled handlers have cost, once."""
+        unsettled, self._unsettled = self._unsettled, 0
+        return unsettled
+
+    @abstractmethod
+    def give_up_calls(self) -> None:
+        """Return messages whose handlers have been cancelled and do not return, or lose them.
+
+        What their handlers would send is ignored.
+        """

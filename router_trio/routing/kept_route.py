@@ -11,7 +11,8 @@ confirmed it. A failed message holds back its key until it is retried or given u
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import trio
@@ -42,6 +43,9 @@ class KeptRoute(Route, Generic[D]):
         self._left_hand = trio.lowlevel.ParkingLot()
         self._waiting_for_room = trio.CancelScope()
         self._nothing_comes = False
+        self._started: list[Started] = []
+        self._lost = 0
+        self._paused: Latch | None = None
         self._go_by(routing, source)
 
     def _go_by(self, routing: Routing, source: KeptSource[Keeper[D, InHand[D]]]) -> None:
@@ -58,13 +62,46 @@ class KeptRoute(Route, Generic[D]):
 
     # --- settings that change ---
 
-    def use(self, routing: Routing, source: KeptSource[Keeper[D, InHand[D]]]) -> Started:
+    @property
+    def routings(self) -> Sequence[Routing]:
+        return (self.routing, *(started.routing for started in self._started))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Begin with no message while this is entered. Messages are received, and what is begun goes on."""
+        assert self._paused is None, "reloads follow each other"
+        self._paused = Latch()
+        self._keeper.pause()
+        self._waiting_for_room.cancel()
+        if self._flow is not None:
+            self._flow.wake()
+        try:
+            yield
+        finally:
+            self._keeper.begin()
+            self._paused.set()
+            self._paused = None
+
+    @property
+    def is_paused(self) -> bool:
+        """Return True while it begins with no message."""
+        return self._paused is not None
+
+    async def settled(self, deadline: float) -> int:
+        """Wait until what was begun before the route was `paused` is settled. At the deadline, return or lose it.
+
+        Returns the number of handler calls that do not return although they were cancelled.
+        """
+        return await self._end(Started(self._keeper, self.routing, self._tasks.in_progress, deadline))
+
+    def use(self, routing: Routing, source: KeptSource[Keeper[D, InHand[D]]], deadline: float) -> Started:
         """Route by other settings from now on, with messages that this source receives.
 
         What waits is routed by them as well. Returns what was started under the settings before: it ends under them,
-        and its keys are not free before.
+        before the deadline, and its keys are not free before.
         """
-        started = Started(self._keeper, self.routing, self._tasks.in_progress)
+        started = Started(self._keeper, self.routing, self._tasks.in_progress, deadline)
+        self._started.append(started)
         routed = self._keeper.routes
         self.routing, self.state, self.source = routing, routing.state, source
         self._go_by(routing, source)
@@ -78,34 +115,48 @@ class KeptRoute(Route, Generic[D]):
         self._left_hand.unpark_all()
         return started
 
-    async def ended(self, started: Started, deadline: float) -> int:
-        """Wait until what was started under earlier settings is settled. At the deadline, return it to its source.
+    async def ended(self, started: Started) -> int:
+        """Wait until what was started under earlier settings is settled. At its deadline, return or lose it.
 
         Returns the number of handler calls that do not return although they were cancelled. If this is cancelled, the
-        route goes on, and the messages are settled as those of its other settings.
+        end of the route waits for it.
         """
-        keeper = started.keeper
-        with trio.CancelScope(deadline=deadline):
-            while started.routing.state.in_hand:
-                await self._left_hand.park()
-        keeper.recall()
-        hanging = await self._tasks.cancel(started.calls)
-        keeper.give_up_calls()
-        keeper.retire()
+        hanging = await self._end(started)
+        started.keeper.retire()
         if started.routing.flow is not None:
             started.routing.flow.retire()
+        if started.routing.lost is None:  # else that is why the run ends, which looks for the cause
+            self._started.remove(started)
         return hanging
+
+    async def _end(self, started: Started) -> int:
+        with trio.CancelScope(deadline=started.deadline):
+            while started.keeper.started:
+                await self._left_hand.park()
+        started.keeper.recall()
+        hanging = await self._tasks.cancel(started.calls)
+        started.keeper.give_up_calls()
+        self._lost += started.keeper.take_unsettled()
+        return hanging
+
+    def take_unsettled(self) -> int:
+        """Return the number of messages that changes of the settings have cost, once."""
+        lost, self._lost = self._lost, 0
+        return lost
 
     # --- routed ---
 
     async def _route_arriving(self) -> None:
-        self._keeper.begin()
+        if self._paused is None:
+            self._keeper.begin()
         await self._tasks.run()
 
     async def _lead_on(self) -> Awaitable[None]:
         while True:
             await self._something_waits()
-            if self._tasks.too_many:  # since a reload allows fewer calls than are in progress
+            if self._paused is not None:
+                await self._paused.wait()
+            elif self._tasks.too_many:  # since a reload allows fewer calls than are in progress
                 await self._tasks.until_allowed()
             elif await self._some_may_go():
                 blocked = self._begin_some()
@@ -115,7 +166,7 @@ class KeptRoute(Route, Generic[D]):
             await self.routing.turn.pass_on()
 
     def _begin_at_once(self) -> Awaitable[None] | None:
-        blocked = self._begin_some() if self._keeper.has_room else None
+        blocked = self._begin_some() if self._keeper.has_room and self._paused is None else None
         self._left_hand.unpark_all()
         return blocked
 
@@ -256,13 +307,10 @@ class KeptRoute(Route, Generic[D]):
     def left_hand(self) -> None:
         self._left_hand.unpark_all()
 
-    # --- from one route to its successor ---
+    def go_on_with(self, waiting: Batches) -> None:
+        from router_trio.routing.core.keeper import SubjectKeeper  # only for routes from a subject
 
-    def _take_back(self) -> Batches:
-        # `_all_routed` settles what is left here when nothing more is received.
-        return self._keeper.take_back()
-
-    def _go_on_with(self, waiting: Batches) -> None:
+        assert isinstance(self._keeper, SubjectKeeper), "it has the subject of the route that it follows"
         self._keeper.go_on_with(waiting)
         self._arrived.set()
 
@@ -274,6 +322,8 @@ class KeptRoute(Route, Generic[D]):
         self._arrived.set()
         if self._flow is not None:
             self._flow.wake()
+        for started in tuple(self._started):  # if a reload was cut short
+            await self.ended(started)
         while not self._keeper.settle_rest():
             with trio.move_on_after(self.source.keep_lead()):
                 await self._left_hand.park()
@@ -281,7 +331,13 @@ class KeptRoute(Route, Generic[D]):
     def recall(self) -> None:
         self._keeper.recall()
 
+    def abandon(self) -> int:
+        return super().abandon() + self.take_unsettled()
+
     def _let_go(self) -> int:
+        for started in self._started:
+            started.keeper.give_up_calls()
+            self._lost += started.keeper.take_unsettled()
         return self._keeper.let_go()
 
     def retire(self) -> None:
@@ -363,8 +419,8 @@ class HandlerTasks:
 
     @property
     def in_progress(self) -> Calls:
-        """The calls that wait for something now."""
-        return {task: task.waits for task in self._tasks if task.waits % 2}
+        """The calls that wait for something now, without those that were cancelled in vain."""
+        return {task: task.waits for task in self._tasks if task.waits % 2 and not task.forgotten}
 
     async def cancel(self, calls: Calls) -> int:
         """Cancel those of these calls that are still in progress, and wait for a bounded time until they have ended.
@@ -449,3 +505,4 @@ class Started(NamedTuple):
     keeper: Keeper[Any, Any]
     routing: Routing
     calls: Calls
+    deadline: float

@@ -66,6 +66,11 @@ class Order(Protocol[D]):
         """Add messages that were held back, sorted by place. Each is taken before later messages of its key."""
         ...
 
+    @property
+    def active(self) -> Sequence[D]:
+        """Return the active messages, as far as they keep others of their keys from being taken."""
+        ...
+
     def activate(self, message: D) -> None:
         """Record that a message is active that was begun before this order was made. None waits yet."""
 
@@ -102,6 +107,7 @@ class ArrivalOrder(Generic[D]):
     behind = 0
     may_begin = 0
     keys = 0
+    active: Sequence[D] = ()
 
     def __init__(self, key_of: Callable[[D], bytes], place_of: Callable[[D], int]) -> None:
         """`key_of` does not raise. No two messages of a key have the same place."""
@@ -214,6 +220,10 @@ class KeyOrder(Generic[D]):
     def release(self, messages: Sequence[D]) -> None:
         """Add messages that were held back, and sort all messages of their keys by place."""
         self.waiting += messages
+
+    @property
+    def active(self) -> list[D]:
+        return self._keys.active
 
     def activate(self, message: D) -> None:
         self._keys.activate(self._key_of(message), message)

@@ -12,7 +12,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from router_trio.connection.latch import Latch
-from router_trio.connection.shared_subscription import Member
 from router_trio.connection.supervisor import Connection
 from router_trio.errors import SourceError
 from router_trio.events import Emit
@@ -132,22 +131,24 @@ class Source(ABC):
         """Return how many retries are scheduled in one of them; None if that can't be counted."""
         raise NotImplementedError
 
-    # --- from one route to its successor ---
+    # --- settings that change ---
 
-    def hand_over(self, successor: Source) -> bool:
-        """Have another source receive in place of this one from now on, without a gap. Only a subject can do that.
+    def stays(self, plan: RoutePlan, *, reconnects: bool) -> bool:
+        """Return True if a source for other settings continues everything that is in hand here.
 
-        Return False if the other one reads from another connection, so that this one receives until it is closed.
+        Then the route need not end. `plan` has the same connection for its source, and `reconnects` is True if this or
+        that of a destination ends and is made again.
         """
-        raise NotImplementedError
-
-    def take_over(self, member: Member) -> None:
-        """Receive with this member of a subscription from now on: see `hand_over`."""
-        raise NotImplementedError
-
-    def stays(self, plan: RoutePlan, connection: Connection) -> bool:
-        """Return True if `go_on` would continue everything that is in hand here, so that the route need not end."""
         return False
+
+    def settles_first(self, plan: RoutePlan) -> bool:
+        """Return True if what is sent has to be settled before the route has these settings."""
+        return False
+
+    async def make_way(self) -> None:
+        """Receive nothing more, so that a source for other settings can continue."""
+        self.close()
+        await self.over()
 
     def go_on(
         self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator
 from functools import partial
 from operator import length_hint
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,14 +19,11 @@ from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.core.intake_queue import IntakeQueue
 from router_trio.routing.core.passthrough import Passthrough, PassthroughRoute
 from router_trio.routing.core.source import SubjectSource
-from router_trio.routing.hand_over import Batch, Batches, Begun
+from router_trio.routing.hand_over import Batch, Batches
 from router_trio.routing.handlers.calls import Handler, HandlerCalls, Pair
 from router_trio.routing.handlers.messages import as_messages
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
-
-if TYPE_CHECKING:
-    from router_trio.routing.core.delivery import CoreDelivery
 
 _NO_BATCH = Batch(0.0, [])
 
@@ -45,6 +41,7 @@ class BatchRoute(Route):
         "_intake",
         "_not_begun",
         "_passes",
+        "_successor",
     )
 
     source: SubjectSource  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -74,6 +71,7 @@ class BatchRoute(Route):
         """The batch taken last from the queue. The last messages of it may not have been started."""
         self._not_begun = 0
         """The number of messages of it that were not started: they may be taken back while the route waits."""
+        self._successor: Route | None = None
 
     def _received(self, batch: list[framing.RawMessage]) -> None:
         self.state.received += len(batch)
@@ -97,15 +95,13 @@ class BatchRoute(Route):
     async def _route_batch(self, arrived: Batch) -> None:
         """Route a batch."""
         self._batch = arrived
-        received_at, batch, begun, _ = arrived
+        received_at, batch = arrived
         self._in_hand = self._not_begun = len(batch)
         await self.routing.wait_for_capacity()
         if not self._not_begun:
             return  # taken back meanwhile
         handler = self.routing.plan.handler
-        if begun is not None:
-            await self._route_begun(handler, arrived, begun)
-        elif handler is not None:
+        if handler is not None:
             await self._handle(handler, received_at, batch)
         else:
             while batch := self._forwarding.forward(received_at, batch):
@@ -115,30 +111,6 @@ class BatchRoute(Route):
                 if not self._not_begun:
                     return  # taken back meanwhile
         self._in_hand = self._not_begun = 0
-
-    async def _route_begun(self, handler: Handler | None, arrived: Batch, begun: Begun) -> None:
-        """Route a message that failed in the previous route. Its copies have the same id; here it is not retried."""
-        # Only here, so that a plain core route does not wait for the import.
-        from router_trio.routing.core.delivery import BegunDelivery
-
-        routing, (raw,) = self.routing, arrived.messages
-        delivery = BegunDelivery(self, self.state, raw, arrived.received_at, 0, begun, routing.plan)
-        delivery.start_again()
-        self._not_begun = 0
-        if handler is not None:
-            blocked = routing.route_until_blocked(handler, delivery)
-            if blocked is not None:
-                await blocked
-            return
-        if routing.tracing.active and routing.tracing.sampled((raw,)):
-            routing.begin_trace(delivery)
-        routing.forward(delivery)
-
-    def finished(self, delivery: CoreDelivery) -> None:
-        """Settle a message that failed in the previous route."""
-        if delivery.failure is not None:
-            delivery.report_given_up()
-        delivery.settle_as(delivery.outcome if delivery.failure is None else "lost")
 
     async def _handle(self, handler: Handler, received_at: float, batch: list[framing.RawMessage]) -> None:
         """Pass a batch to the handler, except for messages that are taken back while the handler blocks."""
@@ -175,7 +147,30 @@ class BatchRoute(Route):
         await waits
         return self._not_begun < not_begun
 
-    # --- the end ---
+    # --- from one route to its successor ---
+
+    def hand_over(self, successor: Route) -> None:
+        """Hand the source, and all messages that were not started, to a route of the same subject.
+
+        Messages that arrive from now on wait for `run` of the successor, so order is kept. If it reads from another
+        connection, messages are received here until the subscription has ended, and only then handed over.
+        """
+        self._successor = successor
+        assert isinstance(successor.source, SubjectSource), "it has the same subject"
+        if self.source.hand_over(successor.source):
+            self._pass_on_rest()
+        self.close_intake()
+
+    def _pass_on_rest(self) -> None:
+        """Have all messages that were not started routed by the successor, if there is one that receives messages."""
+        successor = self._successor
+        if successor is None or successor.source.closed:
+            return
+        waiting = self._take_back()
+        count = sum(len(batch.messages) for batch in waiting)
+        self.state.received -= count
+        successor.state.received += count
+        successor.go_on_with(waiting)
 
     def _take_back(self) -> Batches:
         taken = []
@@ -188,20 +183,24 @@ class BatchRoute(Route):
                 self._intake.finish()
         return taken + self._intake.take_waiting()
 
-    def _go_on_with(self, waiting: Batches) -> None:
+    def go_on_with(self, waiting: Batches) -> None:
         self._intake.let_nothing_pass()
         if self._passes is not None:
             passthrough, route = self._passes
             passthrough.let_wait(route)
         self._intake.put_first(waiting)
 
+    # --- the end ---
+
     async def _all_routed(self) -> None:
+        self._pass_on_rest()
         await self._intake.empty()
 
     def recall(self) -> None:
         """Do nothing: a core subject redelivers nothing, so messages in the outboxes are still sent."""
 
     def _let_go(self) -> int:
+        self._pass_on_rest()
         left, self._in_hand = self._intake.clear() + self._in_hand, 0
         self._not_begun = 0
         self._intake.finish()
@@ -209,6 +208,7 @@ class BatchRoute(Route):
 
     def retire(self) -> None:
         super().retire()
+        self._successor = None
         if self._passes is not None:
             passthrough, route = self._passes
             self.routing.tracing.retire()

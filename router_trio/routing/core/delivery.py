@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import trio
@@ -11,7 +10,6 @@ import trio
 from router_trio.errors.reasons import OUT_OF_TURN
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.hand_over import Begun
 from router_trio.routing.policy.failed_messages import Failed
 from router_trio.routing.policy.retry import Failure
 from router_trio.routing.route_plans import RoutePlan
@@ -36,6 +34,7 @@ class CoreDelivery(Delivery):
     due: float
 
     __slots__ = (
+        "_accepted",
         "_choices",
         "_copies",
         "_keeper",
@@ -56,6 +55,8 @@ class CoreDelivery(Delivery):
         self._copies: set[int] | None = None
         self._choices: dict[int, Sequence[int]] | None = None
         self._report_given_up: Callable[[], None] | None = None
+        self._accepted = True
+        """False if its route has another condition now, which its next attempt has to meet."""
         self.failed: Failed | None = None
         self.recalled: bool = False
         """True if it has to wait for its destination, which is no failure."""
@@ -116,6 +117,11 @@ class CoreDelivery(Delivery):
         if self._choices is None:
             self._choices = {}
         self._choices[number] = chosen
+        self._accepted = True
+
+    @property
+    def was_accepted(self) -> bool:
+        return self._accepted and super().was_accepted
 
     def done(self, now: float | None = None) -> None:
         """Record that an operation, or the routing, is done. `settle_as` records the duration."""
@@ -134,55 +140,18 @@ class CoreDelivery(Delivery):
         self.route.elapsed.record(trio.current_time() - self.received_at)
         super().settle_as(fate)
 
-    def begun(self, plan: RoutePlan) -> Begun | None:
-        """Return what the next generation of the route has to know of it; None if it has not failed.
+    def go_by(self, keeper: Keeper, state: RouteState, before: RoutePlan, plan: RoutePlan) -> None:
+        """Be routed by `plan` from the next attempt on. Its attempts, its id and its copies continue.
 
-        `plan` is that of its route.
+        `before` is the plan of its route until now.
         """
-        if self.failed is None:
-            return None
-        assert self.message_id is not None
-        known = replace(
-            self.failed,
-            tried=True,
-            delivered=self._copies or set(),
-            choices=self._choices or {},
-            numbering=plan.numbering,
-        )
-        return Begun(self.message_id, known, self.failure, self.due, plan.settings.when)
-
-
-class BegunDelivery(CoreDelivery):
-    """A message that failed in the previous generation of its route. Its attempts, its id and its copies continue."""
-
-    __slots__ = ("_accepted",)
-
-    def __init__(
-        self,
-        keeper: Keeper,
-        state: RouteState,
-        raw: RawMessage,
-        received_at: float,
-        place: int,
-        begun: Begun,
-        plan: RoutePlan,
-    ) -> None:
-        """`plan` is that of the route now."""
-        super().__init__(keeper, state, raw, received_at, place)
-        begun.known.renumber(plan.numbering)
-        self.message_id = begun.message_id
-        self.failed = begun.known
-        self._copies = begun.known.delivered
-        self._choices = begun.known.choices
-        self.failure = begun.failure
-        self.due = begun.due
-        # Another condition applies to it, unless a copy was already delivered.
-        self._accepted = begun.when == plan.settings.when or self.has_copies
-
-    @property
-    def was_accepted(self) -> bool:
-        return self._accepted and super().was_accepted
-
-    def keep_choice(self, number: int, chosen: Sequence[int]) -> None:
-        super().keep_choice(number, chosen)
-        self._accepted = True
+        self._keeper, self.route, self.key = keeper, state, None
+        known = self.failed
+        if known is not None:
+            known.tried, known.numbering = True, before.numbering
+            known.delivered, known.choices = self._copies or set(), self._choices or {}
+            known.renumber(plan.numbering)
+            self._copies, self._choices = known.delivered, known.choices
+            # Another condition applies to it, unless a copy was already delivered.
+            same = self._accepted and before.settings.when == plan.settings.when
+            self._accepted = same or self.has_copies

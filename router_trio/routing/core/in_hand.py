@@ -8,14 +8,14 @@ No other place has the messages of a subject: a message that is dropped here is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing import moves
 from router_trio.routing.core import intake_queue
 from router_trio.routing.core.delivery import CoreDelivery, Keeper
-from router_trio.routing.hand_over import Batch, Begun
+from router_trio.routing.hand_over import Batch
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.policy.retry_queue import RetryQueue
 from router_trio.routing.schedule import Limits, Order
@@ -68,33 +68,39 @@ class SubjectInHand(InHand[CoreDelivery]):
         self.count += len(accepted)
         return len(batch) - len(accepted)
 
-    def add_first(
-        self,
-        keeper: Keeper,
-        state: RouteState,
-        batches: Sequence[Batch],
-        go_on: Callable[[Batch, Begun, int], CoreDelivery],
-    ) -> None:
-        """Add messages that the previous route accepted before all others, and in the order of their places there.
-
-        `go_on` makes the delivery of a message that failed there, with its place.
-        """
-        waiting = self.schedule.waiting
+    def add_first(self, keeper: Keeper, state: RouteState, batches: Sequence[Batch]) -> None:
+        """Add messages that a route which keeps none has received before all others."""
         for batch in reversed(batches):
             for raw in reversed(batch.messages):
-                place = batch.place
-                if place is None:
-                    self._first -= 1
-                    place = self._first
-                if batch.begun is None:
-                    delivery = CoreDelivery(keeper, state, raw, batch.received_at, place)
-                else:
-                    delivery = go_on(batch, batch.begun, place)
-                self._move(delivery, moves.RECEIVED, moves.OUTSIDE)
-                before = next((index for index, one in enumerate(waiting) if one.place > place), len(waiting))
-                waiting.insert(before, delivery)
-                self._bytes += len(raw[4])
-            self.count += len(batch.messages)
+                self._first -= 1
+                self._add_first(CoreDelivery(keeper, state, raw, batch.received_at, self._first))
+
+    def add_in_place(self, delivery: CoreDelivery) -> None:
+        """Add a message that was received before others that wait, at its place among them."""
+        waiting = self.schedule.waiting
+        before = next((index for index, one in enumerate(waiting) if one.place > delivery.place), len(waiting))
+        self._enter(delivery)
+        waiting.insert(before, delivery)
+
+    def _add_first(self, delivery: CoreDelivery) -> None:
+        self._enter(delivery)
+        self.schedule.waiting.appendleft(delivery)
+
+    def _enter(self, delivery: CoreDelivery) -> None:
+        self._move(delivery, moves.RECEIVED, moves.OUTSIDE)
+        self.count += 1
+        self._bytes += len(delivery.raw[4])
+
+    def continue_order(self, before: SubjectInHand, taken: Iterable[CoreDelivery]) -> None:
+        """Add messages taken from the hand of the same route under its earlier settings, sorted by place.
+
+        What is received from now on comes after them.
+        """
+        assert not self.count, "nothing is received yet"
+        self._first, self._last = before._first, before._last
+        for delivery in taken:
+            self._enter(delivery)
+            self.schedule.waiting.append(delivery)
 
     # --- routed ---
 
@@ -144,7 +150,7 @@ class SubjectInHand(InHand[CoreDelivery]):
             if delivery.failed is None:
                 delivery.message_id = self._new_message_id()
                 break
-            # The previous route retried it. Only now its key is known to be free.
+            # It failed under earlier settings. Only now its key is known to be free.
             if delivery.due <= now or not self.retry(delivery, delivery.due):
                 delivery.start_again()
                 break
@@ -188,7 +194,7 @@ class SubjectInHand(InHand[CoreDelivery]):
         return held
 
     def take_back(self) -> list[CoreDelivery]:
-        """Take out all messages except active ones, for the next route, in the order of their arrival."""
+        """Take out all messages except active ones, to route them by other settings, in the order of their arrival."""
         waiting = self.schedule.clear()
         self._move_all(waiting, moves.WITHDRAWN, moves.WAITING)
         begun = [*self.limits.clear(), *self.retries.take_all()]  # their keys count them as active

@@ -105,18 +105,14 @@ class IntakeQueue:
         return left
 
     def put_first(self, batches: Sequence[Batch]) -> None:
-        """Put batches that the previous route accepted before all others, and in the order of their places there."""
+        """Put batches that the previous route has received before all others."""
         if self._batches is None:
             self._batches = deque()
         for handed in reversed(batches):
             size = sum(map(len, map(_tail, handed.messages)))
             self._messages += len(handed.messages)
             self._bytes += size
-            place, before = handed.place, 0
-            if place is not None:
-                places = enumerate(batch.place for batch, _ in self._batches)
-                before = next((index for index, other in places if other is None or other > place), len(self._batches))
-            self._batches.insert(before, (handed, size))
+            self._batches.appendleft((handed, size))
         if batches:
             self.busy = True
             self._arrived.set()

@@ -20,7 +20,7 @@ from router_trio.errors import reasons
 from router_trio.events import Emit, MessageGivenUp
 from router_trio.outbox.operation import Operation
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.core.delivery import BegunDelivery, CoreDelivery
+from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.core.forwarding import BatchForwarding
 from router_trio.routing.core.in_hand import SubjectInHand
 from router_trio.routing.core.intake_queue import MAX_MESSAGES
@@ -28,10 +28,11 @@ from router_trio.routing.core.source import SubjectSource
 from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.delivery import delivery_of
 from router_trio.routing.failures import Failures
-from router_trio.routing.hand_over import Batch, Batches, Begun
+from router_trio.routing.hand_over import Batches
 from router_trio.routing.keeper import Keeper
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.retry import Failure, GivenUp, policy_for
+from router_trio.routing.route_plans import RoutePlan
 from router_trio.routing.schedule import ArrivalOrder, KeyOrder, Order
 from router_trio.routing.source import KeptSource, Source
 from router_trio.states import BeingRetried
@@ -52,15 +53,35 @@ class KeptSubject(SubjectSource, KeptSource["SubjectKeeper"]):
         emit: Emit,
         dead_letters: DeadLetters | None,
         shared: SharedSubscription,
+        before: KeptSubject | None = None,
     ) -> None:
+        """`before` is the source of the same route with its earlier settings: this one takes its subscription over."""
         super().__init__(routing, connection, emit, shared)
-        keeper = SubjectKeeper(routing, connection, emit, dead_letters, self)
+        keeper = SubjectKeeper(routing, connection, emit, dead_letters, self, None if before is None else before.keeper)
         self.keeper: SubjectKeeper = keeper
         self.deliver_to(keeper.received)
+        if before is not None:
+            before.hand_over(self)
+            before.close()
+            before.retire()
+
+    def stays(self, plan: RoutePlan, *, reconnects: bool) -> bool:
+        return self.reads(plan)
+
+    def settles_first(self, plan: RoutePlan) -> bool:
+        # Without a key it is not recorded which messages were sent.
+        return plan.by_key and not self._routing.plan.by_key
+
+    async def make_way(self) -> None:
+        """Do nothing: the next source takes over the subscription, without a gap."""
 
 
 class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
-    """The messages of one route, and the `Recovery` of a subject after failures."""
+    """The messages of one route, and the `Recovery` of a subject after failures.
+
+    With other settings the route has another keeper, which takes over all messages that are not sent or handled. Those
+    are settled here, or handed to the other one when they fail.
+    """
 
     def __init__(
         self,
@@ -69,8 +90,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         emit: Emit,
         dead_letters: DeadLetters | None,
         source: Source,
+        before: SubjectKeeper | None = None,
     ) -> None:
-        """Once `source` is closed, messages are not retried here, but perhaps by the successor of the route."""
+        """Once `source` is closed, messages are not retried. `before` is the keeper by the earlier settings."""
         super().__init__(routing, _place)
         plan, flow = routing.plan, routing.flow
         self._source = source
@@ -85,12 +107,50 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         self._forwarding: BatchForwarding | None = None
         """Forwards messages that need not wait and are never retried, on arrival."""
         tried_again = plan.settings.retry is not None or dead_letters is not None or plan.by_key
-        if not tried_again and plan.handler is None and flow is not None and flow.values is None:
+        if not tried_again and plan.handler is None and (flow is None or flow.values is None):
             self._forwarding = BatchForwarding(routing)
         self._retried = BeingRetried()
-        self._handed_over = False
-        """True once the successor has what was not started. Until then messages that fail are retried here, in order.
+        self._next: SubjectKeeper | None = None
+        """The keeper by the next settings, which has everything that is not sent or handled; None while there is none.
         """
+        self._expelled: set[CoreDelivery] = set()
+        """Lost messages whose handlers had not returned: see `give_up_calls`."""
+        self._follows: SubjectKeeper | None = before
+        """The keeper by the earlier settings, while it may have calls that new messages must not pass."""
+        if before is not None:
+            self._take_over(before)
+
+    def _take_over(self, before: SubjectKeeper) -> None:
+        taken = before.hand.take_back()
+        before._next = self
+        for delivery in taken:
+            self._adopt(delivery, before)
+        self.hand.continue_order(before.hand, taken)
+        plan, was = self._routing.plan, before._routing.plan
+        for delivery in dict.fromkeys((*before.hand.schedule.active, *before.hand.in_handler)):
+            if plan.ordered_by != was.ordered_by:
+                delivery.key = None
+            self.order_key(delivery)  # computed by these settings, although another keeper settles it
+            self.hand.schedule.activate(delivery)
+
+    def _adopt(self, delivery: CoreDelivery, before: SubjectKeeper) -> None:
+        """Take a message over, whose next attempt is due as before, or earlier if the delays are shorter now."""
+        before._retried.discard(delivery)
+        before.state.received -= 1
+        self.state.received += 1
+        delivery.go_by(self, self.state, before._routing.plan, self._routing.plan)
+        known = delivery.failed
+        if known is not None:
+            now, failure, failures = trio.current_time(), delivery.failure, self._failures
+            if failure is None or failures.policy.over(failure, known.attempts):
+                delivery.due = now
+            else:
+                delivery.due = min(delivery.due, now + failures.delay(delivery, failure, known, now))
+            self._retried.add(delivery, now)
+
+    @property
+    def _latest(self) -> SubjectKeeper:
+        return self if self._next is None else self._next._latest
 
     @property
     def retrying(self) -> tuple[int, float]:
@@ -112,10 +172,12 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     def _may_pass(self, count: int) -> bool:
         """Return True if messages that were just received may be sent now: none wait, and the limit admits all."""
-        flow, routing = self._routing.flow, self._routing
-        assert flow is not None
-        waits = not self.routes or self.hand.waiting or routing.lacks_capacity
-        return not waits and flow.may_go(count, arriving=True) >= count
+        if not self.routes or self.hand.waiting or self._routing.lacks_capacity:
+            return False
+        if self._follows is not None and self._follows.hand.in_handler:
+            return False
+        flow = self._routing.flow
+        return flow is None or flow.may_go(count, arriving=True) >= count
 
     def _pass_on(self, forwarding: BatchForwarding, batch: list[RawMessage]) -> list[RawMessage]:
         """Forward messages on arrival. Return the rest of them, which waits for the next turn of the loop.
@@ -125,12 +187,13 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         tests/performance/test_instructions.py::test_an_idle_limit_or_breaker_costs_nothing asks for.
         """
         flow = self._routing.flow
-        assert flow is not None
-        flow.going(len(batch), 0)
+        if flow is not None:
+            flow.going(len(batch), 0)
         if not self._routing.as_it_comes:
             self._routing.turn.begin()
         rest = forwarding.forward(trio.current_time(), batch)
-        flow.filtered(len(rest))
+        if flow is not None:
+            flow.filtered(len(rest))
         return rest
 
     def _too_many_of_a_key(self, delivery: CoreDelivery) -> None:
@@ -168,7 +231,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     # --- settled, or retried ---
 
     def finished(self, delivery: CoreDelivery) -> None:
-        if delivery.failure is None and not delivery.recalled:
+        if self._expelled and delivery in self._expelled:
+            self._expelled.remove(delivery)  # it has its fate
+        elif delivery.failure is None and not delivery.recalled:
             self._settled(delivery, delivery.outcome)
         elif delivery.failure is None:
             self._wait_for_breaker(delivery)
@@ -176,22 +241,28 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
             self._failures.failed(delivery, delivery.failure, delivery.known)
 
     def is_last_attempt(self, delivery: CoreDelivery, failure: Failure) -> bool:
-        over = self._source.closed and not self.route.has_successor
-        return over or failure.reason in reasons.DECIDED_BY_QUEUE
+        return self._has_ended or failure.reason in reasons.DECIDED_BY_QUEUE
 
-    def _leave_to_successor(self, delivery: CoreDelivery, due: float) -> bool:
-        """Have the successor retry an active message. Return False if there is no successor any more."""
+    @property
+    def _has_ended(self) -> bool:
+        """Return True if no message is retried any more: nothing is received, and no other settings follow."""
+        latest = self._latest
+        return latest._source.closed and not latest.settings_follow
+
+    def _leave_to(self, latest: SubjectKeeper, delivery: CoreDelivery, due: float) -> None:
+        """Have a message that was begun here retried by the settings of now."""
         delivery.due = due
-        if not self.route.pass_on([self._handed(delivery)]):
-            return False
-        self._retried.discard(delivery)
         self.hand.settle(delivery)
-        self.route.look()
-        return True
+        latest._adopt(delivery, self)
+        latest.hand.add_in_place(delivery)
+        latest.hand.schedule.finished(delivery)
+        latest.route.something_waits()
+        latest.route.look()
 
     def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
-        if self._handed_over:
-            return self._leave_to_successor(delivery, now + delay)
+        if self._next is not None:
+            self._leave_to(self._latest, delivery, now + delay)
+            return True
         flow, failure = self._routing.flow, delivery.failure
         assert failure is not None
         delivery.refused = flow is not None and flow.probing and not reasons.counts_as_attempt(failure.reason)
@@ -215,11 +286,11 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         """Keep a message in its place before later ones, until the breaker of its destination lets it be sent."""
         due = delivery.received_at
         delivery.known.tried = delivery.refused = True
-        if self._handed_over and self._leave_to_successor(delivery, due):
-            return
-        if self._source.closed and not self.route.has_successor:
+        if self._has_ended:
             failure = Failure(reasons.SHUTDOWN, "its destination refused all messages")
             self._failures.give_up(delivery, GivenUp(failure, max(1, delivery.known.attempts)))
+        elif self._next is not None:
+            self._leave_to(self._latest, delivery, due)
         elif self.hand.retry(delivery, due, holds_key=self._holds_key(delivery)):
             self.route.something_waits()
             self.route.look()
@@ -259,7 +330,12 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     def _settled(self, delivery: CoreDelivery, fate: str) -> None:
         self._retried.discard(delivery)
         delivery.settle_as(fate)
+        self._leave_hand(delivery)
+
+    def _leave_hand(self, delivery: CoreDelivery) -> None:
         self.hand.settle(delivery)
+        if self._next is not None:
+            self._latest.hand.schedule.finished(delivery)
         self.route.look()
 
     # --- the end ---
@@ -280,7 +356,11 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     def not_sent(self, delivery: CoreDelivery) -> None:
         """Keep the message until `let_go`. If the route has ended, it was dropped with the others."""
-        if not self.is_over:
+        if delivery in self._expelled:
+            self._expelled.remove(delivery)
+        elif self._next is not None or self.settings_follow:
+            self._lose_call(delivery)
+        elif not self.is_over:
             self.hand.put_back(delivery)
 
     def let_go(self) -> int:
@@ -289,44 +369,39 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         self._retried.clear()
         return len(self.hand.take_unrouted())
 
-    # --- from one route to its successor ---
+    # --- settings that change ---
+
+    @property
+    def started(self) -> int:
+        return self.state.in_hand - self.hand.waiting - self.hand.limits.count - self.hand.held
+
+    def give_up_calls(self) -> None:
+        hanging = self.hand.in_handler
+        self._expelled.update(hanging)
+        for delivery in hanging:
+            self._lose_call(delivery)
+
+    def _lose_call(self, delivery: CoreDelivery) -> None:
+        """Lose a message whose handler was cancelled. Nothing of it was sent, and no other place has it."""
+        self._retried.discard(delivery)
+        self._routing.lose_unrouted(reasons.SHUTDOWN, "its handler did not return before its settings changed", 1)
+        self._unsettled += 1
+        self._leave_hand(delivery)
 
     def recall(self) -> None:
-        """Take messages that could not be sent back from the outboxes, if the successor may try them again."""
-        if self._routing.plan.settings.holds_failed_messages and self.route.has_successor:
+        """Take messages that could not be sent back from the outboxes, if they may be tried again."""
+        if self._routing.plan.settings.holds_failed_messages and not self._has_ended:
             for destination in self._routing.connections:
-                destination.outbox.recall(self._is_own, "its route has ended, and the next one sends it")
+                destination.outbox.recall(self._is_own, "it is sent by the other settings of its route")
 
     def _is_own(self, operation: Operation) -> bool:
         delivery = delivery_of(operation)
         return delivery is not None and delivery.route is self.state
 
-    def take_back(self) -> Batches:
-        self._handed_over = True
-        taken = self.hand.take_back()
-        for delivery in taken:
-            self._retried.discard(delivery)
-        return [self._handed(delivery) for delivery in taken]
-
-    def _handed(self, delivery: CoreDelivery) -> Batch:
-        begun = delivery.begun(self._routing.plan)
-        return Batch(delivery.received_at, [delivery.raw], begun, delivery.place)
+    def retire(self) -> None:
+        if self._next is not None:
+            self._next._follows = None
 
     def go_on_with(self, waiting: Batches) -> None:
-        self.hand.add_first(self, self.state, waiting, self._begun)
-
-    def _begun(self, batch: Batch, begun: Begun, place: int) -> CoreDelivery:
-        """Return the delivery of a message that failed in the previous route.
-
-        Its next attempt is due when that route had it due, or earlier if the delays are shorter now.
-        """
-        now, failure = trio.current_time(), begun.failure
-        (raw,) = batch.messages
-        delivery = BegunDelivery(self, self.state, raw, batch.received_at, place, begun, self._routing.plan)
-        failures = self._failures
-        if failure is None or failures.policy.over(failure, delivery.known.attempts):
-            delivery.due = now
-        else:
-            delivery.due = min(delivery.due, now + failures.delay(delivery, failure, delivery.known, now))
-        self._retried.add(delivery, now)
-        return delivery
+        """Route messages first that a route which kept none has received and not begun."""
+        self.hand.add_first(self, self.state, waiting)

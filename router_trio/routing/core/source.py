@@ -6,6 +6,8 @@ stays hands it to its successor between two messages.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from router_trio.connection.latch import Latch
@@ -16,6 +18,9 @@ from router_trio.link import Deliver, Link, SharedDelivery
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.source import Source
 from router_trio.states import RUNNING
+
+if TYPE_CHECKING:
+    from router_trio.routing.route_plans import RoutePlan
 
 
 class SubjectSource(Source):
@@ -76,16 +81,25 @@ class SubjectSource(Source):
         if self._member is not None:
             self._member.close()
 
-    def hand_over(self, successor: Source) -> bool:
-        """Hand the subscription over. Without a link there is none, and the successor subscribes on the next link."""
+    def reads(self, plan: RoutePlan) -> bool:
+        """Return True if a route with this plan has the same subscription, perhaps on another connection."""
+        ours, theirs = self._routing.plan.settings.source, plan.settings.source
+        return theirs.kind.subscription(theirs) == ours.kind.subscription(ours)
+
+    def hand_over(self, successor: SubjectSource) -> bool:
+        """Have another source receive in place of this one from now on, without a gap.
+
+        Without a link there is no subscription, and the other one subscribes on the next link. Return False if it reads
+        from another connection, so that this one receives until it is closed.
+        """
         if successor.connection is not self._connection:
             return False
         member, self._member = self._member, None
         if member is not None and member.link is self._connection.link:
-            successor.take_over(member)
+            successor._take_over(member)
         return True
 
-    def take_over(self, member: Member) -> None:
+    def _take_over(self, member: Member) -> None:
         self._member = member
         member.deliver_to(self.deliver)
         self.state.enter(RUNNING)

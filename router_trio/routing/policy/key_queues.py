@@ -64,6 +64,17 @@ class KeyQueues(Generic[T]):
         """Return the number of messages that wait behind another message of their key."""
         return self.count - len(self._ready)
 
+    @property
+    def active(self) -> list[T]:
+        """Return the active messages."""
+        found: list[T] = []
+        for one in self._keys.values():
+            if isinstance(one.active, _Several):
+                found += one.active.items
+            elif one.active is not None:
+                found.append(one.active)
+        return found
+
     def add(self, key: bytes, place: int, item: T) -> None:
         """Add a message that waits for another message of its key, or only for the turn of its key."""
         found = self._keys.get(key)

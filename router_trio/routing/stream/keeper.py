@@ -30,7 +30,6 @@ from router_trio.outbox.operation import Operation
 from router_trio.protocol.copies import Copied
 from router_trio.routing.dead_letters import DeadLetters
 from router_trio.routing.failures import Failures
-from router_trio.routing.hand_over import Batches
 from router_trio.routing.keeper import Keeper, RouteToWake
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.policy.failed_messages import Numbering
@@ -588,6 +587,10 @@ class StreamKeeper(Keeper[StreamDelivery, StreamInHand]):
                 self._count_returned(delivery)
         return 0
 
+    @property
+    def started(self) -> int:
+        return self.state.in_hand
+
     def give_up_calls(self) -> None:
         assert self.has_left, "the messages of a route that goes on"
         hanging = [delivery for delivery in self.hand.in_handler if delivery.keeper is self]
@@ -650,9 +653,3 @@ class _AfterEnd:
 
     def left_hand(self) -> None:
         """Do nothing: `look` is called as well."""
-
-    has_successor = False
-
-    def pass_on(self, waiting: Batches) -> bool:
-        """Return False: what fails now is returned to the stream."""
-        return False

@@ -302,8 +302,8 @@ class StreamSource(KeptSource[StreamKeeper]):
         same = same and partitioning_of(source) is None and plan.retry_schedule is None
         return same and connection.has_same_streams(self._connection)
 
-    def stays(self, plan: RoutePlan, connection: Connection) -> bool:
-        return self._is_source_of(plan, connection)
+    def stays(self, plan: RoutePlan, *, reconnects: bool) -> bool:
+        return not reconnects and self._is_source_of(plan, self._connection)
 
     def go_on(self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None) -> StreamSource | None:
         """Return a source that continues if it has the same consumer, even on a new connection; otherwise None."""

@@ -1,7 +1,8 @@
-"""Reloads of routes from a stream that stay: their settings change while calls of their handlers go on."""
+"""Reloads of routes that stay: their settings change while calls of their handlers go on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from router_trio.message import Message
+from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
-from tests.support.world import World, fill, numbers, one_broker, stream, world
+from tests.support.world import World, core, fill, numbers, one_broker, stream, to, world
+from tests.unit.router.traffic import by_name, received, reloaded
 
 
 class Gate:
@@ -51,21 +54,35 @@ WAITS = {"handler": f"{__name__}:wait"}
 BY_SUBJECT = {"concurrency": 4, "key": "subject"}
 
 
+def from_stream(subject: str) -> dict[str, Any]:
+    return stream("IN", subject, filter="in.*")
+
+
+def from_subject(subject: str) -> dict[str, Any]:
+    """Return a route that keeps its messages: it retries those that fail."""
+    return core("in.*", to(subject, jetstream=True), connection="main", retry={"initial": "1s"})
+
+
+SOURCES = pytest.mark.parametrize("route", [from_stream, from_subject], ids=["stream", "subject"])
+Route = Callable[[str], dict[str, Any]]
+
+
 def stored(w: World, subject: str) -> list[bytes]:
     return [one.payload for one in w.broker.messages("OUT") if one.subject == subject]
 
 
+@SOURCES
 @pytest.mark.parametrize("new", [WAITS | BY_SUBJECT, BY_SUBJECT, WAITS | {"concurrency": 2, "key": "subject + '!'"}])
 async def test_other_keys_have_the_new_settings_while_a_call_under_the_old_ones_goes_on(
-    new: dict[str, Any], autojump_clock: MockClock
+    route: Route, new: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     first = shut("in.a", b"0")
-    old = stream("IN", "out.{{wildcard(1)}}", filter="in.*") | WAITS | BY_SUBJECT
+    old = route("out.{{wildcard(1)}}") | WAITS | BY_SUBJECT
     async with world([old], brokers=one_broker(), shutdown_timeout=60.0) as w:
         fill(w.broker, 3, subjects="a")
         await eventually(lambda: GATE.running == [("in.a", b"0")])
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(w.live.reload, w.configuration(stream("IN", "out.new", filter="in.*") | new))
+            nursery.start_soon(w.live.reload, w.configuration(route("out.new") | new))
             await wait_all_tasks_blocked()
             fill(w.broker, 3, first=3, subjects="b")
             await eventually(lambda: stored(w, "out.new") == numbers(3, first=3))
@@ -77,13 +94,16 @@ async def test_other_keys_have_the_new_settings_while_a_call_under_the_old_ones_
         assert w.route_ledger() == (6, 0, {"routed": 6}), "no message was returned"
 
 
-async def test_a_route_without_a_handler_overtakes_no_call_of_the_one_that_it_had(autojump_clock: MockClock) -> None:
+@SOURCES
+async def test_a_route_without_a_handler_overtakes_no_call_of_the_one_that_it_had(
+    route: Route, autojump_clock: MockClock
+) -> None:
     first = shut("in.x", b"0")
-    async with world([stream("IN", "out.$1", filter="in.*") | WAITS], brokers=one_broker(), shutdown_timeout=60.0) as w:
+    async with world([route("out.$1") | WAITS], brokers=one_broker(), shutdown_timeout=60.0) as w:
         fill(w.broker, 2)
         await eventually(lambda: GATE.running == [("in.x", b"0")])
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(w.live.reload, w.configuration(stream("IN", "out.$1", filter="in.*")))
+            nursery.start_soon(w.live.reload, w.configuration(route("out.$1")))
             await wait_all_tasks_blocked()
             fill(w.broker, 2, first=2)
             await trio.sleep(5)
@@ -94,18 +114,19 @@ async def test_a_route_without_a_handler_overtakes_no_call_of_the_one_that_it_ha
         assert w.route_ledger() == (4, 0, {"routed": 4})
 
 
+@SOURCES
 @pytest.mark.parametrize("left", [1, 2])
 async def test_a_route_whose_task_waits_for_messages_begins_no_call_beside_too_many(
-    left: int, autojump_clock: MockClock
+    left: int, route: Route, autojump_clock: MockClock
 ) -> None:
     """Fewer calls are in progress than were allowed, and more than are allowed now."""
     ends = [shut(f"in.{name}", b"0") for name in "abc"]
-    old = stream("IN", "out.{{wildcard(1)}}", filter="in.*") | WAITS | BY_SUBJECT
+    old = route("out.{{wildcard(1)}}") | WAITS | BY_SUBJECT
     async with world([old], brokers=one_broker(), shutdown_timeout=60.0) as w:
         fill(w.broker, 1, subjects="abc"[:left])
         await eventually(lambda: len(GATE.running) == left)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(w.live.reload, w.configuration(stream("IN", "out.new", filter="in.*") | WAITS))
+            nursery.start_soon(w.live.reload, w.configuration(route("out.new") | WAITS))
             await wait_all_tasks_blocked()
             fill(w.broker, 2, first=1, subjects="ab")
             for end in ends[:left]:
@@ -116,13 +137,14 @@ async def test_a_route_whose_task_waits_for_messages_begins_no_call_beside_too_m
         assert len(GATE.calls) == left + 4
 
 
+@SOURCES
 @pytest.mark.parametrize("concurrency", [1, 2, 8])
 async def test_with_another_concurrency_no_more_calls_begin_than_are_allowed(
-    concurrency: int, autojump_clock: MockClock
+    concurrency: int, route: Route, autojump_clock: MockClock
 ) -> None:
     names = "abcdefgh"
     ends = [shut(f"in.{name}", b"0") for name in names]
-    old = stream("IN", "out.{{wildcard(1)}}", filter="in.*") | WAITS | BY_SUBJECT
+    old = route("out.{{wildcard(1)}}") | WAITS | BY_SUBJECT
     async with world([old], brokers=one_broker(), shutdown_timeout=60.0) as w:
         fill(w.broker, 1, subjects=names)
         await eventually(lambda: len(GATE.running) == 4)
@@ -160,3 +182,82 @@ async def test_the_router_ends_while_a_call_under_earlier_settings_goes_on(autoj
             await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert w.route_ledger() == (3, 0, {"returned": 3})
+
+
+# --- routes from a subject -------------------------------------------------------------------------------------------
+
+
+async def test_the_message_of_a_call_that_does_not_return_in_time_is_lost_and_others_are_not(
+    autojump_clock: MockClock,
+) -> None:
+    shut("in.x", b"0")
+    async with world([from_subject("out.$1") | WAITS], brokers=one_broker(), shutdown_timeout=2.0) as w:
+        fill(w.broker, 3)
+        await eventually(lambda: len(GATE.calls) == 1)
+        await w.live.reload(w.configuration(from_subject("out.$1")))
+        await eventually(lambda: w.route_ledger() == (3, 0, {"lost": 1, "routed": 2}))
+        assert w.payloads("OUT") == numbers(2, first=1)
+        assert reloaded(w).unsettled == 1
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+async def test_a_route_that_gets_a_key_lets_no_message_pass_one_that_is_being_sent(
+    by_key: bool, autojump_clock: MockClock
+) -> None:
+    """Without a key it is not recorded which messages are sent, so they are settled before."""
+    brokers = one_broker() | {"edge": FakeBroker()}
+    old = core("in.*", to("old.$1", "edge"), connection="main", retry={"initial": "1s"})
+    new = from_subject("out.$1") | ({"key": "subject", "concurrency": 2} if by_key else {})
+    async with world([old], brokers=brokers, shutdown_timeout=60.0) as w, trio.open_nursery() as nursery:
+        w.brokers["edge"].stall(3)
+        fill(w.broker, 1)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(w.live.reload, w.configuration(new))
+        await trio.sleep(1)
+        fill(w.broker, 1, first=1)
+        await trio.sleep(1)
+        assert w.payloads("OUT") == ([] if by_key else [b"1"])
+        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 2}))
+
+
+@pytest.mark.parametrize("changed", ["main", "edge"])
+async def test_a_route_keeps_its_messages_while_a_connection_of_it_ends_and_is_made_again(
+    changed: str, autojump_clock: MockClock
+) -> None:
+    """Messages that wait, are retried or arrive by the connection that stays are sent by the new one, in order."""
+    brokers = one_broker() | {"edge": FakeBroker()}
+    by_key = {"key": "subject", "concurrency": 2}
+    old = core("in.*", to("old.$1", "edge"), connection="main", retry={"initial": "1s"}) | WAITS | by_key
+    first = shut("in.x", b"0")
+    async with world([old], brokers=brokers, shutdown_timeout=60.0) as w:
+        fill(w.broker, 3)
+        await eventually(lambda: len(GATE.calls) == 1)
+        other = {changed: {"max_pending_operations": 1234}}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                lambda: w.live.reload(w.configuration(old | {"when": "subject != 'in.no'"}, connections=other))
+            )
+            await trio.sleep(1)
+            fill(w.broker, 2, first=3, subjects="y")
+            await trio.sleep(1)
+            assert len(GATE.calls) == 1, "nothing is begun while a connection ends"
+            first.set()
+        ours = 5 if changed == "edge" else 3  # the subscription of the connection that ends is drained
+        await eventually(lambda: w.route_ledger() == (ours, 0, {"routed": ours}))
+        assert received(w, "old.x", connection="edge") == numbers(3)
+        assert by_name(w)["route"].settled["lost"] == 0
+
+
+async def test_at_a_shutdown_while_a_connection_ends_nothing_is_uncounted(autojump_clock: MockClock) -> None:
+    brokers = one_broker() | {"edge": FakeBroker()}
+    old = core("in.*", to("old.$1", "edge"), connection="main", retry={"initial": "1s"}) | WAITS
+    first = shut("in.x", b"0")
+    async with world([old], brokers=brokers, shutdown_timeout=5.0) as w, trio.open_nursery() as nursery:
+        fill(w.broker, 3)
+        await eventually(lambda: len(GATE.calls) == 1)
+        other = {"edge": {"max_pending_operations": 1234}}
+        nursery.start_soon(lambda: w.live.reload(w.configuration(old, connections=other)))
+        await trio.sleep(1)
+        first.set()
+        nursery.cancel_scope.cancel()
+    assert w.route_ledger() == (3, 0, {"routed": 3})

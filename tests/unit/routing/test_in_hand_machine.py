@@ -31,8 +31,7 @@ from router_trio.protocol.framing import RawMessage
 from router_trio.routing import moves
 from router_trio.routing.core import in_hand as core
 from router_trio.routing.core import intake_queue
-from router_trio.routing.core.delivery import BegunDelivery, CoreDelivery
-from router_trio.routing.hand_over import Batch
+from router_trio.routing.core.delivery import CoreDelivery
 from router_trio.routing.in_hand import InHand
 from router_trio.routing.policy.failed_messages import Numbering
 from router_trio.routing.policy.key_queues import KeyQueues, _Several
@@ -276,7 +275,7 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(routed_some)
     @rule(kind=KINDS, late=st.integers(0, 3))
     def reload(self, kind: tuple[bool, bool], late: int) -> None:
-        """Replace the route. `late` messages fail in the old one afterwards, one after another."""
+        """Change the settings. `late` messages that were active then fail afterwards, one after another."""
         self.routed = 0
         before, active = self.hand, self.active
         places = {id(one): one.place for one in [*waiting_in(before.schedule), *limited_in(before.limits)]}
@@ -285,22 +284,28 @@ class CoreMachine(RuleBasedStateMachine):
         assert [one.place for one in taken] == sorted(one.place for one in taken)
         assert {*places} <= {id(one) for one in taken}, "messages not begun are handed over"
         assert before.count == len(active) + len(before.retries)
+        self.hand, self.active = self.made(kind), []
+        route: Any = RouteState("route", "main", ("out",))
+        for one in taken:
+            one.go_by(route, route, PLAN, PLAN)
+        self.hand.continue_order(before, taken)
+        for one in active:
+            self.hand.schedule.activate(one)
         failed = [active.pop() for _ in range(min(late, len(active)))]
         for one in failed:
             before.settle(one)
             one.known.attempts += 1
             one.due = self.now
+            one.go_by(route, route, PLAN, PLAN)
+            self.hand.add_in_place(one)
+            self.hand.schedule.finished(one)
+        for one in active:
+            if self.by_key:
+                taken_now = {id(other) for other in self.hand.schedule.active}
+                assert id(one) in taken_now, "its key is not free"
+            self.hand.schedule.finished(one)
         self.handled.clear()
         self.finish(before, active)
-        self.hand, self.active = self.made(kind), []
-        route: Any = RouteState("route", "main", ("out",))
-        for handed in (taken, *([one] for one in failed)):
-            self.hand.add_first(
-                route,
-                route,
-                [Batch(self.now, [one.raw], one.begun(PLAN), one.place).for_later(1) for one in handed],
-                lambda batch, begun, at: BegunDelivery(route, route, batch.messages[0], self.now, at, begun, PLAN),
-            )
         in_order = sorted([*taken, *failed], key=lambda one: one.place)
         assert [one.raw for one in waiting_in(self.hand.schedule)] == [one.raw for one in in_order]
         places_now = [one.place for one in waiting_in(self.hand.schedule)]

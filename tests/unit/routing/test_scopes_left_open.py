@@ -17,7 +17,7 @@ from router_trio.routing.handlers.scopes import close_left_open, left_open, scop
 from router_trio.states import RUNNING
 from tests.support.eventually import eventually
 from tests.support.watch import Watch
-from tests.support.world import World, all_acked, core, fill, handled, one_broker, overhearing, to, world
+from tests.support.world import World, all_acked, core, fill, handled, one_broker, overhearing, stream, to, world
 
 Leave = Callable[[Message], Any]
 
@@ -412,7 +412,7 @@ async def test_calls_for_other_keys_end_with_their_route(
 
 
 @pytest.mark.parametrize("source", [{"subject": "in.*"}, FROM_A_STREAM], ids=["core", "stream"])
-@pytest.mark.parametrize("ends", ["router", "route", "generation of the route"])
+@pytest.mark.parametrize("ends", ["router", "route", "settings of the route"])
 async def test_scopes_may_be_lost_while_a_route_ends(
     autojump_clock: MockClock, ends: str, source: dict[str, Any]
 ) -> None:
@@ -429,8 +429,8 @@ async def test_scopes_may_be_lost_while_a_route_ends(
             fill(w.broker, 2, subjects="bad")
             await eventually(lambda: w.route.handling == 3)
             if ends != "router":
-                after = [] if ends == "route" else [core("in.*", "out.y")]
-                await w.live.reload(w.configuration(*after))
+                changed = stream("IN", "out.y", filter="in.*") if "stream" in source else core("in.*", "out.y")
+                await w.live.reload(w.configuration(*([] if ends == "route" else [changed])))
                 await trio.sleep_forever()
 
     with trio.fail_after(8), pytest.raises(ScopesLostError):

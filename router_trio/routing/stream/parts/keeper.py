@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import trio
 
-from router_trio.routing.hand_over import Batches
 from router_trio.routing.keeper import Keeper, RouteToWake
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.stream.delivery import StreamDelivery
@@ -95,6 +94,11 @@ class PartsKeeper(Keeper[StreamDelivery, PartsInHand]):
         for keeper in self.hand.keepers:
             keeper.begin()
 
+    def pause(self) -> None:
+        super().pause()
+        for keeper in self.hand.keepers:
+            keeper.pause()
+
     @property
     def has_room(self) -> bool:
         return self._routing.is_ready
@@ -155,6 +159,10 @@ class PartsKeeper(Keeper[StreamDelivery, PartsInHand]):
         for keeper in self.hand.keepers:
             keeper.recall()
 
+    @property
+    def started(self) -> int:
+        return self.state.in_hand
+
     def give_up_calls(self) -> None:
         self._end()
         for keeper in self.hand.keepers:
@@ -170,8 +178,6 @@ class PartsKeeper(Keeper[StreamDelivery, PartsInHand]):
 
 class PartRoute:
     """The `RouteToWake` of one part: wakes the route only for messages of its own."""
-
-    has_successor = False
 
     def __init__(self, route: RouteToWake, keeper: StreamKeeper, look: Callable[[], None]) -> None:
         """`look` requests more messages of the part."""
@@ -193,7 +199,3 @@ class PartRoute:
     def left_hand(self) -> None:
         """Note that a message has left the hand."""
         self._route.left_hand()
-
-    def pass_on(self, waiting: Batches) -> bool:
-        """Return False: what fails is redelivered by the stream."""
-        return False

@@ -395,11 +395,11 @@ class RetryingSource(KeptSource[PartsKeeper]):
         for part in self._parts:
             part.retire()
 
-    def stays(self, plan: RoutePlan, connection: Connection) -> bool:
+    def stays(self, plan: RoutePlan, *, reconnects: bool) -> bool:
         source, settings = plan.settings.source, plan.settings
         same = source.kind.consumer(source) == self._stream.consumer and partitioning_of(source) is None
         drain = all(part.is_over or _may_drain(part.schedule, settings) for part in self.due)
-        return same and drain and connection.has_same_streams(self._connection)
+        return same and drain and not reconnects
 
     def go_on(
         self, routing: Routing, connection: Connection, dead_letters: DeadLetters | None
