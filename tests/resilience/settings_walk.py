@@ -117,6 +117,11 @@ SOURCES: dict[str, State] = {
 }
 """Settings under which it reads other streams or durables."""
 
+OF_A_SUBJECT: dict[str, State] = {
+    name: state for name, state in SETTINGS.items() if "from" not in state and "schedule" not in state.get("retry", {})
+}
+"""Settings under which a route may read the subject itself."""
+
 STATES = SETTINGS | SOURCES
 STRICT = ("8 at once", *(name for name, state in SETTINGS.items() if "key" in state and "retry" not in state))
 """Settings under which messages of a subject wait for a failed one."""
@@ -194,8 +199,10 @@ class Walk:
         seed: int,
         *,
         messages_fail: bool,
+        of_a_subject: bool,
         traced: bool,
     ) -> None:
+        """`of_a_subject`: the route reads the subject that the stream stores, with settings `OF_A_SUBJECT`."""
         self.report = Report()
         self._server = server
         self._folder = folder
@@ -206,6 +213,7 @@ class Walk:
         some_scheduled = any("schedule" in STATES[name].get("retry", {}) for name in names)
         self._calls = walk_handlers.begin(messages_fail=messages_fail, some_scheduled=some_scheduled)
         self._fails = messages_fail
+        self._of_a_subject = of_a_subject
         self._published: dict[int, str] = {}
         """The subject of each message."""
         self._made_by: list[str] = []
@@ -228,7 +236,9 @@ class Walk:
         state = dict(STATES[name])
         by = len(self._made_by)
         self._made_by.append(name)
-        source = {"stream": "IN", "durable": "router", "filter": "in.*", "max_in_flight": 50, "ack_wait": "5s"}
+        source: dict[str, Any] = {"subject": "in.*"}
+        if not self._of_a_subject:
+            source = {"stream": "IN", "durable": "router", "filter": "in.*", "max_in_flight": 50, "ack_wait": "5s"}
         route: dict[str, Any] = {
             "name": "walk",
             "to": [_to("a")],
@@ -419,7 +429,7 @@ class Walk:
         for message in await streams.stream_messages("OUT"):
             _, place, last = message.subject.split(".")
             number = number_of(message.payload)
-            again = _was_read_from_a_copy(message)
+            again = not self._of_a_subject and _was_read_from_a_copy(message)
             counts[place, again, number] += 1
             lines[place, last, again].append(number)
             copies[number][place] = int(message.header("X-By") or 0)
@@ -486,11 +496,13 @@ async def walk(
     reloads: int | None = None,
     *,
     fails: bool = True,
+    of_a_subject: bool = False,
     traced: bool = False,
 ) -> Report:
     """Walk on a server of its own. `fails`: the handlers fail for some messages, once."""
     async with nats_server(folder) as server:
-        return await Walk(server, folder, names, seed, messages_fail=fails, traced=traced).run(reloads)
+        walked = Walk(server, folder, names, seed, messages_fail=fails, of_a_subject=of_a_subject, traced=traced)
+        return await walked.run(reloads)
 
 
 def main() -> int:
@@ -500,14 +512,23 @@ def main() -> int:
     parser.add_argument("--reloads", type=int, help="by default all pairs")
     parser.add_argument("--only", nargs="+", default=list(STATES), choices=list(STATES), help="names of settings")
     parser.add_argument("--settings", action="store_true", help="only those of one durable")
+    parser.add_argument("--subject", action="store_true", help="a route from the subject itself")
     parser.add_argument("--no-failures", action="store_true", help="no handler fails")
     parser.add_argument("--trace", action="store_true", help="print each reload")
     given = parser.parse_args()
     names = tuple(SETTINGS) if given.settings else tuple(given.only)
+    if given.subject:
+        names = tuple(name for name in names if name in OF_A_SUBJECT)
     with tempfile.TemporaryDirectory(prefix="router-trio-walk-") as folder:
         report = trio.run(
             lambda: walk(
-                Path(folder), names, given.seed, given.reloads, fails=not given.no_failures, traced=given.trace
+                Path(folder),
+                names,
+                given.seed,
+                given.reloads,
+                fails=not given.no_failures,
+                of_a_subject=given.subject,
+                traced=given.trace,
             )
         )
     print(report)

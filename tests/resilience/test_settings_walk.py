@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.resilience.settings_walk import SETTINGS, walk
+from tests.resilience.settings_walk import OF_A_SUBJECT, SETTINGS, walk
 from tests.support.server_version import needs_server
 
 pytestmark = [pytest.mark.slow, needs_server(2, 12, lacks="message schedules")]
@@ -14,6 +14,13 @@ pytestmark = [pytest.mark.slow, needs_server(2, 12, lacks="message schedules")]
 
 async def test_some_reloads_lose_double_and_overtake_nothing(tmp_path: Path) -> None:
     report = await walk(tmp_path, tuple(SETTINGS), reloads=40, fails=False)
+    print(report)
+    assert not report.wrong
+    assert report.reloads == 40
+
+
+async def test_some_reloads_of_a_route_from_a_subject_lose_double_and_overtake_nothing(tmp_path: Path) -> None:
+    report = await walk(tmp_path, tuple(OF_A_SUBJECT), reloads=40, fails=False, of_a_subject=True)
     print(report)
     assert not report.wrong
     assert report.reloads == 40
@@ -39,6 +46,18 @@ async def test_reloads_between_all_settings_of_a_durable_lose_double_and_overtak
     print(report)
     assert not report.wrong
     assert report.reloads + sum(report.refused.values()) >= len(SETTINGS) * (len(SETTINGS) - 1)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fails", [False, True])
+async def test_reloads_between_all_settings_of_a_subject_lose_double_and_overtake_nothing(
+    fails: bool, tmp_path: Path
+) -> None:
+    report = await walk(tmp_path, tuple(OF_A_SUBJECT), seed=1, fails=fails, of_a_subject=True)
+    print(report)
+    assert not report.wrong
+    assert report.reloads >= len(OF_A_SUBJECT) * (len(OF_A_SUBJECT) - 1)
 
 
 @pytest.mark.nightly
