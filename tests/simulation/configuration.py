@@ -48,9 +48,13 @@ UNUSED = ("Nats-Incr", "Nats-Rollup", "Nats-Marker-Reason")
 """Control headers that no message has."""
 
 
+FEWEST_AT_ONCE = 2
+"""The fewest messages at a time that a reload allows a route which handles several: with one, other orders hold."""
+
+
 def changed(schedule: Schedule, which: int, way: int) -> Settings:
     """Return settings in which the routes selected by the bits of `which` differ, in ways that no message notices; with
-    an odd `way` the connections differ as well.
+    an odd `way` the connections differ as well. Fewer messages may be handled at a time, never more than are drawn.
 
     A route that has a handler is listed only if it differs: otherwise it stays, or becomes, the route that the program
     added.
@@ -61,6 +65,8 @@ def changed(schedule: Schedule, which: int, way: int) -> Settings:
         if differs:
             first = route["to"][0]
             first["headers"] = {**first.get("headers", {}), "keep": [UNUSED[way % len(UNUSED)]]}
+            if plan.concurrency > FEWEST_AT_ONCE:
+                route["concurrency"] = min(plan.concurrency, FEWEST_AT_ONCE + way // 2)
         if differs or plan.handler is None:
             routes.append(route)
     return settings_of(schedule, routes, {"connect_timeout": 1.0 + way / 10} if way % 2 else NOTHING)
