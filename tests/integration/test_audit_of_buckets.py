@@ -143,8 +143,20 @@ async def purge(stream: JetStream, bucket: str, key: str) -> None:
     await stream.api(f"STREAM.PURGE.KV_{bucket}", {"filter": f"$KV.{bucket}.{key}"})
 
 
+BUCKETS_TRIED = 4
+"""A server of 2.15.1 had an expired message still after 30 s in 3 of 25 buckets, and in none of the next 50."""
+
+
 @needs_server(2, 11, lacks="TTLs")
 async def test_a_key_whose_purge_expired_before_it_was_copied_is_extra(server: NatsServer) -> None:
+    for _ in range(BUCKETS_TRIED):
+        if await extra_after_its_purge_expired(server):
+            return
+    raise AssertionError("the server removes no expired message")
+
+
+async def extra_after_its_purge_expired(server: NatsServer) -> bool:
+    """Check that the key is extra. Return False if the server has not removed its purge, and remove the buckets."""
     async with two_buckets(server, **WITH_TTL) as stream:
         settings = copying(server)
         async with watched(settings, Watch()) as watch:
@@ -153,7 +165,10 @@ async def test_a_key_whose_purge_expired_before_it_was_copied_is_extra(server: N
             await until_there(stream, {"kept": b"1", "gone": b"1"})
             await eventually(lambda: watch.router.routes[0].in_hand == 0)
         await stream.publish("$KV.here.gone", b"", [*PURGE, ("Nats-TTL", "1s")])
-        await until_gone(stream, "here", "gone")
+        if not await is_soon_gone(stream, "here", "gone"):
+            for bucket in ("here", "there"):
+                await stream.delete_stream(f"KV_{bucket}")
+            return False
         await stream.publish("$KV.there.own", b"1")  # of somebody else
         report = await audited(settings)
         assert counts(report) == {"there": 1, "extra": 1}
@@ -170,6 +185,7 @@ async def test_a_key_whose_purge_expired_before_it_was_copied_is_extra(server: N
         await stream.publish("$KV.here.gone", b"2")
         async with watched(settings, Watch()):
             await until_there(stream, {"kept": b"1", "gone": b"2", "own": b"1"})
+    return True
 
 
 async def test_a_key_that_is_written_meanwhile_is_not_deleted(server: NatsServer) -> None:
@@ -313,13 +329,14 @@ async def test_find_takes_no_missing_value_for_expired_because_this_clock_is_ahe
         ]
 
 
-async def until_gone(stream: JetStream, bucket: str, key: str) -> None:
-    """Wait until a bucket has no message of a key."""
-
-    async def is_gone() -> bool:
-        return key not in await values(stream, bucket)
-
-    await eventually(is_gone)
+async def is_soon_gone(stream: JetStream, bucket: str, key: str) -> bool:
+    """Wait until a bucket has no message of a key. Return False if it still has some after 10 s."""
+    until = trio.current_time() + 10
+    while key in await values(stream, bucket):
+        if trio.current_time() > until:
+            return False
+        await trio.sleep(0.05)
+    return True
 
 
 async def test_the_command_deletes_extra_keys(tmp_path: Path, server: NatsServer) -> None:
