@@ -76,6 +76,14 @@ class KeptSubject(SubjectSource, KeptSource["SubjectKeeper"]):
         """Do nothing: the next source takes over the subscription, without a gap."""
 
 
+class _Generations:
+    """The keepers of one route by its settings so far. Only the latest one is kept here."""
+
+    __slots__ = ("latest",)
+
+    latest: SubjectKeeper
+
+
 class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
     """The messages of one route, and the `Recovery` of a subject after failures.
 
@@ -110,9 +118,8 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         if not tried_again and plan.handler is None and (flow is None or flow.values is None):
             self._forwarding = BatchForwarding(routing)
         self._retried = BeingRetried()
-        self._next: SubjectKeeper | None = None
-        """The keeper by the next settings, which has everything that is not sent or handled; None while there is none.
-        """
+        self._generations: _Generations = _Generations() if before is None else before._generations
+        self._generations.latest = self
         self._expelled: set[CoreDelivery] = set()
         """Lost messages whose handlers had not returned: see `give_up_calls`."""
         self._follows: SubjectKeeper | None = before
@@ -122,7 +129,6 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     def _take_over(self, before: SubjectKeeper) -> None:
         taken = before.hand.take_back()
-        before._next = self
         for delivery in taken:
             self._adopt(delivery, before)
         self.hand.continue_order(before.hand, taken)
@@ -150,7 +156,12 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     @property
     def _latest(self) -> SubjectKeeper:
-        return self if self._next is None else self._next._latest
+        return self._generations.latest
+
+    @property
+    def _has_left(self) -> bool:
+        """Return True once a keeper by other settings has everything that is not sent or handled."""
+        return self._generations.latest is not self
 
     @property
     def retrying(self) -> tuple[int, float]:
@@ -260,7 +271,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         latest.route.look()
 
     def try_again(self, delivery: CoreDelivery, delay: float, now: float) -> bool:
-        if self._next is not None:
+        if self._has_left:
             self._leave_to(self._latest, delivery, now + delay)
             return True
         flow, failure = self._routing.flow, delivery.failure
@@ -289,7 +300,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         if self._has_ended:
             failure = Failure(reasons.SHUTDOWN, "its destination refused all messages")
             self._failures.give_up(delivery, GivenUp(failure, max(1, delivery.known.attempts)))
-        elif self._next is not None:
+        elif self._has_left:
             self._leave_to(self._latest, delivery, due)
         elif self.hand.retry(delivery, due, holds_key=self._holds_key(delivery)):
             self.route.something_waits()
@@ -334,7 +345,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     def _leave_hand(self, delivery: CoreDelivery) -> None:
         self.hand.settle(delivery)
-        if self._next is not None:
+        if self._has_left:
             self._latest.hand.schedule.finished(delivery)
         self.route.look()
 
@@ -358,7 +369,7 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         """Keep the message until `let_go`. If the route has ended, it was dropped with the others."""
         if delivery in self._expelled:
             self._expelled.remove(delivery)
-        elif self._next is not None or self.settings_follow:
+        elif self._has_left or self.settings_follow:
             self._lose_call(delivery)
         elif not self.is_over:
             self.hand.put_back(delivery)
@@ -373,7 +384,8 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
 
     @property
     def started(self) -> int:
-        return self.state.in_hand - self.hand.waiting - self.hand.limits.count - self.hand.held
+        # Without those forwarded on arrival: no route is woken when they are settled.
+        return self.hand.active + len(self.hand.in_handler)
 
     def give_up_calls(self) -> None:
         hanging = self.hand.in_handler
@@ -399,8 +411,9 @@ class SubjectKeeper(Keeper[CoreDelivery, SubjectInHand]):
         return delivery is not None and delivery.route is self.state
 
     def retire(self) -> None:
-        if self._next is not None:
-            self._next._follows = None
+        latest = self._latest
+        if latest._follows is self:
+            latest._follows = None
 
     def go_on_with(self, waiting: Batches) -> None:
         """Route messages first that a route which kept none has received and not begun."""

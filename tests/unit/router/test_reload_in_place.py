@@ -87,6 +87,7 @@ async def test_other_keys_have_the_new_settings_while_a_call_under_the_old_ones_
             fill(w.broker, 3, first=3, subjects="b")
             await eventually(lambda: stored(w, "out.new") == numbers(3, first=3))
             assert trio.current_time() < 10, "nobody waits for the call"
+            assert w.route.handling == 1, "the call that goes on is shown"
             assert stored(w, "out.a") == []
             first.set()
         await eventually(lambda: stored(w, "out.new") == [b"3", b"4", b"5", b"1", b"2"])
@@ -261,3 +262,17 @@ async def test_at_a_shutdown_while_a_connection_ends_nothing_is_uncounted(autoju
         first.set()
         nursery.cancel_scope.cancel()
     assert w.route_ledger() == (3, 0, {"routed": 3})
+
+
+async def test_a_reload_does_not_wait_for_what_was_forwarded_on_arrival(autojump_clock: MockClock) -> None:
+    brokers = one_broker() | {"edge": FakeBroker()}
+    old = core("in.*", to("old.$1", "edge"), connection="main") | {"limit": {"rate": "100/s", "burst": 100}}
+    async with world([old], brokers=brokers, shutdown_timeout=60.0) as w:
+        w.brokers["edge"].stall(20)
+        fill(w.broker, 2)
+        await wait_all_tasks_blocked()
+        assert w.route_ledger()[:2] == (2, 2)
+        began = trio.current_time()
+        await w.live.reload(w.configuration(old | {"limit": {"rate": "50/s", "burst": 50}}))
+        assert trio.current_time() - began < 1
+        await eventually(lambda: w.route_ledger() == (2, 0, {"routed": 2}), within=40)
