@@ -55,8 +55,10 @@ def total(state: RouteState) -> RouteState:
     both.left_behind = state.left_behind
     both.in_flight_limit = state.in_flight_limit
     both.obstacles, both.returning, both.draining = state.obstacles, state.returning, state.draining
-    both.handling, both.handler_moved_at = state.handling, state.handler_moved_at
     parts = [state, *state.earlier]
+    both.handling = sum(one.handling for one in parts)
+    moved = (one.handler_moved_at for one in parts if one.handling)
+    both.handler_moved_at = max(moved, default=state.handler_moved_at)
     both.held_by(
         Held(
             sum(one.in_hand for one in parts),
