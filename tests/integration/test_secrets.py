@@ -188,18 +188,18 @@ async def _no_page_shows_a_secret(tmp_path: Path, through: str, between: str) ->
         if through == "a proxy":
             lines.append(f'proxy = "http://user:{SECRET}@{between}"')
         (tmp_path / "router.toml").write_text("\n".join(lines))
-    async with running("run", "router.toml", cwd=tmp_path) as run:
-        await run.has_logged("NATS_CONNECTION_FAILED")
-        await run.has_logged("ROUTER_STARTED")
-        shown = run.errors
-        for page in ("/status", "/readyz", "/events"):
-            stream = await trio.open_tcp_stream("127.0.0.1", port)
-            async with stream:
-                await stream.send_all(f"GET {page} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-                text = b""
-                while b"NATS_CONNECTION_FAILED" not in text and b"connection refused" not in text:
-                    text += await stream.receive_some()
-            shown += text.decode()
-        run.send(signal.SIGTERM)
-        assert await run.ended() == 0
+        async with running("run", "router.toml", cwd=tmp_path) as run:
+            await run.has_logged("NATS_CONNECTION_FAILED")
+            await run.has_logged("ROUTER_STARTED")
+            shown = run.errors
+            for page in ("/status", "/readyz", "/events"):
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                async with stream:
+                    await stream.send_all(f"GET {page} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+                    text = b""
+                    while b"NATS_CONNECTION_FAILED" not in text and b"connection refused" not in text:
+                        text += await stream.receive_some()
+                shown += text.decode()
+            run.send(signal.SIGTERM)
+            assert await run.ended() == 0
     assert SECRET not in shown

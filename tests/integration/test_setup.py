@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from router_trio.cli.command_line import COMMANDS as NAMES
-from router_trio.embedded import HOST, reserve_port
+from router_trio.embedded import HOST
 from tests.support.command import COMMAND, command, environment, in_process, running
 from tests.support.raw_jetstream import JetStream
 from tests.support.raw_nats import connect
@@ -32,8 +32,7 @@ async def test_the_files_of_init_pass_check_and_test_and_route(tmp_path: Path) -
     tested = command("test", "router.toml", cwd=tmp_path)
     assert (tested.returncode, tested.stdout.splitlines()[-1]) == (0, "2 passed, 0 failed")
 
-    with reserve_port() as port:
-        listen = {"ROUTER_TRIO_TELEMETRY__LISTEN": f"{HOST}:{port}"}
+    listen = {"ROUTER_TRIO_TELEMETRY__LISTEN": f"{HOST}:0"}
     async with running("run", "--embedded-nats", cwd=tmp_path, env=listen) as router:
         url = (await router.has_printed(r"nats://\S+"))[0]
         async with connect(url) as client:
