@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from functools import cache
 
-import pytest
-
 from router_trio.cli.contract import collect
 from tests.docs.pages import ROOT, Page, pages
 
@@ -45,31 +43,25 @@ OF_OTHER_TOOLS = {
 """Names in nats-py, FastStream, Watermill and Benthos, on the pages about moving from there."""
 
 
-@pytest.mark.parametrize("one", pages(), ids=str)
-def test_metrics_of_a_page_exist(one: Page) -> None:
-    for name in _METRIC.findall(one.text):
-        assert name in METRICS or _of_histogram(name), f"{one}: there is no metric {name}"
+def test_metrics_of_the_pages_exist() -> None:
+    named = [(one, name) for one in pages() for name in _METRIC.findall(one.text)]
+    assert [f"{one}: {name}" for one, name in named if name not in METRICS and not _of_histogram(name)] == []
 
 
-@pytest.mark.parametrize("one", pages(), ids=str)
-def test_recording_rules_of_a_page_exist(one: Page) -> None:
+def test_recording_rules_of_the_pages_exist() -> None:
     rules = (ROOT / "alerts" / "router_trio.rules.yml").read_text(encoding="utf-8")
-    for name in _RECORDED.findall(one.text):
-        assert f"record: {name}\n" in rules, f"{one}: there is no recording rule {name}"
+    named = [(one, name) for one in pages() for name in _RECORDED.findall(one.text)]
+    assert [f"{one}: {name}" for one, name in named if f"record: {name}\n" not in rules] == []
 
 
-@pytest.mark.parametrize("one", pages(), ids=str)
-def test_log_codes_of_a_page_exist(one: Page) -> None:
-    for code in _CODE.findall(one.text):
-        assert code in CODES, f"{one}: there is no log code {code}"
+def test_log_codes_of_the_pages_exist() -> None:
+    named = [(one, code) for one in pages() for code in _CODE.findall(one.text)]
+    assert [f"{one}: {code}" for one, code in named if code not in CODES] == []
 
 
-@pytest.mark.parametrize("one", pages(), ids=str)
-def test_names_in_inline_code_occur_in_the_code(one: Page) -> None:
-    for span in one.spans:
-        if _SNAKE.fullmatch(span):
-            known = words() | OF_NATS_SERVER | (OF_OTHER_TOOLS if one.path.stem.startswith("from-") else set())
-            assert span in known, f"{one}: nothing in the code is called {span}"
+def test_names_in_inline_code_occur_in_the_code() -> None:
+    named = [(one, span) for one in pages() for span in one.spans if _SNAKE.fullmatch(span)]
+    assert [f"{one}: {span}" for one, span in named if span not in known_on(one)] == []
 
 
 def test_the_patterns_find_known_names() -> None:
@@ -78,6 +70,11 @@ def test_the_patterns_find_known_names() -> None:
     assert len(set(_CODE.findall(text))) >= 20
     assert len(set(_RECORDED.findall(text))) >= 3
     assert sum(bool(_SNAKE.fullmatch(span)) for one in pages() for span in one.spans) >= 50
+
+
+def known_on(one: Page) -> frozenset[str]:
+    """Return the names that a page may use in code."""
+    return words() | OF_NATS_SERVER | (OF_OTHER_TOOLS if one.path.stem.startswith("from-") else frozenset())
 
 
 @cache

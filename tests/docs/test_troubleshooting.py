@@ -7,7 +7,7 @@ import re
 import pytest
 
 from router_trio.errors import reasons
-from router_trio.errors.reasons import TABLE, Fault, Reason
+from router_trio.errors.reasons import TABLE, Fault
 from tests.docs.pages import DOCS, ROOT, page
 
 PAGE = page(DOCS / "operations" / "troubleshooting.md")
@@ -18,16 +18,14 @@ NO_REASONS = {"explain", "paused", "received", "routed", "queue", "handler"}
 """Words that the first column has in code as well."""
 
 
-@pytest.mark.parametrize("reason", [word for word in REASONS if word not in NO_REASONS])
-def test_a_listed_reason_exists_in_the_code(reason: str) -> None:
-    assert re.search(rf"""["']{reason}[_"']""", CODE)
+def test_listed_reasons_exist_in_the_code() -> None:
+    listed = [word for word in REASONS if word not in NO_REASONS]
+    assert [reason for reason in listed if not re.search(rf"""["']{reason}[_"']""", CODE)] == []
 
 
-@pytest.mark.parametrize(
-    "reason", [one for one in TABLE.values() if one.fault is not Fault.NONE], ids=lambda one: one.name
-)
-def test_each_reason_has_its_row_with_cause_and_cure(reason: Reason) -> None:
-    assert f"| `{reason.name}` | {reason.cause} | {reason.cure} |" in PAGE.text.splitlines()
+def test_each_reason_has_its_row_with_cause_and_cure() -> None:
+    rows, with_rows = set(PAGE.text.splitlines()), [one for one in TABLE.values() if one.fault is not Fault.NONE]
+    assert [one for one in with_rows if f"| `{one.name}` | {one.cause} | {one.cure} |" not in rows] == []
 
 
 @pytest.mark.parametrize(
