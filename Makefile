@@ -11,8 +11,6 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 SERVER := .servers
 GO_TOOLS := .go-tools
-COMPILED := .compiled
-INSTALLED := .venv-compiled
 DIST := dist
 PACKAGING := .venv-dist
 INSTALL = -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
@@ -21,7 +19,7 @@ LOCKED = $(INSTALL) --require-hashes --requirement
 # What a run of the tests imports, the programs that it starts import again: from bytecode, which has to be written once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo tools quick suite test what-differs test-compiled test-compiled-nightly test-oldest test-newest test-servers coverage compiled \
+.PHONY: help demo tools quick suite sources test test-oldest test-newest test-servers coverage installed compiled pure \
 	simulate drill test-nightly lint format types shape peers bench docs docs-serve lock audit dist wheel clean
 
 help:  ## Show this help
@@ -88,24 +86,41 @@ WORKERS ?= 6
 WORKING = -n $(WORKERS) --dist worksteal
 
 test: $(READY)  ## All checks and tests but the nightly ones and `make types`, WORKERS=6 at a time
-	@$(MAKE) --no-print-directory --jobs=2 checks suite
-	@$(MAKE) --no-print-directory what-differs
+	@$(MAKE) --no-print-directory --jobs=2 lint installed
+	@$(MAKE) --no-print-directory suite sources
 
-# The package is compiled after the checks, while the tests wait for servers.
-.PHONY: checks
-checks: lint
-	@test -n "$(WHY_PURE)" || $(MAKE) --no-print-directory compiled
-
-# On the package as users install it. Where it would be pure, `suite` has tested it.
+# What a user installs, in an environment of its own: compiled where there is a C compiler, else pure. BUILD=pure asks for
+# the other one.
 WHY_PURE = $(shell $(BIN)/python hatch_build.py)
-ON_WHEEL ?= differs and not nightly
-what-differs: $(READY)  ## The tests of what compiled code may do differently, on the package compiled and installed
-	@if [ -n "$(WHY_PURE)" ]; then echo "Skipping the tests on the compiled package: $(WHY_PURE)"; \
-	else $(MAKE) --no-print-directory test-compiled ONLY="$(ON_WHEEL)"; fi
+BUILD = $(if $(WHY_PURE),pure,compiled)
+installed: $(READY)  ## Build the wheel and install it as users do, compiled or else pure; says which
+	@echo "What users install here is $(BUILD)$(if $(WHY_PURE),: $(WHY_PURE))"
+	@$(MAKE) --no-print-directory $(BUILD)
+
+compiled pure: %: .%/.built  ## Install that wheel into .venv-compiled, or .venv-pure
+
+.venv-compiled/.installed .venv-pure/.installed: requirements/dev.txt
+	$(call environment,$<)
+	@touch $@
+
+# The tests of it run in a folder with everything of the repository but the package, which is imported as it is installed.
+PACKAGE := $(shell find router_trio -type f -not -name '*.pyc')
+.compiled/.built .pure/.built: .%/.built: $(READY) .venv-%/.installed hatch_build.py pyproject.toml $(PACKAGE)
+	@echo "Building the $* wheel, and installing it into .venv-$*"
+	@rm -rf .$*
+	@ROUTER_TRIO_PURE=$(if $(filter pure,$*),1,0) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --wheel-dir .$*/wheel .
+	@.venv-$*/bin/python $(INSTALL) --no-index --force-reinstall .$*/wheel/*.whl
+	@ln -s $(addprefix ../,$(filter-out router_trio,$(wildcard *)) .go-tools) .$*
+	@touch $@
+
+ON_WHEEL = cd .$(BUILD) && TESTED_BUILD=$(BUILD) ../.venv-$(BUILD)/bin/pytest
+suite: installed  ## The tests, on what users install; TESTS="tests/contract tests/unit/outbox" for some of them, BUILD=pure
+	$(ON_WHEEL) $(WORKING) -m 'not sources and not nightly' $(TESTS)
 
 # Without pyright, which takes minutes: `types` runs it, and `.ci/run` both.
-suite: $(READY)  ## The tests without the checks; TESTS="tests/unit tests/docs" for some of them
-	$(BIN)/pytest $(WORKING) --ignore tests/supply/test_types.py $(TESTS)
+sources: $(READY)  ## The tests that need the sources: of all else in the repository, and those that look inside modules
+	$(BIN)/pytest $(WORKING) -m 'sources and not nightly' --ignore tests/supply/test_types.py
 
 # The checks run beside the tests: mypy uses one processor alone for twenty seconds where it has no cache.
 quick: $(READY)  ## For each commit: checks, unit tests, the contract on the fake broker, documents; within 90 seconds
@@ -119,31 +134,6 @@ without-servers: $(READY)
 		tests/unit tests/contract tests/docs
 
 SUITES := tests/unit tests/contract tests/integration tests/resilience
-
-# The environment that the compiled wheel is installed into, as at a user's.
-$(INSTALLED)/.installed: requirements/dev.txt
-	$(call environment,$<)
-	@touch $@
-
-# The tests of it run in a folder with everything of the repository but the package, which is imported as it is installed.
-$(COMPILED)/.built: $(READY) $(INSTALLED)/.installed hatch_build.py $(shell find router_trio -type f -not -name '*.pyc')
-	@echo "Compiling router_trio into $(INSTALLED)"
-	@rm -rf $(COMPILED)
-	@ROUTER_TRIO_PURE=0 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-		--wheel-dir $(COMPILED)/wheel .
-	@$(INSTALLED)/bin/python $(INSTALL) --no-index --force-reinstall $(COMPILED)/wheel/*.whl
-	@ln -s $(addprefix ../,$(filter-out router_trio,$(wildcard *)) .go-tools) $(COMPILED)
-	@touch $@
-
-compiled: $(COMPILED)/.built  ## Install the package into .venv-compiled as users do, compiled; needs a C compiler
-
-ON_COMPILED = cd $(COMPILED) && TEST_COMPILED=1 ../$(INSTALLED)/bin/pytest
-ONLY ?= not nightly
-test-compiled: compiled  ## The tests on the package that users install: compiled, in an environment of its own
-	$(ON_COMPILED) $(WORKING) -m "$(ONLY)" $(SUITES)
-
-test-compiled-nightly: compiled  ## The long ones of these
-	$(ON_COMPILED) -m nightly --timeout 1800 $(SUITES)
 
 # What pip may install for a user, not what is locked. uv takes the Python of pyenv where there is one, and else fetches one.
 UV = PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | grep '^3' | paste -sd:) $(TOOLS)/bin/uv
@@ -195,8 +185,9 @@ simulate: $(READY)  ## The whole router under SEEDS=1000 drawn schedules of faul
 drill: $(READY)  ## Ten incidents as the person on call sees them: alerts, commands of the runbooks, causes
 	$(BIN)/python -m tests.drill $(INCIDENTS)
 
-test-nightly: $(READY)  ## Long chaos, soak and performance figures
-	$(BIN)/pytest -m nightly --timeout 1800
+test-nightly: installed  ## Long chaos, soak and performance figures, on what users install
+	$(ON_WHEEL) -m 'nightly and not sources' --timeout 1800
+	$(BIN)/pytest -m 'nightly and sources' --timeout 1800
 
 shape: $(READY)  ## How the tree is built, in numbers; VERBOSE=1 says what was counted, TREE=DIR takes another checkout
 	$(BIN)/python -m tests.shape $(if $(VERBOSE),--verbose) $(TREE)
@@ -204,7 +195,7 @@ shape: $(READY)  ## How the tree is built, in numbers; VERBOSE=1 says what was c
 peers: $(READY)  ## Install and build the peers of the benchmarks, so that a quick run has nats_go; needs Go for two of them
 	$(BIN)/python -m tests.performance.benchmarks.environment
 
-bench: $(READY) $(wildcard $(COMPILED)/.built)  ## Measure against peers; QUICK=1 for the essential figures only, WORKLOADS="core stream" for some, AGAINST=DIR for another checkout as well
+bench: $(READY) $(wildcard .compiled/.built)  ## Measure against peers; QUICK=1 for the essential figures only, WORKLOADS="core stream" for some, AGAINST=DIR for another checkout as well
 	AGAINST=$(AGAINST) $(BIN)/python -m tests.performance.benchmarks $(if $(QUICK),--quick,$(if $(WORKLOADS),,--write)) $(WORKLOADS)
 
 docs: $(READY)  ## Render the documentation into site/
@@ -252,4 +243,4 @@ format: $(READY)  ## Sort imports, fix what can be fixed, and format
 	$(BIN)/ruff format .
 
 clean:  ## Remove what was installed and cached
-	rm -rf $(VENV) $(DEMO) $(PACKAGING)* $(TOOLS) $(OLDEST) $(NEWEST) $(INSTALLED) $(SERVER) $(GO_TOOLS) $(COMPILED) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(PACKAGING)* $(TOOLS) $(OLDEST) $(NEWEST) .venv-compiled .venv-pure $(SERVER) $(GO_TOOLS) .compiled .pure .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

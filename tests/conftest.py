@@ -17,7 +17,7 @@ from trio.testing import MockClock
 
 from router_trio.embedded import HOST
 from tests.support.clock import waits_for_threads
-from tests.support.compiled import differs_if_compiled
+from tests.support.compiled import COMPILED, looks_inside, needs_sources
 from tests.support.proxy import TcpProxy, tcp_proxy
 from tests.support.servers import NatsServer, nats_server
 
@@ -46,18 +46,19 @@ _IDLE_TRIO_WORKER = "Trio thread"  # trio keeps idle workers for ten seconds; a 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests that start a server as slow, and those of what differs if it is compiled, before `-m` evaluates the
-    marks; start the longest tests first.
+    """Mark tests that start a server as slow, and those that need the sources, before `-m` evaluates the marks.
 
-    Otherwise one worker may run a long test at the end while the others have nothing left.
+    The longest tests start first: otherwise one worker may run one at the end while the others have nothing left.
     """
     if hasattr(config, "workerinput"):  # one of several workers of pytest-xdist
         items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
     for item in items:
         if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
-        if differs_if_compiled(item):
-            item.add_marker(pytest.mark.differs)
+        if needs_sources(item):
+            item.add_marker(looks_inside)
+            if COMPILED:
+                item.add_marker(pytest.mark.skip("needs the sources"))
 
 
 def pytest_collection_finish() -> None:

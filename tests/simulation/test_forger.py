@@ -10,6 +10,7 @@ from tests.simulation.draw import draw
 from tests.simulation.forger import FORGED
 from tests.simulation.run import simulate
 from tests.simulation.shrink import shrink
+from tests.support.compiled import looks_inside
 
 SEEDS = [seed for seed in range(1000, 1200) if FORGED in draw(seed).faults][:24]
 
@@ -21,6 +22,7 @@ def test_the_promises_hold_while_answers_are_forged(first: int) -> None:
         assert not outcome.wrong, f"{command(seed)}\n{story(shrink(outcome))}"
 
 
+@looks_inside
 def test_messages_are_lost_if_every_stream_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Belief, "covered_by", lambda belief, stream: None)
     assert any("source ack" in simulate(seed).promises for seed in SEEDS)

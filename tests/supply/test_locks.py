@@ -146,7 +146,7 @@ def test_pip_installs_only_locked_packages() -> None:
     installs = re.findall(r"\$\(INSTALL\)(.*)$", makefile, re.MULTILINE)
     itself = [line for line in installs if "--require-hashes" not in line]
     assert itself
-    wheel = " --no-index --force-reinstall $(COMPILED)/wheel/*.whl"  # of the project itself, built just before
+    wheel = " --no-index --force-reinstall .$*/wheel/*.whl"  # of the project itself, built just before
     assert all(line.endswith(" .") or line == wheel for line in itself), itself
     by_uv = re.findall(r"\bpip install(.*)$", makefile.replace(command, ""), re.MULTILINE)
     assert all("--python $(@D) " in line or "--target $(SERVER)/" in line for line in by_uv), by_uv

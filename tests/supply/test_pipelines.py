@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.supply.locks import ROOT
+from tests.support.compiled import OF_THE_REPOSITORY
 from tests.support.tools import tool
 
 GITLAB, DRONE, GITHUB = ROOT / ".gitlab-ci.yml", ROOT / ".drone.yml", ROOT / ".github/workflows/ci.yml"
@@ -89,7 +90,7 @@ def commands(node: Any) -> Iterator[str]:
             yield from commands(value)
 
 
-PARTS = ["unit", "integration", "resilience", "compiled", "documents"]
+PARTS = ["sources", "unit", "integration", "resilience"]
 """Parts of the standard suites, as .ci/run has them."""
 
 
@@ -128,7 +129,7 @@ def ci_run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_an_argument_the_standard_suites_run(tmp_path: Path) -> None:
-    assert ci_run(tmp_path).stdout.splitlines() == ["tools", "WORKERS=2 types test ON_WHEEL=not nightly"]
+    assert ci_run(tmp_path).stdout.splitlines() == ["tools", "WORKERS=2 types test"]
 
 
 def test_the_parts_together_run_every_check_and_every_test_once(tmp_path: Path) -> None:
@@ -139,9 +140,9 @@ def test_the_parts_together_run_every_check_and_every_test_once(tmp_path: Path) 
         before, _, tests = run.partition("TESTS=")
         targets += [word for word in before.split() if "=" not in word]
         folders += tests.split()
-    assert sorted(targets) == ["lint", *["suite"] * (len(PARTS) - 1), "test-compiled", "types"]
-    with_tests = {path.relative_to(ROOT).parts[1] for path in (ROOT / "tests").rglob("test_*.py")}
-    assert sorted(folders) == sorted(f"tests/{name}" for name in with_tests)
+    assert sorted(targets) == ["lint", "sources", *["suite"] * (len(PARTS) - 1), "types"]
+    with_tests = {f"tests/{path.relative_to(ROOT).parts[1]}" for path in (ROOT / "tests").rglob("test_*.py")}
+    assert sorted(folders) == sorted(with_tests - {folder.rstrip("/") for folder in OF_THE_REPOSITORY})
 
 
 def test_the_usage_names_each_part(tmp_path: Path) -> None:

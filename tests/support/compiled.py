@@ -1,12 +1,10 @@
-"""Whether the data plane under test is compiled, and which tests are of what may differ then.
+"""Whether the package under test is compiled, and which tests need its sources.
 
-`make test-compiled` runs tests on the compiled package as `pip install` installs it, `make test` those that are marked.
+`make suite` runs the tests on the wheel that users install, `make sources` those that need the sources.
 """
 
 from __future__ import annotations
 
-import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,22 +17,13 @@ PACKAGE = Path(router_trio.__file__).parent
 
 COMPILED = not str(framing.__file__).endswith(".py")
 
-looks_inside = pytest.mark.skipif(COMPILED, reason="looks into, or replaces, what is compiled here")
+looks_inside = pytest.mark.sources
+"""The mark of a test that looks into, or replaces, what is compiled in a wheel."""
 
-_OF_DECISIONS = ("tests/unit/", "tests/contract/")
-"""Folders whose tests call what is compiled: they slice, copy, compare, replace and inspect it."""
-
-_OF_PROCESSES = re.compile(r"\bworkers\b|fork|pickle|multiprocessing")
-"""Words in files with tests of what passes from one process to another."""
+OF_THE_REPOSITORY = tuple(f"tests/{name}/" for name in ("alerts", "dashboards", "deploy", "docs", "supply"))
+"""Folders whose tests read the files of the repository."""
 
 
-def differs_if_compiled(item: pytest.Item) -> bool:
-    """Return True if a test is of what compiled code may do differently."""
-    if item.nodeid.startswith(_OF_DECISIONS) and item.get_closest_marker("slow") is None:
-        return True
-    return _is_of_processes(item.path)
-
-
-@cache
-def _is_of_processes(path: Path) -> bool:
-    return path.suffix == ".py" and _OF_PROCESSES.search(path.read_text(encoding="utf-8")) is not None
+def needs_sources(item: pytest.Item) -> bool:
+    """Return True if a test can't run on a compiled wheel, or would find nothing else there."""
+    return item.nodeid.startswith(OF_THE_REPOSITORY) or item.get_closest_marker(looks_inside.name) is not None
