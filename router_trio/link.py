@@ -656,15 +656,13 @@ class ObservedRouter:
     """The parts of a running router that a fake server reads for a test.
 
     `unsettled` is the number of publishes without a fate, also of the program. `unready` returns the reasons of
-    `/readyz`. `retries_without_end` returns True for a route that never gives up a
-    message. `sentence` describes an event, as the log does.
+    `/readyz`. `retries_without_end` returns True for a route that never gives up a message.
     """
 
     routes: Callable[[], Iterable[RouteState]]
     unsettled: Callable[[], int]
     unready: Callable[[], Iterable[str]]
     retries_without_end: Callable[[str], bool]
-    sentence: Callable[[Event], str]
 
 
 class FakeServer:

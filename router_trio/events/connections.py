@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from router_trio.events.event import Event, Level
+from router_trio.events.sentences import counted
 
 
 class ConnectionEvent(Event):
@@ -13,69 +14,108 @@ class ConnectionEvent(Event):
     connection: str
 
 
-class ConnectionEstablished(ConnectionEvent):
+class ServerEvent(ConnectionEvent):
+    """The base of events about the server of a connection. Servers announce each other without a scheme."""
+
+    server: str
+
+    def __post_init__(self) -> None:
+        if "://" not in self.server:
+            self._set("server", f"nats://{self.server}")
+        super().__post_init__()
+
+
+class ConnectionEstablished(ServerEvent):
     """The connection was established for the first time in this process."""
 
     code = "NATS_CONNECTION_ESTABLISHED"
     level = Level.INFO
-    server: str
+
+    def sentence(self) -> str:
+        return f"Connection {self.connection} is connected to {self.server}"
 
 
-class ConnectionRestored(ConnectionEvent):
+class ConnectionRestored(ServerEvent):
     """The connection was established again after a loss. `pending_count` operations were kept and are sent now."""
 
     code = "NATS_CONNECTION_RESTORED"
     level = Level.INFO
-    server: str
     outage_seconds: float
     reconnect_attempts: int
     pending_count: int = 0
 
+    def sentence(self) -> str:
+        return (
+            f"Connection {self.connection} reconnected to {self.server} after {self.outage_seconds:.1f} s and "
+            f"{counted(self.reconnect_attempts, 'attempt')}"
+        )
 
-class ConnectionLost(ConnectionEvent):
+
+class ConnectionLost(ServerEvent):
     """An established link was lost."""
 
     code = "NATS_CONNECTION_LOST"
     level = Level.ERROR
     tag: ClassVar[str | None] = "nats_connection_failure"
-    server: str
     reason: str
     detail: str
     pending_count: int
 
+    def sentence(self) -> str:
+        return (
+            f"Connection {self.connection} lost its link to {self.server}: {self.reason}; reconnecting, "
+            f"{counted(self.pending_count, 'operation')} pending"
+        )
 
-class ConnectionFailed(ConnectionEvent):
+
+class ConnectionFailed(ServerEvent):
     """An attempt to connect failed."""
 
     code = "NATS_CONNECTION_FAILED"
     level = Level.WARN
-    server: str
     reason: str
     detail: str
     attempt: int
     max_attempts: int
 
+    def sentence(self) -> str:
+        problem, mark, cure = self.detail.partition("; ")
+        if self.server.rpartition("://")[2] not in problem:
+            problem = f"{problem}, at {self.server.rpartition('://')[2]}"
+        return (
+            f"Connection {self.connection} could not connect (attempt {self.attempt} of {self.max_attempts}): "
+            f"{problem}{mark}{cure}"
+        )
 
-class UnexpectedLinkError(ConnectionEvent):
+
+class UnexpectedLinkError(ServerEvent):
     """Data from a server raised an error that router_trio does not expect, and the link was closed: report the bug."""
 
     code = "NATS_UNEXPECTED_ERROR"
     level = Level.ERROR
-    server: str
     error_type: str
     place: str
 
+    def sentence(self) -> str:
+        return (
+            f"Connection {self.connection} closed its link to {self.server} after an unexpected {self.error_type} at "
+            f"{self.place}: this is a bug in router_trio, please report it"
+        )
 
-class ReconnectAttempt(ConnectionEvent):
+
+class ReconnectAttempt(ServerEvent):
     """An attempt to reconnect starts, `delay_ms` after the previous one ended."""
 
     code = "NATS_RECONNECT_ATTEMPT"
     level = Level.INFO
     tag: ClassVar[str | None] = "nats_reconnecting"
-    server: str
     attempt: int
     max_attempts: int
     delay_ms: int
+
+    def sentence(self) -> str:
+        attempt = f"attempt {self.attempt} of {self.max_attempts}"
+        return f"Connection {self.connection} is connecting to {self.server}, {attempt}"
 
 
 class ReconnectExhausted(ConnectionEvent):
@@ -86,13 +126,27 @@ class ReconnectExhausted(ConnectionEvent):
     reconnect_attempts: int
     action: str
 
+    def sentence(self) -> str:
+        then = {
+            "keep_trying": "it keeps trying",
+            "stop": 'the router stops (on_reconnect_exhausted = "stop")',
+        }.get(self.action, self.action)
+        return (
+            f"Connection {self.connection} failed to connect in {counted(self.reconnect_attempts, 'attempt')}; {then}"
+        )
 
-class LameDuck(ConnectionEvent):
+
+class LameDuck(ServerEvent):
     """The server announced that it will shut down (lame duck mode); the connection moves to another server."""
 
     code = "NATS_LAME_DUCK"
     level = Level.WARN
-    server: str
+
+    def sentence(self) -> str:
+        return (
+            f"Server {self.server} is in lame duck mode and will shut down; connection {self.connection} is moving to "
+            "another server"
+        )
 
 
 class RetryPending(ConnectionEvent):
@@ -102,6 +156,13 @@ class RetryPending(ConnectionEvent):
     level = Level.INFO
     pending_count: int
 
+    def sentence(self) -> str:
+        return (
+            f"Connection {self.connection} is sending "
+            f"{counted(self.pending_count, 'operation that was', 'operations that were')} queued or unconfirmed during "
+            "the outage"
+        )
+
 
 class RetryComplete(ConnectionEvent):
     """After a reconnect, all operations that were queued or unconfirmed are settled."""
@@ -110,6 +171,12 @@ class RetryComplete(ConnectionEvent):
     level = Level.INFO
     success_count: int
     failed_count: int
+
+    def sentence(self) -> str:
+        return (
+            f"Connection {self.connection} has settled all operations from before the reconnect: {self.success_count} "
+            f"succeeded, {self.failed_count} failed"
+        )
 
 
 class DuplicatesPossible(ConnectionEvent):
@@ -129,6 +196,19 @@ class DuplicatesPossible(ConnectionEvent):
     window_seconds: float
     window_assumed: bool
 
+    def sentence(self) -> str:
+        stream = "a stream" if self.stream is None else f"stream {self.stream}"
+        at_least, assumed = (
+            ("at least ", " (the server's default, since it could not be looked up)")
+            if self.window_assumed
+            else ("", "")
+        )
+        return (
+            f"Connection {self.connection} reconnected after {self.outage_seconds:.1f} s: {stream} may store "
+            f"{at_least}{counted(self.count, 'message')} twice, sent up to {self.unanswered_seconds:.1f} s ago without "
+            f"a PubAck, longer than its duplicate window of {self.window_seconds:g} s{assumed}"
+        )
+
 
 class DestinationsUnknown(ConnectionEvent):
     """The streams of the destinations can't be looked up. Only failed publishes show that one accepts no messages."""
@@ -137,6 +217,12 @@ class DestinationsUnknown(ConnectionEvent):
     level = Level.INFO
     reason: str
     detail: str
+
+    def sentence(self) -> str:
+        return (
+            f"Connection {self.connection} could not look up the streams of its destinations: {self.reason}; a stream "
+            "that accepts nothing is noticed only when a publish fails"
+        )
 
 
 class ServiceNotOffered(ConnectionEvent):
@@ -149,6 +235,12 @@ class ServiceNotOffered(ConnectionEvent):
     level = Level.INFO
     reason: str
     detail: str
+
+    def sentence(self) -> str:
+        return (
+            f"Connection {self.connection} does not offer the router as a NATS service: {self.reason}; grant the "
+            "permissions, or set service = false under [router]"
+        )
 
 
 class AdvisoriesRefused(ConnectionEvent):
@@ -164,6 +256,12 @@ class AdvisoriesRefused(ConnectionEvent):
     count: int
     detail: str
 
+    def sentence(self) -> str:
+        return (
+            f"Connection {self.connection} has no permission to subscribe to advisories of JetStream: the causes that "
+            "servers report are not logged; everything else works as with the permission"
+        )
+
 
 class QuorumLost(ConnectionEvent):
     """A server reported that a stream or durable has lost its quorum, and lookups confirm it: nothing is stored there.
@@ -177,6 +275,12 @@ class QuorumLost(ConnectionEvent):
     durable: str | None = None
     detail: str
 
+    def sentence(self) -> str:
+        return (
+            f"Connection {self.connection}: {self.detail}; nothing is stored or delivered there until more than half "
+            "of the replicas are up"
+        )
+
 
 class StreamAcksEarly(ConnectionEvent):
     """The stream of a destination confirms messages before it has written them (`persist_mode` is `async`).
@@ -188,6 +292,12 @@ class StreamAcksEarly(ConnectionEvent):
     level = Level.WARN
     stream: str
 
+    def sentence(self) -> str:
+        return (
+            f"Stream {self.stream} on connection {self.connection} confirms messages before writing them (persist_mode "
+            "is async): a crash of its server can lose messages that count as routed"
+        )
+
 
 class StreamCreated(ConnectionEvent):
     """A stream of `[[streams]]` did not exist and was created."""
@@ -195,6 +305,9 @@ class StreamCreated(ConnectionEvent):
     code = "NATS_STREAM_CREATED"
     level = Level.INFO
     stream: str
+
+    def sentence(self) -> str:
+        return f"Stream {self.stream} was created on connection {self.connection}"
 
 
 class StreamDiffers(ConnectionEvent):
@@ -205,6 +318,12 @@ class StreamDiffers(ConnectionEvent):
     stream: str
     detail: str
 
+    def sentence(self) -> str:
+        return (
+            f"Stream {self.stream} on connection {self.connection} differs from [[streams]] and was left unchanged: "
+            f"{self.detail}; change the stream or the configuration"
+        )
+
 
 class StreamNotMade(ConnectionEvent):
     """A stream of `[[streams]]` could not be looked up or created; the router retries."""
@@ -214,3 +333,9 @@ class StreamNotMade(ConnectionEvent):
     stream: str
     reason: str
     detail: str
+
+    def sentence(self) -> str:
+        return (
+            f"Stream {self.stream} could not be looked up or created on connection {self.connection}: {self.reason}; "
+            "retrying"
+        )

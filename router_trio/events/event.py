@@ -101,5 +101,21 @@ class Event(_Fields):
             if value is not None and name not in self.not_logged:
                 yield name, value
 
+    def shown_details(self, *, handler_errors: bool = False) -> dict[str, Any]:
+        """Return the details that may be shown. `handler_errors` allows the text of an error that a handler raised.
+
+        Such a text may quote the payload, and payloads never appear in logs.
+        """
+        return dict(self.details())
+
+    def sentence(self) -> str:
+        """Return this event in words, for people. Computed only where it is shown.
+
+        It contains no text of other programs: that is in the field `detail`, if it may be shown at all. The exceptions
+        are a failed attempt to connect and a router that is not ready, whose sentences are about such a text. A kind of
+        an embedding program has its help text.
+        """
+        return (type(self).__doc__ or type(self).__name__).strip().splitlines()[0]
+
 
 Emit = Callable[[Event], None]

@@ -6,12 +6,19 @@ from typing import Any
 
 from router_trio.errors.quotes import LONGEST_TEXT, bounded, excerpt
 from router_trio.events.event import Event, Level
+from router_trio.events.sentences import by_route, counted, listed, named_message, raised_by
 
 MOST_NAMES = 100
 """Maximum number of names or problems that an event of a reload lists. `count` is the number of all."""
 
 MOST_REASONS = 20
 """Maximum number of reasons that `ROUTER_NOT_READY` lists. `count` is the number of all."""
+
+IN_A_THREAD = (
+    "run blocking code in a thread: a plain def with `thread = true` in its route, or trio.to_thread.run_sync in an "
+    "async def"
+)
+"""Advice for a handler that blocks the event loop."""
 
 
 class FaultInjectionEnabled(Event):
@@ -20,6 +27,9 @@ class FaultInjectionEnabled(Event):
     code = "ROUTER_FAULT_INJECTION_ENABLED"
     level = Level.WARN
     page: str
+
+    def sentence(self) -> str:
+        return f"FAULT INJECTION IS ENABLED: anyone who reaches {self.page} can make this router fail"
 
 
 class FaultInjected(Event):
@@ -32,6 +42,10 @@ class FaultInjected(Event):
     probability: float
     times: int
 
+    def sentence(self) -> str:
+        until = counted(self.times, "time") if self.times else "until cleared"
+        return f"Injecting {self.fault} into {self.operation} with probability {self.probability:g}, {until}"
+
 
 class FaultsCleared(Event):
     """The fault injected into one operation was cleared, or all faults were."""
@@ -39,6 +53,9 @@ class FaultsCleared(Event):
     code = "ROUTER_FAULTS_CLEARED"
     level = Level.WARN
     operation: str
+
+    def sentence(self) -> str:
+        return f"Injected faults were cleared: {self.operation}"
 
 
 class SettingIgnored(Event):
@@ -48,6 +65,9 @@ class SettingIgnored(Event):
     level = Level.WARN
     key: str
     detail: str
+
+    def sentence(self) -> str:
+        return f"{self.key} {self.detail}"
 
 
 class PositionNotSaved(Event):
@@ -62,6 +82,9 @@ class PositionNotSaved(Event):
     route: str
     detail: str
 
+    def sentence(self) -> str:
+        return f"No checkpoint of consumer {self.consumer} of route {self.route} was saved, retrying: {self.detail}"
+
 
 class HangupIgnored(Event):
     """SIGHUP does not reload the configuration, because it was ignored when the process started, as under `nohup`."""
@@ -69,12 +92,24 @@ class HangupIgnored(Event):
     code = "ROUTER_HANGUP_IGNORED"
     level = Level.INFO
 
+    def sentence(self) -> str:
+        return (
+            "SIGHUP was ignored when this process started (as under nohup), so it does not reload the configuration; "
+            "run with --watch to reload when a file changes"
+        )
+
 
 class InterruptIgnored(Event):
     """SIGINT does not end the router, because it was ignored when the process started, as with `&` in a script."""
 
     code = "ROUTER_INTERRUPT_IGNORED"
     level = Level.INFO
+
+    def sentence(self) -> str:
+        return (
+            "SIGINT was ignored when this process started (as with & in a script), so it does not end the router; "
+            "send SIGTERM to drain and end it"
+        )
 
 
 class SignalRestored(Event):
@@ -88,6 +123,12 @@ class SignalRestored(Event):
     signal: str
     taken_by: str
 
+    def sentence(self) -> str:
+        return (
+            f"{self.signal} was set to {self.taken_by}; the router restored its own signal handler, without which it "
+            "can't drain; handlers and their libraries must leave signals alone"
+        )
+
 
 class StatusPageReady(Event):
     """The HTTP server is listening; `url` is the address of the status page."""
@@ -96,8 +137,23 @@ class StatusPageReady(Event):
     level = Level.INFO
     url: str
 
+    def sentence(self) -> str:
+        return f"Status page: {self.url}"
 
-class TapOpened(Event):
+
+class TapEvent(Event):
+    """The base of events about one tap on a route, by a client at `peer`."""
+
+    route: str
+    peer: str
+    user: str
+
+    @property
+    def _client(self) -> str:
+        return f"{self.peer} by {excerpt(self.user)}" if self.user else self.peer
+
+
+class TapOpened(TapEvent):
     """`router-trio tap`, or another client at `peer`, begins to show messages of a route.
 
     `user` is its user, as the client reports it. `fate` and `where` choose the messages; `payloads` is True if their
@@ -106,9 +162,6 @@ class TapOpened(Event):
 
     code = "ROUTER_TAP_OPENED"
     level = Level.INFO
-    route: str
-    peer: str
-    user: str
     fate: str | None
     where: str | None
     payloads: bool
@@ -118,8 +171,16 @@ class TapOpened(Event):
             text = getattr(self, name)
             self._set(name, None if text is None else excerpt(text, LONGEST_TEXT))
 
+    def sentence(self) -> str:
+        messages = "all messages" if self.fate is None else f"messages with the fate {self.fate}"
+        where = "" if self.where is None else f" where {excerpt(self.where)}"
+        return (
+            f"Route {self.route}: a tap was opened from {self._client}, on {messages}{where}, "
+            f"{'with' if self.payloads else 'without'} payloads"
+        )
 
-class TapClosed(Event):
+
+class TapClosed(TapEvent):
     """A tap on a route has ended, for this `reason`.
 
     `shown` is the number of messages that were shown, `left_out` the number of those that were only counted: they were
@@ -128,12 +189,15 @@ class TapClosed(Event):
 
     code = "ROUTER_TAP_CLOSED"
     level = Level.INFO
-    route: str
-    peer: str
-    user: str
     reason: str
     shown: int
     left_out: int
+
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: the tap from {self._client} was closed: {self.reason}; "
+            f"{counted(self.shown, 'message')} shown, {self.left_out} left out"
+        )
 
 
 class RouterStarted(Event):
@@ -144,6 +208,11 @@ class RouterStarted(Event):
     name: str
     connections: int
     routes: int
+
+    def sentence(self) -> str:
+        return (
+            f"Router {self.name} is running: {counted(self.connections, 'connection')}, {counted(self.routes, 'route')}"
+        )
 
 
 class BlockedEvent(Event):
@@ -156,6 +225,11 @@ class BlockedEvent(Event):
     sequence: int | None = None
     place: str | None = None
 
+    def _blocked(self, loop: str) -> str:
+        message = named_message(self.subject, self.stream, self.sequence)
+        in_handler = "" if self.subject is None else f", with {message} in the handler"
+        return f"the {loop} has been blocked for {self.blocked_seconds:g} s{in_handler}{raised_by(None, self.place)}"
+
 
 class LoopBlocked(BlockedEvent):
     """The event loop has been blocked for `blocked_seconds` by a handler at `place`, or by the router's own code.
@@ -167,6 +241,10 @@ class LoopBlocked(BlockedEvent):
     code = "ROUTER_LOOP_BLOCKED"
     level = Level.ERROR
 
+    def sentence(self) -> str:
+        text = f"{self._blocked('event loop')}: nothing is sent, received or answered meanwhile"
+        return by_route(self.route, text if self.route is None else f"{text}; {IN_A_THREAD}")
+
 
 class AsyncioLoopBlocked(BlockedEvent):
     """The asyncio loop of handlers has been blocked for `blocked_seconds` by a handler at `place`.
@@ -177,6 +255,10 @@ class AsyncioLoopBlocked(BlockedEvent):
 
     code = "ROUTER_ASYNCIO_BLOCKED"
     level = Level.ERROR
+
+    def sentence(self) -> str:
+        text = f"{self._blocked('asyncio loop')}: other handlers on asyncio wait meanwhile; run blocking code with "
+        return by_route(self.route, f"{text}asyncio.to_thread, or as a plain def with `thread = true`")
 
 
 class TasksLeftBehind(Event):
@@ -190,6 +272,12 @@ class TasksLeftBehind(Event):
     count: int
     places: tuple[str, ...]
 
+    def sentence(self) -> str:
+        return (
+            f"Handlers have left {counted(self.count, 'task')} running on the asyncio loop, at "
+            f"{listed(self.places, self.count)}; cancelled, since the router has ended"
+        )
+
 
 class LifespanLost(Event):
     """The lifespan has failed or ended while the router was running. The router drains, and ends with this error."""
@@ -198,6 +286,9 @@ class LifespanLost(Event):
     level = Level.ERROR
     detail: str
     place: str | None = None
+
+    def sentence(self) -> str:
+        return f"The lifespan {self.detail}{raised_by(None, self.place)}: the router drains and ends"
 
 
 class RouterNotReady(Event):
@@ -214,6 +305,9 @@ class RouterNotReady(Event):
     def __post_init__(self) -> None:
         self._set("reasons", tuple(map(bounded, self.reasons[:MOST_REASONS])))
 
+    def sentence(self) -> str:
+        return f"Router is not ready ({counted(self.count, 'reason')}): {listed(self.reasons, self.count)}"
+
 
 class RouterReady(Event):
     """All connections and routes can deliver messages, for the first time or again.
@@ -226,6 +320,10 @@ class RouterReady(Event):
     reasons: tuple[str, ...]
     not_ready_seconds: float
 
+    def sentence(self) -> str:
+        again = f"; it was not ready for {self.not_ready_seconds:.1f} s" if self.not_ready_seconds else ""
+        return f"Router is ready: all connections and routes can deliver messages{again}"
+
 
 class RouterDraining(Event):
     """Shutdown: intake has stopped, and accepted messages are being settled."""
@@ -234,6 +332,9 @@ class RouterDraining(Event):
     level = Level.INFO
     pending_count: int
     timeout_seconds: float
+
+    def sentence(self) -> str:
+        return f"Router is draining {counted(self.pending_count, 'operation')}, for at most {self.timeout_seconds:g} s"
 
 
 class RouterStopped(Event):
@@ -253,6 +354,10 @@ class RouterStopped(Event):
         """Return WARN if messages were left unsettled."""
         return Level.WARN if self.unsettled else Level.INFO
 
+    def sentence(self) -> str:
+        redelivered = f", {self.redelivered} to be redelivered" if self.redelivered else ""
+        return f"Router stopped, {counted(self.unsettled, 'message')} left unsettled{redelivered}"
+
 
 class EmbeddedServerLost(Event):
     """The server of `--embedded-nats` ended unexpectedly, or could not be restarted; tried again after `delay_ms`."""
@@ -262,6 +367,9 @@ class EmbeddedServerLost(Event):
     reason: str
     delay_ms: int
 
+    def sentence(self) -> str:
+        return f"The embedded nats-server {self.reason}; restarting it in {self.delay_ms} ms"
+
 
 class EmbeddedServerRestarted(Event):
     """The server of `--embedded-nats` is running again, with the same port, password and store."""
@@ -269,6 +377,9 @@ class EmbeddedServerRestarted(Event):
     code = "ROUTER_SERVER_RESTARTED"
     level = Level.INFO
     pid: int
+
+    def sentence(self) -> str:
+        return f"The embedded nats-server is running again, pid {self.pid}"
 
 
 class WorkerStarted(Event):
@@ -279,6 +390,9 @@ class WorkerStarted(Event):
     worker: int
     pid: int
     restarts: int
+
+    def sentence(self) -> str:
+        return f"Worker {self.worker} started, pid {self.pid}"
 
 
 class WorkerLost(Event):
@@ -298,6 +412,13 @@ class WorkerLost(Event):
     returned: int
     lost: int
 
+    def sentence(self) -> str:
+        return (
+            f"Worker {self.worker} (pid {self.pid}) {self.reason}; restarting it in {self.delay_ms} ms. Unsettled when "
+            f"it ended: {counted(self.dropped, 'publish', 'publishes')} dropped, {counted(self.returned, 'message')} "
+            f"returned to streams, {counted(self.lost, 'message')} lost"
+        )
+
 
 class WorkerLostInHandler(Event):
     """A worker ended while this message was in a handler, which may have ended the process.
@@ -315,6 +436,14 @@ class WorkerLostInHandler(Event):
     stream: str | None
     sequence: int | None
     deaths: int
+
+    def sentence(self) -> str:
+        message = named_message(self.subject, self.stream, self.sequence)
+        then = "the message is lost" if self.sequence is None else "its next attempt, if any is left, handles it alone"
+        return (
+            f"Worker {self.worker} (pid {self.pid}) ended while the handler of route {self.route} had {message}; "
+            f"{counted(self.deaths, 'process has', 'processes have')} ended with only this message in a handler; {then}"
+        )
 
 
 class RouterReloaded(Event):
@@ -342,6 +471,15 @@ class RouterReloaded(Event):
         for name in ("keys", "left"):
             self._set(name, tuple(map(bounded, getattr(self, name)[:MOST_NAMES])))
 
+    def sentence(self) -> str:
+        added, removed, changed = (listed(each, most=MOST_NAMES) for each in (self.added, self.removed, self.changed))
+        unsettled = f", {counted(self.unsettled, 'message')} left unsettled" if self.unsettled else ""
+        left = "".join(f"; {text}" for text in self.left)
+        return (
+            f"Configuration reloaded: added {added}, removed {removed}, changed {changed}; "
+            f"connections and routes unchanged: {self.unchanged}{unsettled}{left}"
+        )
+
 
 class ReloadRefused(Event):
     """A reload was refused and nothing was changed: `problems` lists what is wrong with the configuration."""
@@ -354,6 +492,9 @@ class ReloadRefused(Event):
     def __post_init__(self) -> None:
         self._set("problems", tuple(map(bounded, self.problems[:MOST_NAMES])))
 
+    def sentence(self) -> str:
+        return f"Configuration not reloaded, the previous one stays in force: {counted(self.count, 'problem')} found"
+
 
 class RestartNeeded(Event):
     """The configuration was reloaded, but changes to these `keys` take effect only after a restart."""
@@ -361,3 +502,6 @@ class RestartNeeded(Event):
     code = "ROUTER_RESTART_NEEDED"
     level = Level.WARN
     keys: tuple[str, ...]
+
+    def sentence(self) -> str:
+        return f"Configuration reloaded. Changes to {listed(self.keys)} take effect only after a restart"

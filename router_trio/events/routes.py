@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from router_trio.events.event import Event, Level
+from router_trio.events.sentences import counted, named_message, raised_by, with_advice
 
 
 class RouteEvent(Event):
@@ -19,6 +22,9 @@ class RouteReady(RouteEvent):
     connection: str
     source: str
 
+    def sentence(self) -> str:
+        return f"Route {self.route} is receiving from {self.source} on connection {self.connection}"
+
 
 class RouteStandby(RouteEvent):
     """A route with standby waits for the lead of its consumer; ROUTE_READY follows when it routes."""
@@ -27,6 +33,11 @@ class RouteStandby(RouteEvent):
     level = Level.INFO
     stream: str
     durable: str
+
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route} is on standby, waiting for the lead of consumer {self.durable} of stream {self.stream}"
+        )
 
 
 class RouteMembersChanged(RouteEvent):
@@ -44,6 +55,13 @@ class RouteMembersChanged(RouteEvent):
     left: int
     share: int
 
+    def sentence(self) -> str:
+        processes, share = counted(self.count, "process shares", "processes share"), counted(self.share, "partition")
+        return (
+            f"Route {self.route}: {processes} the partitions of stream {self.stream} ({self.joined} joined, "
+            f"{self.left} left); this one should lead {share}"
+        )
+
 
 class PartitionEvent(RouteEvent):
     """The base of events on one partition of a route."""
@@ -60,6 +78,11 @@ class RoutePartitionTaken(PartitionEvent):
     level = Level.INFO
     seconds: float
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route} leads partition {self.partition} of stream {self.stream}, after {self.seconds:.1f} s"
+        )
+
 
 class RoutePartitionGivenUp(PartitionEvent):
     """This process no longer leads a partition of a route: it is the share of another one, or the route ends.
@@ -70,6 +93,10 @@ class RoutePartitionGivenUp(PartitionEvent):
     code = "ROUTE_PARTITION_GIVEN_UP"
     level = Level.INFO
     seconds: float
+
+    def sentence(self) -> str:
+        partition = f"partition {self.partition} of stream {self.stream}"
+        return f"Route {self.route} has given up {partition}, after {self.seconds:.1f} s"
 
 
 class RoutePartitionLost(PartitionEvent):
@@ -83,6 +110,12 @@ class RoutePartitionLost(PartitionEvent):
     level = Level.WARN
     reason: str
     detail: str
+
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route} has lost partition {self.partition} of stream {self.stream}: {self.detail}; unsettled "
+            "messages are redelivered to the process that leads it next"
+        )
 
 
 class RoutePartitionsUnled(RouteEvent):
@@ -99,6 +132,9 @@ class RoutePartitionsUnled(RouteEvent):
     count: int
     detail: str
 
+    def sentence(self) -> str:
+        return f"Route {self.route}, stream {self.stream}: {self.detail}"
+
 
 class ConsumerDiffers(RouteEvent):
     """The durable has other limits than the configuration and can't be changed; its own limits are in force."""
@@ -108,6 +144,12 @@ class ConsumerDiffers(RouteEvent):
     stream: str
     durable: str
     detail: str
+
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: consumer {self.durable} of stream {self.stream} differs from the configuration and "
+            f"was left unchanged: {self.detail}; change the consumer or the configuration"
+        )
 
 
 class ConsumerLimitsRemoved(RouteEvent):
@@ -121,6 +163,12 @@ class ConsumerLimitsRemoved(RouteEvent):
     stream: str
     durable: str
     detail: str
+
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: the router removed {self.detail} from consumer {self.durable} of stream "
+            f"{self.stream}, since a route counts attempts itself and its durable must outlast a restart"
+        )
 
 
 class ConsumerReset(RouteEvent):
@@ -136,6 +184,18 @@ class ConsumerReset(RouteEvent):
     durable: str
     from_sequence: int
     to_sequence: int
+
+    def sentence(self) -> str:
+        then = (
+            "messages that the route has settled are acked, not routed again; to route them again, stop the router "
+            "first"
+            if self.to_sequence < self.from_sequence
+            else "the messages between them are skipped"
+        )
+        return (
+            f"Route {self.route}: consumer {self.durable} of stream {self.stream} was reset or recreated and continues "
+            f"at message {self.to_sequence} instead of {self.from_sequence}; {then}"
+        )
 
 
 class RouteScheduleLost(RouteEvent):
@@ -155,6 +215,13 @@ class RouteScheduleLost(RouteEvent):
     cancelled: int
     lost: int
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: {counted(self.lost, 'schedule')} of stream {self.stream} will never be published: of "
+            f"{self.scheduled} schedules, {self.fired} were published, {self.cancelled} cancelled, and {self.there} "
+            "are still there; the others were purged or deleted, or a limit was set on the stream"
+        )
+
 
 class RetriesEvent(RouteEvent):
     """The base of events on retries that settings before a reload have scheduled, in `stream` below `prefix`."""
@@ -173,6 +240,13 @@ class RouteRetriesDraining(RetriesEvent):
     level = Level.INFO
     waiting: int
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: {counted(self.waiting, 'message waits', 'messages wait')} in stream {self.stream} "
+            f"below {self.prefix} for the next attempt, as scheduled before the reload; the route retries them from "
+            "there until none is left"
+        )
+
 
 class RouteRetriesDrained(RetriesEvent):
     """No message waits any more where the settings before a reload have scheduled retries.
@@ -182,6 +256,12 @@ class RouteRetriesDrained(RetriesEvent):
 
     code = "ROUTE_RETRIES_DRAINED"
     level = Level.INFO
+
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: no message waits in stream {self.stream} below {self.prefix} any more; the route "
+            "does not read there now"
+        )
 
 
 class RouteRetriesLeft(RetriesEvent):
@@ -195,6 +275,17 @@ class RouteRetriesLeft(RetriesEvent):
     level = Level.WARN
     connection: str
     waiting: int | None
+
+    def sentence(self) -> str:
+        waiting = (
+            "messages may wait" if self.waiting is None else counted(self.waiting, "message waits", "messages wait")
+        )
+        return (
+            f"Route {self.route}: {waiting} in stream {self.stream} of connection {self.connection} below "
+            f"{self.prefix} for the next attempt, and no route receives them after this reload; load the settings of "
+            "before again, and keep the route until they are retried, or see them with `router-trio schedules` and "
+            "those settings"
+        )
 
 
 class DeliveryLimitReached(RouteEvent):
@@ -212,6 +303,13 @@ class DeliveryLimitReached(RouteEvent):
     from_sequence: int
     to_sequence: int
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: consumer {self.durable} of stream {self.stream} reached its limit of deliveries with "
+            f"{counted(self.count, 'message')}, from {self.from_sequence} to {self.to_sequence}, which it does not "
+            "deliver any more; `router-trio audit` lists those without a copy"
+        )
+
 
 class ConsumerPaused(RouteEvent):
     """The durable of the route is paused on the server: it delivers nothing to any process.
@@ -225,6 +323,9 @@ class ConsumerPaused(RouteEvent):
     durable: str
     detail: str
 
+    def sentence(self) -> str:
+        return f"Route {self.route} receives nothing: {self.detail}"
+
 
 class ConsumerResumed(RouteEvent):
     """The pause of the durable is over: it delivers again, beginning with the first message that it did not."""
@@ -233,6 +334,9 @@ class ConsumerResumed(RouteEvent):
     level = Level.INFO
     stream: str
     durable: str
+
+    def sentence(self) -> str:
+        return f"Route {self.route}: consumer {self.durable} of stream {self.stream} is not paused any more"
 
 
 class FilterOutside(RouteEvent):
@@ -243,6 +347,12 @@ class FilterOutside(RouteEvent):
     stream: str
     filter: str
     subjects: str
+
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route} receives nothing: its filter {self.filter} matches none of the subjects of stream "
+            f"{self.stream}, which are {self.subjects}; correct the filter or the stream"
+        )
 
 
 class MessageFailed(RouteEvent):
@@ -267,6 +377,19 @@ class MessageFailed(RouteEvent):
     is_public: bool = False  # the text of the handler's error was written to be shown, as that of `Reject`
     not_logged = ("at", "is_public")
 
+    def shown_details(self, *, handler_errors: bool = False) -> dict[str, Any]:
+        fields = super().shown_details()
+        if not handler_errors and self.error_type is not None:
+            fields.pop("traceback", None)
+            if not self.is_public:
+                fields.pop("detail", None)
+        return fields
+
+    def sentence(self) -> str:
+        message = named_message(self.subject, self.stream, self.sequence)
+        raised = raised_by(self.error_type, self.place)
+        return f"Route {self.route}: {message} failed: {self.reason}{raised}"
+
 
 class _LastFailure(RouteEvent):
     """The base of events about a message that is not retried. `sequence` is its position in its `stream`."""
@@ -279,6 +402,10 @@ class _LastFailure(RouteEvent):
     sequence: int | None = None
     count: int = 1
 
+    def _sentence_of(self, fate: str) -> str:
+        message = named_message(self.subject, self.stream, self.sequence)
+        return f"Route {self.route}: {message} {fate} after {counted(self.attempts, 'attempt')}: {self.reason}"
+
 
 class MessageDeadLettered(_LastFailure):
     """A message is not retried, and its dead letter is stored."""
@@ -286,12 +413,18 @@ class MessageDeadLettered(_LastFailure):
     code = "ROUTE_MESSAGE_DEAD_LETTERED"
     level = Level.WARN
 
+    def sentence(self) -> str:
+        return self._sentence_of("was dead-lettered")
+
 
 class MessageGivenUp(_LastFailure):
     """A message is not retried, and its route has no dead letters. A stream may still have it under `sequence`."""
 
     code = "ROUTE_MESSAGE_GIVEN_UP"
     level = Level.WARN
+
+    def sentence(self) -> str:
+        return self._sentence_of("was given up")
 
 
 class DeadLetterNotStored(RouteEvent):
@@ -306,6 +439,11 @@ class DeadLetterNotStored(RouteEvent):
     sequence: int | None = None
     detail: str | None = None
     count: int = 1
+
+    def sentence(self) -> str:
+        then = "the message is lost" if self.sequence is None else "it stays in its stream and will be redelivered"
+        message = named_message(self.subject, self.stream, self.sequence)
+        return f"Route {self.route}: the dead letter of {message} could not be stored: {self.reason}; {then}"
 
 
 class BucketConflict(RouteEvent):
@@ -326,6 +464,13 @@ class BucketConflict(RouteEvent):
     later: float
     count: int = 1
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: {named_message(self.subject, self.stream, self.sequence)} is not copied to "
+            f"connection {self.connection}, where its key has a value that was written {self.later:g} s later, in "
+            f"{self.kept_from}"
+        )
+
 
 class RouteInCircle(RouteEvent):
     """A route receives mostly messages that it has sent itself: `returned` of the last `received` ones.
@@ -341,6 +486,14 @@ class RouteInCircle(RouteEvent):
     received: int
     passed_as: str
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: {self.returned} of the last {counted(self.received, 'message')} had passed it "
+            "before: they go round in a circle; their header Router-Passed names the routes on the way, this one as "
+            f"{self.passed_as}, and each of them reports its own name; `router-trio check --online` shows a way over "
+            "streams and durables"
+        )
+
 
 class HandlerLeftBehind(RouteEvent):
     """Calls of a handler did not return before their route ended, and were abandoned.
@@ -352,6 +505,12 @@ class HandlerLeftBehind(RouteEvent):
     level = Level.WARN
     count: int
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route} ended before {counted(self.count, 'call')} of its handler returned; messages from a "
+            "stream are redelivered, others are lost"
+        )
+
 
 class RouteLimited(RouteEvent):
     """Messages arrive faster than the rate limit of their route allows, and are delayed."""
@@ -361,6 +520,9 @@ class RouteLimited(RouteEvent):
     per_message = True
     rate: str
     count: int = 1
+
+    def sentence(self) -> str:
+        return f"Route {self.route} is delaying messages: its rate limit of {self.rate} is reached"
 
 
 class BreakerOpened(RouteEvent):
@@ -374,6 +536,13 @@ class BreakerOpened(RouteEvent):
     failed_count: int
     pause_seconds: float
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route} opened the circuit breaker of {self.subject} on connection {self.connection} after "
+            f"{counted(self.failed_count, 'failure')} in a row, the last one {self.reason}; next attempt in "
+            f"{self.pause_seconds:g} s"
+        )
+
 
 class BreakerClosed(RouteEvent):
     """A destination with an open breaker accepted a message, and receives all messages again."""
@@ -383,6 +552,12 @@ class BreakerClosed(RouteEvent):
     connection: str
     subject: str
     open_seconds: float
+
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route} closed the circuit breaker of {self.subject} on connection {self.connection} after "
+            f"{self.open_seconds:.1f} s"
+        )
 
 
 class DestinationNotStored(RouteEvent):
@@ -395,6 +570,12 @@ class DestinationNotStored(RouteEvent):
     reason: str
     detail: str
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route} can't deliver to {self.subject} on connection {self.connection}: "
+            f"{self.reason}{with_advice(self.reason)}"
+        )
+
 
 class DestinationStored(RouteEvent):
     """A destination that refused messages accepts them again."""
@@ -403,6 +584,9 @@ class DestinationStored(RouteEvent):
     level = Level.INFO
     connection: str
     subject: str
+
+    def sentence(self) -> str:
+        return f"Route {self.route} can deliver to {self.subject} on connection {self.connection} again"
 
 
 class DestinationUnconfirmed(RouteEvent):
@@ -414,6 +598,13 @@ class DestinationUnconfirmed(RouteEvent):
     subject: str
     stream: str
 
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route} sends core publishes to {self.subject} on connection {self.connection}, which stream "
+            f"{self.stream} stores: a message that the stream refuses counts as routed; set jetstream = true for this "
+            "destination"
+        )
+
 
 class StreamWentBack(RouteEvent):
     """A stream was recreated, purged or restored: it reuses known sequences for new messages, which are routed."""
@@ -422,3 +613,9 @@ class StreamWentBack(RouteEvent):
     level = Level.WARN
     stream: str
     detail: str
+
+    def sentence(self) -> str:
+        return (
+            f"Route {self.route}: stream {self.stream} was recreated, purged or restored: {self.detail}; its messages "
+            "are routed as new"
+        )

@@ -55,7 +55,6 @@ from router_trio.subjects.inboxes import never_replied_to
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.listeners import page_url
 from router_trio.telemetry.http.status import unready_parts
-from router_trio.telemetry.logs.sentences import sentence
 from router_trio.telemetry.logs.writer import write_to_stderr
 from router_trio.telemetry.readiness_log import watch_readiness
 from router_trio.telemetry.services.service import ServedConnection, Service
@@ -359,7 +358,7 @@ class Run:
         def unsettled() -> int:
             return sum(one.connection.outbox.ledger.unsettled for one in self.connections.values())
 
-        return ObservedRouter(lambda: self.live.routes, unsettled, unready, without_end, sentence)
+        return ObservedRouter(lambda: self.live.routes, unsettled, unready, without_end)
 
     # --- inside ---
 

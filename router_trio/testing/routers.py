@@ -88,7 +88,7 @@ class Routers:
             del self._failures[next(iter(self._failures))]
 
     def _described(self, event: Event) -> str:
-        text = event.code if self._latest is None else self._latest.sentence(event)
+        text = event.sentence()
         detail: str | None = getattr(event, "detail", None)
         traceback = getattr(event, "traceback", None)
         if detail and detail not in text and not traceback:

@@ -13,7 +13,6 @@ from router_trio import Router
 from router_trio.nats.jetstream.consumer_config import LEAD_GROUP
 from router_trio.routing.stream.pulling import checks
 from router_trio.telemetry.http.status import readiness
-from router_trio.telemetry.logs.sentences import sentence
 from tests.integration.readiness import users
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
@@ -176,7 +175,7 @@ async def test_with_two_of_three_servers_stopped_the_log_has_the_reason_of_the_s
                 one.stop()
             try:
                 event = await watch.until("NATS_QUORUM_LOST", within=60)
-                line = sentence(event)
+                line = event.sentence()
                 assert "has lost its quorum" in line
                 assert all(one.name in line for one in stopped), line
                 # Beside trouble only, which the checks of the durable find: each waits for an answer.

@@ -23,7 +23,6 @@ from router_trio.routing.handlers.calls import Handler
 from router_trio.routing.stream.pulling import checks, pull_loop
 from router_trio.routing.stream.retries import source as retries
 from router_trio.subjects.patterns import overlaps
-from router_trio.telemetry.logs.sentences import sentence
 from tests.integration.readiness import Place, checkpoints_in, create_billing, place, refused, users
 from tests.support.eventually import eventually
 from tests.support.raw_jetstream import JetStream
@@ -350,8 +349,8 @@ async def test_the_effect_of_a_revoked_permission_is_that_of_the_table(
             (code,) = codes
             logged = [await at.watch.until(code)]
         assert not codes or logged, (codes, at.watch.codes)
-        assert all("permission" in sentence(one).lower() for one in logged)
-        assert "NOT_SAVED` names the subject" not in said or any(subject in sentence(one) for one in logged), logged
+        assert all("permission" in one.sentence().lower() for one in logged)
+        assert "NOT_SAVED` names the subject" not in said or any(subject in one.sentence() for one in logged), logged
         # the metrics
         counted = [name for name in metrics if at.watch.metric(name, reason="permission_denied")]
         assert not metrics or counted, metrics

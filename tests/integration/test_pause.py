@@ -16,7 +16,6 @@ import trio
 from router_trio import Router, Settings
 from router_trio.nats.info import ServerInfo
 from router_trio.routing.stream.pulling import checks
-from router_trio.telemetry.logs.sentences import sentence
 from tests.integration.pages import get
 from tests.support.command import over_its_links
 from tests.support.eventually import eventually
@@ -142,7 +141,7 @@ async def test_a_pause_lasts_over_restarts_and_is_reported_with_its_author_until
             await trio.sleep(1)
             event = await running.watch.until("ROUTE_CONSUMER_PAUSED")
             assert (event.stream, event.durable, event.detail) == ("SOURCE", "router", reason)
-            assert sentence(event) == f"Route copy receives nothing: {reason}"
+            assert event.sentence() == f"Route copy receives nothing: {reason}"
         async with here.router() as running:
             assert await running.until_paused("is paused") == reason
             assert await here.stored() == 10

@@ -15,7 +15,6 @@ from router_trio.connection.latch import Latch
 from router_trio.events import DestinationUnconfirmed, Event
 from router_trio.link import Link
 from router_trio.states import DestinationState, RouteState
-from router_trio.telemetry.logs.sentences import sentence
 from tests.support.eventually import eventually
 from tests.support.world import core, map_subjects, one_broker, to, two_brokers, world
 from tests.unit.readiness import (
@@ -330,7 +329,7 @@ async def test_a_stream_that_confirms_before_it_writes_is_reported_once(autojump
         await trio.sleep(60)
         (event,) = w.watch.of("NATS_STREAM_ACKS_EARLY")
         assert (event.connection, event.stream) == ("main", "OUT")
-        assert "persist_mode" in sentence(event)
+        assert "persist_mode" in event.sentence()
         assert not why(w), "it is what its owner wanted"
 
 

@@ -26,7 +26,6 @@ from router_trio.events import Event, Level, RouterStopped, catalogue
 from router_trio.telemetry.logs.console import console_line
 from router_trio.telemetry.logs.merge import INTERVAL, Merged, Merger
 from router_trio.telemetry.logs.redact import redact_all
-from router_trio.telemetry.logs.sentences import sentence, shown
 from router_trio.telemetry.logs.writer import LineWriter, write_to_stderr
 from router_trio.terminals import is_terminal, shows_colours
 
@@ -175,12 +174,12 @@ class Logs:
 
     def _write_event(self, event: Event, ids: SpanIds | None, **changes: Any) -> None:
         line: dict[str, Any] = {"error_tag": event.tag} if event.tag else {}
-        line |= shown(event, handler_errors=self._handler_errors) | changes
+        line |= event.shown_details(handler_errors=self._handler_errors) | changes
         if ids is not None:
             line["trace_id"], line["span_id"] = ids
         if "outage_seconds" in line:
             line["outage_seconds"] = round(line["outage_seconds"], 3)
-        self._put(event.severity, sentence(event), event.code, line)
+        self._put(event.severity, event.sentence(), event.code, line)
 
     def _write_merged(self, merged: Merged[tuple[Event, SpanIds | None]]) -> None:
         event, ids = merged.latest

@@ -3,7 +3,7 @@
 Guarantees: there are never more than `KEPT` entries, each of bounded size. Equal events are one entry with their count,
 if each follows the one before within `EQUAL_WITHIN`: a hundred attempts to connect do not push out why the connection
 was lost. Events that can happen for every message are counted once a second. Fields that may not be logged are not kept
-(see `shown`). Recording an event never blocks.
+(see `Event.shown_details`). Recording an event never blocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from router_trio.errors.quotes import LONGEST_TEXT
 from router_trio.events import Event
 from router_trio.telemetry.logs.merge import Merged, Merger
 from router_trio.telemetry.logs.redact import redact_all
-from router_trio.telemetry.logs.sentences import sentence, shown
 
 __all__ = ["KEPT", "LONGEST_TEXT", "Recent"]
 
@@ -110,9 +109,9 @@ class Recent:
 
     def _keep(self, seen: Seen, **changes: int) -> None:
         event, at = seen
-        fields = {**shown(event), **changes}
+        fields = {**event.shown_details(), **changes}
         details = {name: value for name, value in fields.items() if isinstance(value, str | int | float)}
-        entry: dict[str, Any] = redact_all({"message": sentence(event), "details": details})
+        entry: dict[str, Any] = redact_all({"message": event.sentence(), "details": details})
         self._add({"at": at, "level": event.severity.name, "code": event.code, **entry})
 
     def _add(self, entry: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.link import StreamState
-from router_trio.telemetry.logs.sentences import sentence
 from router_trio.testing import FakeBroker
 from router_trio.testing.links import FakeLink
 from tests.support.eventually import eventually
@@ -65,7 +64,7 @@ async def test_after_an_outage_longer_than_the_window_possible_duplicates_are_re
         assert event.unanswered_seconds == pytest.approx(event.outage_seconds + 1, abs=0.1)
         assert (event.window_seconds, event.window_assumed) == (120.0, False)
         assert len(w.payloads("OUT")) == 6, "the stream did store them twice"
-        text = sentence(event)
+        text = event.sentence()
         for part in ("main", "stream OUT", "3 messages twice", f"{event.outage_seconds:.1f} s", "window of 120 s"):
             assert part in text
         assert "at least" not in text
@@ -154,7 +153,7 @@ async def test_a_window_that_may_not_be_looked_up_counts_as_the_default_and_the_
         (event,) = w.watch.of(CODE)
         assert (event.stream, event.count) == (stream, 2)
         assert (event.window_seconds, event.window_assumed) == (120.0, True)
-        assert "at least 2 messages" in sentence(event)
+        assert "at least 2 messages" in event.sentence()
 
 
 async def test_the_stream_of_a_programs_publish_is_looked_up_by_its_subject(autojump_clock: MockClock) -> None:

@@ -23,7 +23,7 @@ async def test_a_lame_duck_is_left_before_it_ends(network: Network, autojump_clo
         restored = await watch.until("NATS_CONNECTION_RESTORED")
         (lost,) = watch.of("NATS_CONNECTION_LOST")
         assert (lost.reason, lost.server) == ("lame_duck", A)
-        assert restored.server == "b:4222"
+        assert restored.server == "nats://b:4222"
         assert restored.at == lost.at == 60.0
         assert network.dialled == [A, B]
         assert network.most_links == 2
@@ -142,7 +142,7 @@ async def test_a_failed_move_is_retried_with_growing_delays(
         assert network.pauses[1:6] == [1.0, 2.0, 4.0, 8.0, 16.0]
         network.trouble = {}
         restored = await watch.until("NATS_CONNECTION_RESTORED")
-        assert restored.server == "b:4222"
+        assert restored.server == "nats://b:4222"
         assert watch.of("NATS_CONNECTION_LOST")[0].reason == "lame_duck"
         assert network.broker.links == 1
 
@@ -153,7 +153,7 @@ async def test_a_lame_duck_is_left_for_a_server_announced_later(network: Network
         await trio.sleep(10)
         network.broker.announce_servers("b:4222")
         restored = await watch.until("NATS_CONNECTION_RESTORED")
-        assert (restored.at, restored.server) == (10.0, "b:4222")
+        assert (restored.at, restored.server) == (10.0, "nats://b:4222")
 
 
 async def test_a_new_link_to_a_lame_duck_is_left_too(network: Network, autojump_clock: MockClock) -> None:

@@ -16,7 +16,6 @@ from router_trio.states import CONNECTED, RUNNING
 from router_trio.telemetry import Telemetry
 from router_trio.telemetry.http.status import unready_parts
 from router_trio.telemetry.logs.console import console_line
-from router_trio.telemetry.logs.sentences import sentence
 from router_trio.telemetry.metrics.metric import Metric
 from router_trio.telemetry.metrics.table import TABLE
 from router_trio.telemetry.readiness_log import Readiness, watch_readiness
@@ -53,7 +52,7 @@ async def test_a_router_logs_when_it_becomes_unready_and_ready_again(autojump_cl
         event = logged(w)[1]
         assert isinstance(event, RouterNotReady)
         assert event.count == len(event.reasons) == 1
-        assert sentence(event).startswith("Router is not ready (1 reason): connection edge: reconnecting")
+        assert event.sentence().startswith("Router is not ready (1 reason): connection edge: reconnecting")
         assert gauges(w, "router_ready") == {(): 0}
         assert gauges(w, "router_route_ready") == {("main", "core"): 0, ("main", "other"): 1}
         await trio.sleep(60)
@@ -96,14 +95,14 @@ def test_a_line_lists_the_first_reasons_and_counts_all() -> None:
     assert isinstance(event, RouterNotReady)
     assert (event.count, len(event.reasons)) == (3000, 20)
     assert len(json.dumps(event.reasons)) < 20 * 600
-    line = {"timestamp": "2026-01-01T00:00:00Z", "level": "WARN", "message": sentence(event), "error_code": event.code}
+    line = {"timestamp": "2026-01-01T00:00:00Z", "level": "WARN", "message": event.sentence(), "error_code": event.code}
     assert "(3000 reasons): route route 0: xxx" in console_line(line, colours=False)
 
 
 def test_no_secret_is_in_a_reason() -> None:
     event = Readiness().look([{"connection": "a", "reason": "no answer of nats://me:hunter2@host:4222"}], 1.0)
     assert isinstance(event, RouterNotReady)
-    assert "hunter2" not in str(event.reasons) + sentence(event)
+    assert "hunter2" not in str(event.reasons) + event.sentence()
 
 
 @needs_full_speed

@@ -8,7 +8,6 @@ from trio.testing import MockClock
 
 from router_trio.events import FilterOutside
 from router_trio.telemetry.http.status import readiness
-from router_trio.telemetry.logs.sentences import sentence
 from tests.support.eventually import eventually
 from tests.support.settings import stream_route
 from tests.support.world import fill, numbers, one_broker, world
@@ -29,7 +28,7 @@ async def test_a_filter_outside_of_its_stream_is_reported(
         for one in found:
             assert isinstance(one, FilterOutside)
             assert (one.stream, one.filter, one.subjects) == ("IN", filter, "in.*")
-            assert "which are in.*; correct the filter or the stream" in sentence(one)
+            assert "which are in.*; correct the filter or the stream" in one.sentence()
         w.broker.down()
         await trio.sleep(1)
         w.broker.up()

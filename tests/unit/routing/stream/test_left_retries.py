@@ -14,7 +14,6 @@ from router_trio.events import RouteRetriesLeft
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.states import RouteState
 from router_trio.telemetry.http.status import status
-from router_trio.telemetry.logs.sentences import sentence
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import Publish
 from tests.support.eventually import eventually
@@ -273,8 +272,8 @@ async def test_a_removed_route_reports_what_it_leaves(autojump_clock: MockClock)
         assert isinstance(event, RouteRetriesLeft)
         assert (event.route, event.connection, event.stream, event.prefix) == ("route", "main", "RETRY", "retry")
         assert event.waiting == COUNT
-        assert sentence(event).startswith("Route route: 20 messages wait in stream RETRY of connection main below")
-        assert "`router-trio schedules`" in sentence(event)
+        assert event.sentence().startswith("Route route: 20 messages wait in stream RETRY of connection main below")
+        assert "`router-trio schedules`" in event.sentence()
         await reload(w, route(A))
         await eventually(lambda: w.route.settled["routed"] == COUNT, 100)
 

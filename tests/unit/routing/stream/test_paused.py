@@ -6,7 +6,6 @@ import trio
 from trio.testing import MockClock
 
 from router_trio.states import PAUSED
-from router_trio.telemetry.logs.sentences import sentence
 from tests.support.eventually import eventually
 from tests.support.world import LOCAL, fill, numbers, one_broker, world
 
@@ -34,7 +33,7 @@ async def test_a_pause_is_reported_once_over_lost_links_and_no_other_fault_is(au
         assert not w.watch.of(RESUMED)
         await eventually(lambda: w.route.settled["routed"] == 15, within=600)
         event = await w.watch.until(RESUMED)
-        assert sentence(event) == "Route route: consumer router of stream IN is not paused any more"
+        assert event.sentence() == "Route route: consumer router of stream IN is not paused any more"
         assert w.payloads("OUT") == numbers(15)
         w.broker.trouble.pause_consumer("IN", "router", 60)
         await w.watch.until(PAUSE, 2)

@@ -16,7 +16,6 @@ from router_trio.events import RouteScheduleLost
 from router_trio.link import LEAD_ENDS_AFTER, SchedulesCount, SchedulesSpec
 from router_trio.protocol.headers import Headers
 from router_trio.protocol.stream_config import StreamConfig
-from router_trio.telemetry.logs.sentences import sentence
 from router_trio.testing import FakeBroker, streams
 from router_trio.testing.frames import Publish
 from router_trio.testing.links import FakeLink
@@ -244,7 +243,7 @@ async def test_schedules_that_were_deleted_by_hand_are_reported(autojump_clock: 
         [lost] = [one for one in w.watch.events if isinstance(one, RouteScheduleLost)]
         assert (lost.route, lost.stream) == ("route", "RETRY")
         assert (lost.scheduled, lost.fired, lost.there, lost.cancelled, lost.lost) == (3, 0, 2, 0, 1)
-        assert sentence(lost).startswith("Route route: 1 schedule of stream RETRY will never be published: of 3")
+        assert lost.sentence().startswith("Route route: 1 schedule of stream RETRY will never be published: of 3")
 
 
 @pytest.mark.parametrize("more", [0, 5])
