@@ -269,7 +269,7 @@ class EmbeddedServer:
     def _how_it_ended(self) -> str:
         status = None if self._process is None else self._process.poll()
         if status is None or status >= 0:
-            return f"ended with status {status}. It wrote: {self.recent_log()[-_LONGEST_REASON:]}"
+            return f"ended with status {status}. It wrote: {self.recent_log()[-_LONGEST_REASON:] or 'nothing'}"
         return f"was killed by {signal.Signals(-status).name}"
 
     def send_signal(self, number: signal.Signals) -> None:

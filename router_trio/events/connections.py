@@ -246,7 +246,7 @@ class ServiceNotOffered(ConnectionEvent):
 class AdvisoriesRefused(ConnectionEvent):
     """The user may not subscribe to advisories, so log lines do not contain the cause that a server reports.
 
-    `subject` is the first of `count` refused ones. Everything else works as with the permission.
+    `subject` is the first of `count` refused ones. Nothing else is affected.
     """
 
     code = "NATS_ADVISORIES_REFUSED"
@@ -259,7 +259,7 @@ class AdvisoriesRefused(ConnectionEvent):
     def sentence(self) -> str:
         return (
             f"Connection {self.connection} has no permission to subscribe to advisories of JetStream: the causes that "
-            "servers report are not logged; everything else works as with the permission"
+            "servers report are not logged; nothing else is affected"
         )
 
 

@@ -129,9 +129,10 @@ class PendingDropped(OperationEvent):
 
 
 class AckFailed(OperationEvent):
-    """The ack of a source message could not be sent, or was refused; the stream will redeliver the message.
+    """The ack of a source message could not be sent, or was refused. It is sent again.
 
-    `subject` is the subject that the user may not publish to.
+    The stream redelivers the message if its ack wait ends before that. `subject` is the subject that the user may not
+    publish to.
     """
 
     code = "NATS_ACK_ERROR"
@@ -142,7 +143,9 @@ class AckFailed(OperationEvent):
 
     def sentence(self) -> str:
         text = f"acks{to_subject(self.subject)} on connection {self.connection} failed: {self.reason}"
-        return by_route(self.route, f"{text}; the stream will redeliver these messages")
+        return by_route(
+            self.route, f"{text}; they are sent again; the stream redelivers messages whose ack wait ends before that"
+        )
 
 
 class NakFailed(OperationEvent):
@@ -159,7 +162,7 @@ class NakFailed(OperationEvent):
 
     def sentence(self) -> str:
         text = f"naks{to_subject(self.subject)} on connection {self.connection} failed: {self.reason}"
-        return by_route(self.route, f"{text}; the stream will redeliver these messages after its ack wait")
+        return by_route(self.route, f"{text}; the stream redelivers these messages after its ack wait")
 
 
 class RefusalNotAttributed(OperationEvent):

@@ -6,7 +6,7 @@ from typing import Any
 
 from router_trio.errors.quotes import LONGEST_TEXT, bounded, excerpt
 from router_trio.events.event import Event, Level
-from router_trio.events.sentences import by_route, counted, listed, named_message, raised_by
+from router_trio.events.sentences import by_route, counted, listed, listed_sentences, named_message, raised_by
 
 MOST_NAMES = 100
 """Maximum number of names or problems that an event of a reload lists. `count` is the number of all."""
@@ -43,7 +43,7 @@ class FaultInjected(Event):
     times: int
 
     def sentence(self) -> str:
-        until = counted(self.times, "time") if self.times else "until cleared"
+        until = "once" if self.times == 1 else f"{self.times} times" if self.times else "until cleared"
         return f"Injecting {self.fault} into {self.operation} with probability {self.probability:g}, {until}"
 
 
@@ -195,7 +195,7 @@ class TapClosed(TapEvent):
 
     def sentence(self) -> str:
         return (
-            f"Route {self.route}: the tap from {self._client} was closed: {self.reason}; "
+            f"Route {self.route}: the tap from {self._client} has ended: {self.reason}; "
             f"{counted(self.shown, 'message')} shown, {self.left_out} left out"
         )
 
@@ -273,9 +273,11 @@ class TasksLeftBehind(Event):
     places: tuple[str, ...]
 
     def sentence(self) -> str:
+        places = listed(tuple(dict.fromkeys(self.places)))  # those of equal tasks are equal
+        elsewhere = " and elsewhere" if self.count > len(self.places) else ""
         return (
-            f"Handlers have left {counted(self.count, 'task')} running on the asyncio loop, at "
-            f"{listed(self.places, self.count)}; cancelled, since the router has ended"
+            f"Handlers have left {counted(self.count, 'task')} running on the asyncio loop, at {places}{elsewhere}; "
+            "cancelled, since the router has ended"
         )
 
 
@@ -288,7 +290,8 @@ class LifespanLost(Event):
     place: str | None = None
 
     def sentence(self) -> str:
-        return f"The lifespan {self.detail}{raised_by(None, self.place)}: the router drains and ends"
+        place = "" if self.place is None else f" ({self.place})"
+        return f"The lifespan {self.detail}{place}: the router drains and ends"
 
 
 class RouterNotReady(Event):
@@ -306,7 +309,7 @@ class RouterNotReady(Event):
         self._set("reasons", tuple(map(bounded, self.reasons[:MOST_REASONS])))
 
     def sentence(self) -> str:
-        return f"Router is not ready ({counted(self.count, 'reason')}): {listed(self.reasons, self.count)}"
+        return f"Router is not ready ({counted(self.count, 'reason')}): {listed_sentences(self.reasons, self.count)}"
 
 
 class RouterReady(Event):
@@ -368,7 +371,8 @@ class EmbeddedServerLost(Event):
     delay_ms: int
 
     def sentence(self) -> str:
-        return f"The embedded nats-server {self.reason}; restarting it in {self.delay_ms} ms"
+        reason = excerpt(self.reason, LONGEST_TEXT)  # may have lines of the server's log
+        return f"The embedded nats-server {reason}; restarting it in {self.delay_ms} ms"
 
 
 class EmbeddedServerRestarted(Event):
@@ -439,10 +443,12 @@ class WorkerLostInHandler(Event):
 
     def sentence(self) -> str:
         message = named_message(self.subject, self.stream, self.sequence)
+        ended = counted(self.deaths, "process", "processes")
+        alone = f"; it was the only message in a handler when {ended} ended" if self.deaths else ""
         then = "the message is lost" if self.sequence is None else "its next attempt, if any is left, handles it alone"
         return (
-            f"Worker {self.worker} (pid {self.pid}) ended while the handler of route {self.route} had {message}; "
-            f"{counted(self.deaths, 'process has', 'processes have')} ended with only this message in a handler; {then}"
+            f"Worker {self.worker} (pid {self.pid}) ended while the handler of route {self.route} had {message}"
+            f"{alone}; {then}"
         )
 
 

@@ -217,9 +217,10 @@ class RouteScheduleLost(RouteEvent):
 
     def sentence(self) -> str:
         return (
-            f"Route {self.route}: {counted(self.lost, 'schedule')} of stream {self.stream} will never be published: of "
-            f"{self.scheduled} schedules, {self.fired} were published, {self.cancelled} cancelled, and {self.there} "
-            "are still there; the others were purged or deleted, or a limit was set on the stream"
+            f"Route {self.route}: {counted(self.lost, 'scheduled retry', 'scheduled retries')} of stream {self.stream} "
+            f"will never be published, and {counted(self.lost, 'message is', 'messages are')} lost, by a purge, a "
+            f"deletion or a limit of the stream: {self.scheduled} scheduled, {self.fired} published, "
+            f"{self.cancelled} cancelled, {self.there} still there"
         )
 
 
@@ -241,10 +242,10 @@ class RouteRetriesDraining(RetriesEvent):
     waiting: int
 
     def sentence(self) -> str:
+        waiting = counted(self.waiting, "message waits", "messages wait")
         return (
-            f"Route {self.route}: {counted(self.waiting, 'message waits', 'messages wait')} in stream {self.stream} "
-            f"below {self.prefix} for the next attempt, as scheduled before the reload; the route retries them from "
-            "there until none is left"
+            f"Route {self.route}: {waiting} in stream {self.stream} below {self.prefix} for the next attempt, as "
+            "scheduled before the reload; the route reads there until none is left"
         )
 
 
@@ -260,7 +261,7 @@ class RouteRetriesDrained(RetriesEvent):
     def sentence(self) -> str:
         return (
             f"Route {self.route}: no message waits in stream {self.stream} below {self.prefix} any more; the route "
-            "does not read there now"
+            "has stopped reading there"
         )
 
 
@@ -282,9 +283,8 @@ class RouteRetriesLeft(RetriesEvent):
         )
         return (
             f"Route {self.route}: {waiting} in stream {self.stream} of connection {self.connection} below "
-            f"{self.prefix} for the next attempt, and no route receives them after this reload; load the settings of "
-            "before again, and keep the route until they are retried, or see them with `router-trio schedules` and "
-            "those settings"
+            f"{self.prefix} for the next attempt, where no route reads after this reload; load the previous settings "
+            "again and keep the route until nothing waits there; `router-trio schedules` with those settings lists it"
         )
 
 
@@ -304,10 +304,13 @@ class DeliveryLimitReached(RouteEvent):
     to_sequence: int
 
     def sentence(self) -> str:
+        first, last = self.from_sequence, self.to_sequence
+        among = f"sequence {first}" if first == last else f"among the sequences {first} to {last}"
+        them = "it" if self.count == 1 else "them"
         return (
             f"Route {self.route}: consumer {self.durable} of stream {self.stream} reached its limit of deliveries with "
-            f"{counted(self.count, 'message')}, from {self.from_sequence} to {self.to_sequence}, which it does not "
-            "deliver any more; `router-trio audit` lists those without a copy"
+            f"{counted(self.count, 'message')} ({among}) and does not deliver {them} any more; `router-trio audit` "
+            "lists messages without a copy"
         )
 
 
@@ -387,8 +390,9 @@ class MessageFailed(RouteEvent):
 
     def sentence(self) -> str:
         message = named_message(self.subject, self.stream, self.sequence)
-        raised = raised_by(self.error_type, self.place)
-        return f"Route {self.route}: {message} failed: {self.reason}{raised}"
+        if self.subject is None and self.count > 1:
+            message = "messages"
+        return f"Route {self.route}: {message} failed: {self.reason}{raised_by(self.error_type, self.place)}"
 
 
 class _LastFailure(RouteEvent):
@@ -441,9 +445,11 @@ class DeadLetterNotStored(RouteEvent):
     count: int = 1
 
     def sentence(self) -> str:
-        then = "the message is lost" if self.sequence is None else "it stays in its stream and will be redelivered"
+        then = "is lost" if self.sequence is None else "stays in its stream and will be redelivered"
         message = named_message(self.subject, self.stream, self.sequence)
-        return f"Route {self.route}: the dead letter of {message} could not be stored: {self.reason}; {then}"
+        return (
+            f"Route {self.route}: the dead letter of {message} could not be stored: {self.reason}; the message {then}"
+        )
 
 
 class BucketConflict(RouteEvent):
@@ -537,10 +543,10 @@ class BreakerOpened(RouteEvent):
     pause_seconds: float
 
     def sentence(self) -> str:
+        failures = "a failure" if self.failed_count == 1 else f"{self.failed_count} failures in a row, the last one"
         return (
             f"Route {self.route} opened the circuit breaker of {self.subject} on connection {self.connection} after "
-            f"{counted(self.failed_count, 'failure')} in a row, the last one {self.reason}; next attempt in "
-            f"{self.pause_seconds:g} s"
+            f"{failures} with the reason {self.reason}; next attempt in {self.pause_seconds:g} s"
         )
 
 

@@ -14,14 +14,17 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def listed(names: tuple[str, ...], count: int | None = None, *, most: int | None = None) -> str:
-    """Return the first names as text, and how many more there are.
-
-    `count` is the number of all, if `names` may have fewer; `most` is how many `names` can have, if that is not known.
-    """
-    more = (len(names) if count is None else count) - NAMES
+def listed(names: tuple[str, ...], *, most: int | None = None) -> str:
+    """Return the first names as text, and how many more there are: at least as many, if `names` has the `most`."""
+    more = len(names) - NAMES
     text = ", ".join(names[:NAMES]) or "nothing"
     return f"{text} and {'at least ' if len(names) == most else ''}{more} more" if more > 0 else text
+
+
+def listed_sentences(sentences: tuple[str, ...], count: int) -> str:
+    """Return the first of `count` sentences as text, and how many more there are."""
+    more = count - NAMES
+    return "; ".join((*sentences[:NAMES], *([f"and {more} more"] if more > 0 else [])))
 
 
 def by_route(route: str | None, text: str) -> str:

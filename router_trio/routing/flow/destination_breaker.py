@@ -18,6 +18,7 @@ import trio
 from router_trio.connection.supervisor import Connection
 from router_trio.errors.reasons import OF_THE_MESSAGE, OF_THE_WAY, OUT_OF_TURN, TIMEOUT, UNANSWERED, Refuses, refuses
 from router_trio.events import BreakerClosed, BreakerOpened, Emit
+from router_trio.events.sentences import counted
 from router_trio.outbox.operation import CoreOperation, Operation, OperationWithAck
 from router_trio.routing.delivery import BreakerTracker, Delivery
 from router_trio.routing.policy.breaker import CLOSED, HALF_OPEN, LONGEST_PAUSE, Breaker
@@ -116,9 +117,10 @@ class DestinationBreaker:
             if self._settings is None:
                 shown.why_open = f"{where} refuses messages: {breaker.reason}{self._detail}; {tried}"
             else:
+                failures = counted(self._settings.failures, "failure")
                 shown.why_open = (
                     f"the circuit breaker of {where} is open: "
-                    f"{self._settings.failures} failures in a row, the last one {breaker.reason}{self._detail}; {tried}"
+                    f"{failures} in a row, the last one {breaker.reason}{self._detail}; {tried}"
                 )
         self._changed()
 

@@ -453,7 +453,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         )
 
     def _other_message(self, delivery: StreamDelivery) -> None:
-        self._report_went_back(f"it delivers another message as its {delivery.sequence}")
+        self._report_went_back(f"it delivers another message under the sequence {delivery.sequence}")
         self._reset_sequences()
 
     def _reset_sequences(self) -> None:

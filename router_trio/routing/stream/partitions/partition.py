@@ -139,7 +139,9 @@ class Partition(StreamSource):
     def lead_refused(self) -> None:
         """Record that another process has the lead, or that the server has forgotten that this one had it."""
         self.lease.lost()
-        self._pull_loop.lose(SourceError("the server reports that it has no lead any more", reason=reasons.LEAD_LOST))
+        self._pull_loop.lose(
+            SourceError("the server reports that this process has lost the lead", reason=reasons.LEAD_LOST)
+        )
 
     def _report_available(self) -> None:
         self._retry.first_try_over.set()

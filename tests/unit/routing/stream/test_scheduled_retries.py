@@ -243,7 +243,9 @@ async def test_schedules_that_were_deleted_by_hand_are_reported(autojump_clock: 
         [lost] = [one for one in w.watch.events if isinstance(one, RouteScheduleLost)]
         assert (lost.route, lost.stream) == ("route", "RETRY")
         assert (lost.scheduled, lost.fired, lost.there, lost.cancelled, lost.lost) == (3, 0, 2, 0, 1)
-        assert lost.sentence().startswith("Route route: 1 schedule of stream RETRY will never be published: of 3")
+        assert lost.sentence().startswith(
+            "Route route: 1 scheduled retry of stream RETRY will never be published, and 1 message is lost"
+        )
 
 
 @pytest.mark.parametrize("more", [0, 5])
