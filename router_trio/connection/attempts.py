@@ -50,7 +50,7 @@ class Attempts:
 
     def next(self) -> Attempt:
         """Return the next attempt, with its delay."""
-        return self._plan.next()
+        return self._plan.next(self._clock())
 
     def elsewhere(self, server: str, failed_passes: int = 0) -> Iterator[Attempt]:
         """Yield an attempt for each other server, with its delay, as `ReconnectPlan.elsewhere` does."""
@@ -110,9 +110,9 @@ class Attempts:
 
     def lost(self, lasted: float) -> None:
         """Record the loss of a link that lasted for `lasted` seconds."""
-        self._plan.lost(lasted)
+        self._plan.lost(lasted, self._clock())
 
-    def end_of_round(self, attempt: Attempt) -> None:
+    def end_of_round(self) -> None:
         """Start the next round if the failed attempt was the last of its round.
 
         Raises `ConnectionExhaustedError` with `on_reconnect_exhausted = "stop"`.
@@ -125,14 +125,14 @@ class Attempts:
             ReconnectExhausted(
                 at=self._clock(),
                 connection=state.name,
-                reconnect_attempts=attempt.number,
+                reconnect_attempts=self._plan.made,
                 action=self._on_exhausted,
             )
         )
         if self._on_exhausted == "stop":
             state.enter(DISCONNECTED)
             raise ConnectionExhaustedError(
-                f"connection {state.name!r}: {attempt.number} attempts failed, the last one: {state.last_error} "
+                f"connection {state.name!r}: {self._plan.made} attempts failed, the last one: {state.last_error} "
                 '(on_reconnect_exhausted = "stop")'
             )
         self._plan.new_round()

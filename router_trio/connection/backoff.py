@@ -1,8 +1,12 @@
 """When and where to try to connect: exponential backoff with full jitter, over several servers.
 
-Pure: the source of randomness is passed in. The first retry after a stable link follows within 100 ms, as does the
-first attempt at every other server. After each pass through all servers the upper bound of the delay doubles. A link
-that did not last long does not reset this, so a flapping server is not hammered.
+Pure: the source of randomness and the time are passed in. The first retry after a stable link follows within 100 ms, as
+does the first attempt at every other server. After each pass through all servers the upper bound of the delay doubles.
+A link that did not last long does not reset this, so a flapping server is not hammered.
+
+The bound soon exceeds the outage: a server that was away for ten seconds might be tried again after thirty. So no delay
+is longer than half of the time without a link. The attempts that this makes early are not attempts of the round: those
+are made when the backoff alone would make them, so that a round lasts as long as it says.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ from dataclasses import dataclass
 
 FIRST_RETRY_WITHIN = 0.1
 """Seconds."""
+
+SHORTEST_LIMIT = 1.0
+"""Seconds. Delays up to this, or up to a longer base, are not cut, however short the time without a link is."""
 
 LAST_DOUBLING = 32
 """Number of doublings after which the bound is far above any maximum. More would overflow in a long outage."""
@@ -68,7 +75,11 @@ class ReconnectPlan:
         self._next_server = 0
         self._steps = 0
         self._number = 0
+        self._made = 0
         self._first = True
+        self._away_since = 0.0
+        self._flapped = False
+        self._rest = 0.0
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -79,6 +90,11 @@ class ReconnectPlan:
     def exhausted(self) -> bool:
         """Return True if the round's attempts are used up."""
         return self._number >= self.attempts_of_round
+
+    @property
+    def made(self) -> int:
+        """The number of attempts since the round began, with the early ones."""
+        return self._made
 
     def set_discovered(self, servers: Sequence[str]) -> None:
         """Add the servers announced by a server, as `host:port`, to the configured ones.
@@ -95,30 +111,51 @@ class ReconnectPlan:
 
     def new_round(self) -> None:
         """Start a new round after an exhausted one. Its attempts have the longest delay."""
-        self._number = 0
+        self._number = self._made = 0
         self._steps = max(self._steps, (LAST_DOUBLING + 1) * len(self._servers))
 
-    def next(self) -> Attempt:
-        """Return the next attempt. The very first has no delay."""
+    def next(self, now: float) -> Attempt:
+        """Return the next attempt. The very first has no delay. An early one has the number of the attempt after it."""
         delay = 0.0
-        if not self._first:
-            delay = full_jitter(self._steps // len(self._servers), self._base, self._maximum, self._uniform)
-            self._steps += 1
-        self._first = False
-        self._number += 1
+        if self._first:
+            self._first, self._away_since = False, now
+        else:
+            if not self._rest:
+                self._rest = full_jitter(self._steps // len(self._servers), self._base, self._maximum, self._uniform)
+                self._steps += 1
+            limit = self._limit(now)
+            delay = self._rest if self._rest <= limit else self._uniform(0, limit)
+            self._rest -= delay
+        self._flapped = False
+        self._made += 1
+        number = self._number + 1
+        if not self._rest:
+            self._number = number
         server = self._servers[self._next_server % len(self._servers)]
         self._next_server += 1
-        return Attempt(self._number, delay, server)
+        return Attempt(number, delay, server)
+
+    def _limit(self, now: float) -> float:
+        """Return the limit of a delay that begins now: half of the time without a link, shared by all servers.
+
+        A server that drops its links at once is not away, so the delay after that has no limit but its bound.
+        """
+        if self._flapped:
+            return self._maximum
+        return max(SHORTEST_LIMIT, self._base, (now - self._away_since) / 2 / len(self._servers))
 
     def connected(self, server: str) -> None:
         """End the round after a successful attempt. After the next loss this server is tried first."""
-        self._number = 0
+        self._number = self._made = 0
+        self._rest = 0.0
         if server in self._servers:
             self._next_server = self._servers.index(server)
 
-    def lost(self, lasted: float) -> None:
+    def lost(self, lasted: float, now: float) -> None:
         """Reset the backoff after the loss of a link, if the link was stable: it lasted for `lasted` seconds."""
-        if lasted >= self._stable_after:
+        self._away_since = now
+        self._flapped = lasted < self._stable_after
+        if not self._flapped:
             self._steps = 0
 
     def elsewhere(self, server: str, failed_passes: int = 0) -> Iterator[Attempt]:

@@ -259,7 +259,7 @@ class Connection:
                 return session
             self.outbox.server_unreachable()
             self.first_attempt_over.set()
-            self._attempts.end_of_round(attempt)
+            self._attempts.end_of_round()
 
     async def _move_from(self, session: Session, nursery: trio.Nursery) -> Session:
         """Connect to another server while the old link still works. Returns when one accepts the connection."""

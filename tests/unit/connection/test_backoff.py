@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +17,14 @@ from router_trio.settings import ConnectionSettings
 from router_trio.states import ConnectionState
 
 A, B, C = "nats://a:4222", "nats://b:4222", "nats://c:4222"
+
+
+hours = count()
+
+
+def an_hour_later() -> float:
+    """Return a time after which no delay of these tests is cut."""
+    return 3600.0 * next(hours)
 
 
 def highest(_: float, bound: float) -> float:
@@ -35,12 +44,12 @@ def plan(
     )
 
 
-def delays(ahead: ReconnectPlan, count: int) -> list[float]:
-    return [ahead.next().delay for _ in range(count)]
+def delays(ahead: ReconnectPlan, attempts: int) -> list[float]:
+    return [ahead.next(an_hour_later()).delay for _ in range(attempts)]
 
 
 def test_the_very_first_attempt_is_made_at_once() -> None:
-    assert plan().next() == Attempt(1, 0.0, A)
+    assert plan().next(an_hour_later()) == Attempt(1, 0.0, A)
 
 
 def test_the_bound_doubles_from_the_base_to_the_maximum() -> None:
@@ -53,10 +62,10 @@ def test_the_delay_doubles_once_per_round_of_all_servers() -> None:
 
 def test_the_first_retry_is_within_a_tenth_of_a_second_whatever_the_settings() -> None:
     ahead = plan(base=60.0, maximum=600.0)
-    ahead.next()
+    ahead.next(an_hour_later())
     ahead.connected(A)
-    ahead.lost(lasted=3600.0)
-    assert ahead.next().delay == FIRST_RETRY_WITHIN == 0.1
+    ahead.lost(3600.0, an_hour_later())
+    assert ahead.next(an_hour_later()).delay == FIRST_RETRY_WITHIN == 0.1
 
 
 def test_the_maximum_bounds_the_first_retry_too() -> None:
@@ -93,26 +102,26 @@ def test_the_delays_of_a_fleet_spread_over_the_entire_range() -> None:
 
 def test_servers_take_turns() -> None:
     ahead = plan(A, B, C)
-    assert [ahead.next().server for _ in range(7)] == [A, B, C, A, B, C, A]
+    assert [ahead.next(an_hour_later()).server for _ in range(7)] == [A, B, C, A, B, C, A]
 
 
 def test_after_a_loss_the_lost_server_is_tried_first() -> None:
     ahead = plan(A, B, C)
-    ahead.next()
-    assert ahead.next().server == B
+    ahead.next(an_hour_later())
+    assert ahead.next(an_hour_later()).server == B
     ahead.connected(B)
-    assert [ahead.next().server for _ in range(4)] == [B, C, A, B]
+    assert [ahead.next(an_hour_later()).server for _ in range(4)] == [B, C, A, B]
 
 
 def test_attempts_are_numbered_within_their_round() -> None:
     ahead = plan(attempts=3)
-    assert [ahead.next().number for _ in range(2)] == [1, 2]
+    assert [ahead.next(an_hour_later()).number for _ in range(2)] == [1, 2]
     assert not ahead.exhausted
-    assert ahead.next().number == 3
+    assert ahead.next(an_hour_later()).number == 3
     assert ahead.exhausted
     ahead.new_round()
     assert not ahead.exhausted
-    assert ahead.next().number == 1
+    assert ahead.next(an_hour_later()).number == 1
 
 
 def test_in_a_new_round_every_delay_is_the_maximum() -> None:
@@ -127,7 +136,7 @@ def test_a_successful_connect_ends_the_round() -> None:
     delays(ahead, 2)
     ahead.connected(A)
     assert not ahead.exhausted
-    assert ahead.next().number == 1
+    assert ahead.next(an_hour_later()).number == 1
 
 
 @pytest.mark.parametrize(("lived", "next_delay"), [(5.0, 0.1), (3600.0, 0.1), (4.99, 4.0), (0.0, 4.0)])
@@ -135,18 +144,86 @@ def test_only_a_stable_link_resets_the_backoff(lived: float, next_delay: float) 
     ahead = plan()
     assert delays(ahead, 4) == [0.0, 0.1, 1.0, 2.0]
     ahead.connected(A)
-    ahead.lost(lived)
-    assert ahead.next().delay == next_delay
+    ahead.lost(lived, an_hour_later())
+    assert ahead.next(an_hour_later()).delay == next_delay
 
 
 def test_a_flapping_server_is_tried_with_growing_delays() -> None:
     ahead = plan()
     seen = []
     for _ in range(8):
-        seen.append(ahead.next().delay)
+        seen.append(ahead.next(an_hour_later()).delay)
         ahead.connected(A)
-        ahead.lost(lasted=0.5)
+        ahead.lost(0.5, an_hour_later())
     assert seen == [0.0, 0.1, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
+
+
+def attempts_within(ahead: ReconnectPlan, until: float) -> list[tuple[float, Attempt]]:
+    """Return the attempts of an outage that begins at 0, each with the time when it was decided. All fail at once."""
+    made, now = [], 0.0
+    while now < until:
+        made.append((now, ahead.next(now)))
+        now += made[-1][1].delay
+    return made
+
+
+@pytest.mark.parametrize("base", [0.05, 1.0, 5.0, 90.0])
+@pytest.mark.parametrize("servers", [(A,), (A, B), (A, B, C)])
+@pytest.mark.parametrize("uniform", [highest, random.Random(3).uniform])
+def test_no_delay_is_longer_than_half_of_the_time_away_shared_by_the_servers(
+    base: float, servers: tuple[str, ...], uniform: Callable[[float, float], float]
+) -> None:
+    for now, attempt in attempts_within(plan(*servers, base=base, maximum=120.0, uniform=uniform), 900.0):
+        assert attempt.delay <= min(120.0, max(1.0, base, now / 2 / len(servers)))
+
+
+def test_early_attempts_come_in_addition_to_those_that_the_backoff_makes() -> None:
+    ahead = plan(A, B, attempts=100)
+    made = attempts_within(ahead, 200.0)
+    in_time = {attempt.number: now + attempt.delay for now, attempt in made}
+    pauses = [round(later - earlier, 9) for earlier, later in pairwise(in_time.values())]
+    assert pauses == delays(plan(A, B, attempts=100), len(in_time))[1:]
+    assert [attempt.server for _, attempt in made] == [(A, B)[number % 2] for number in range(len(made))]
+    assert ahead.made == len(made) > len(in_time)
+
+
+@pytest.mark.parametrize("attempts", [1, 4, 10])
+def test_early_attempts_do_not_use_up_the_round(attempts: int) -> None:
+    ahead = plan(attempts=attempts)
+    ended: list[float] = []
+    now = 0.0
+    while len(ended) < 2:
+        now += ahead.next(now).delay
+        if ahead.exhausted:
+            ended.append(now)
+            ahead.new_round()
+            assert ahead.made == 0
+    first = sum(delays(plan(attempts=attempts), attempts))
+    assert ended == pytest.approx([first, first + attempts * 30.0])
+
+
+def test_the_time_away_counts_from_the_loss_or_from_the_first_attempt() -> None:
+    ahead = plan(base=0.1)
+    assert ahead.next(1000.0).delay == 0.0
+    assert [ahead.next(1000.0).delay for _ in range(6)] == [0.1, 0.1, 0.2, 0.4, 0.8, 1.0]
+    ahead.connected(A)
+    ahead.lost(3600.0, 5000.0)
+    assert [ahead.next(5000.0).delay for _ in range(6)] == [0.1, 0.1, 0.2, 0.4, 0.8, 1.0]
+    assert ahead.next(5008.0).delay == pytest.approx(0.6), "the rest of the delay of 1.6 s that was cut"
+    assert ahead.next(5008.0).delay == 3.2
+    assert ahead.next(5008.0).delay == 4.0
+    ahead.connected(A)
+    ahead.lost(3600.0, 6000.0)
+    assert ahead.next(6000.0).delay == 0.1, "nothing is left of the delay before"
+
+
+def test_the_delay_after_a_link_that_did_not_last_is_not_cut() -> None:
+    ahead = plan()
+    delays(ahead, 5)
+    ahead.connected(A)
+    ahead.lost(0.5, 20_000.0)
+    assert ahead.next(20_000.0).delay == 8.0
+    assert ahead.next(20_008.0).delay == 4.0, "now the server is away, for 8 s"
 
 
 def test_a_long_outage_does_not_overflow() -> None:
@@ -156,11 +233,11 @@ def test_a_long_outage_does_not_overflow() -> None:
 
 def test_discovered_servers_are_tried_after_the_configured_ones() -> None:
     ahead = plan(A)
-    ahead.next()
+    ahead.next(an_hour_later())
     ahead.connected(A)
     ahead.set_discovered(["b:4222", "a:4222", "c:4222", "b:4222"])
     assert ahead.servers == (A, B, C)
-    assert [ahead.next().server for _ in range(3)] == [A, B, C]
+    assert [ahead.next(an_hour_later()).server for _ in range(3)] == [A, B, C]
 
 
 def test_discovered_servers_replace_earlier_discovered_ones_but_never_the_configured_ones() -> None:
@@ -177,7 +254,7 @@ def test_discovery_does_not_change_which_server_is_next() -> None:
     ahead.set_discovered(["b:4222", "c:4222"])
     ahead.connected(C)
     ahead.set_discovered(["d:4222", "c:4222"])
-    assert ahead.next().server == C
+    assert ahead.next(an_hour_later()).server == C
 
 
 def test_a_discovered_server_that_disappears_loses_its_turn() -> None:
@@ -186,7 +263,7 @@ def test_a_discovered_server_that_disappears_loses_its_turn() -> None:
     ahead.connected(C)
     ahead.set_discovered(["b:4222"])
     assert ahead.servers == (A, B)
-    assert {ahead.next().server for _ in range(2)} == {A, B}
+    assert {ahead.next(an_hour_later()).server for _ in range(2)} == {A, B}
 
 
 def test_discovered_servers_are_connected_with_tls_if_the_configured_ones_are() -> None:
@@ -201,7 +278,7 @@ def test_announced_servers_of_a_mixed_list_are_connected_with_tls(servers: tuple
     """The server that is next in turn makes no difference."""
     ahead = plan(*servers)
     for _ in range(turns):
-        ahead.next()
+        ahead.next(an_hour_later())
     ahead.set_discovered(["c:4222"])
     assert ahead.servers == (*servers, "tls://c:4222")
 
@@ -246,12 +323,12 @@ def test_elsewhere_is_every_other_server_however_it_is_written() -> None:
 
 def test_elsewhere_is_immediate_until_a_server_is_tried_twice() -> None:
     ahead = plan(A, B)
-    ahead.next()
+    ahead.next(an_hour_later())
     moves = [next(iter(ahead.elsewhere(server))) for server in (A, B, A, B, A, B)]
     assert [move.server for move in moves] == [B, A, B, A, B, A]
     assert [move.delay for move in moves[:2]] == [0.0, 0.0]
     assert all(move.delay > 0 for move in moves[2:])
-    ahead.lost(1000.0)
+    ahead.lost(1000.0, an_hour_later())
     assert next(iter(ahead.elsewhere(A))).delay == 0.0
 
 
