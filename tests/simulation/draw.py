@@ -43,6 +43,10 @@ RELOADED = 0.2
 """Share of the seeds in which the configuration is reloaded, beside those that draw it among the faults."""
 
 
+PATIENT = 0.2
+"""Share of the connections with the default delays between attempts, which may be longer than most outages."""
+
+
 def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     """Return the schedule of a seed. `also` are kinds of `NOT_YET` that are drawn as well."""
     random = Random(f"simulation {seed}")
@@ -98,12 +102,13 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
             step = FAULTS[kind].draw(random, names, routes)
             if step is not None:
                 steps.append(Step(_when(random, load), kind, step.seconds, step.what))
+    delays = Random(f"delays {seed}")
     added = (*ends, *forgeries, *denials, *advisories, *refusals, *cuts, *reloads, *sizes)
     return Schedule(
         seed=seed,
         brokers=brokers,
         latency={name: random.choice((0.0, 0.0, 0.001, 0.02)) for name in brokers},
-        connections={name: _connection(random) for name in connections},
+        connections={name: _connection(random) | _delays(delays) for name in connections},
         shutdown_timeout=random.choice((1.0, 3.0, 10.0)),
         routes=routes,
         faults=(*faults, *dict.fromkeys(one.kind for one in added if one.kind in FAULTS)),
@@ -146,6 +151,11 @@ def _connection(random: Random) -> dict[str, Any]:
         "fail_open": random.random() < 0.15,
         "pending_max_age": random.choice((0, 0, 0, 2.0)),
     }
+
+
+def _delays(random: Random) -> dict[str, Any]:
+    """Draw the delays between attempts to connect: as `_connection` has them, or longer than most outages."""
+    return {"reconnect_delay": 1.0, "max_reconnect_delay": 30.0} if random.random() < PATIENT else {}
 
 
 def _route(random: Random, name: str, brokers: list[str], connections: list[str], also: frozenset[str]) -> Plan:

@@ -1,18 +1,34 @@
-"""Checks of the links of a router: how soon a silent one is given up, and how often it connects."""
+"""Checks of the links of a router: how soon a silent one is given up, how often it connects, and how soon again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
+from typing import NamedTuple
 
 import trio
 
 from router_trio import Live
+from router_trio.events import ConnectionEstablished, ConnectionFailed, ConnectionLost, ConnectionRestored, Event
 from router_trio.states import CONNECTED
 from router_trio.testing import FakeBroker
 from tests.simulation.schedule import Schedule
 
+NEVER_CUT = 1.0
+"""Seconds up to which a delay before an attempt to connect may be longer than half of the outage."""
+
+CONNECTS_WITHIN = 0.5
+"""Seconds that a successful attempt takes, at the most."""
+
 MOST_ATTEMPTS = 30
 """Attempts per second of one process to connect to one broker, over all connections to it."""
+
+
+class _Away(NamedTuple):
+    """An outage: when the link was lost, and how long it had lasted."""
+
+    since: float
+    lasted: float
 
 
 class Links:
@@ -30,11 +46,48 @@ class Links:
         self._reloads = [step.at for step in schedule.steps if step.kind == "reload"]
         self._connections = len(schedule.connections)
         self._reload_takes = schedule.shutdown_timeout + 1.0
+        self._away: dict[tuple[int, str], _Away] = {}
+        self._up_since: dict[tuple[int, str], float] = {}
+        self._healed_at = inf
 
-    def check(self, live: Live) -> None:
+    def observe(self, process: int, event: Event) -> None:
+        """Record when a connection of a process was established and lost."""
+        if isinstance(event, ConnectionEstablished | ConnectionRestored):
+            self._up_since[process, event.connection] = event.at
+            self._away.pop((process, event.connection), None)
+        elif isinstance(event, ConnectionLost):
+            lasted = event.at - self._up_since[process, event.connection]
+            self._away[process, event.connection] = _Away(event.at, lasted)
+        elif isinstance(event, ConnectionFailed) and (process, event.connection) not in self._up_since:
+            self._away.setdefault((process, event.connection), _Away(event.at, inf))
+
+    def healed(self) -> None:
+        """Record that every server accepts connections from now on."""
+        self._healed_at = trio.current_time()
+
+    def check(self, process: int, live: Live) -> None:
         """Check at any moment."""
         self._check_attempts()
         self._check_fences(live)
+        self._check_outages(process, live)
+
+    def _check_outages(self, process: int, live: Live) -> None:
+        """Check that a connection is not away for much longer than its server.
+
+        An attempt that began before may still fail. The delay after it is at most half of the time away. After a link
+        that did not last, only `max_reconnect_delay` limits it.
+        """
+        now = trio.current_time()
+        for name, connection in live.connections.items():
+            away, settings = self._away.get((process, name)), connection.settings
+            if connection.connected or away is None:
+                continue
+            failed_by = max(self._healed_at, away.since) + settings.connect_timeout
+            delay = settings.max_reconnect_delay
+            if away.lasted >= settings.liveness_interval:
+                delay = min(delay, max(NEVER_CUT, settings.reconnect_delay, (failed_by - away.since) / 2))
+            if now > failed_by + delay + CONNECTS_WITHIN:
+                self._broken("away", f"{name} is not connected {now - self._healed_at:.1f} s after the last fault")
 
     def _check_fences(self, live: Live) -> None:
         """Check that a link whose peer is silent is given up within two intervals."""

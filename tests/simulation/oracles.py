@@ -115,7 +115,7 @@ class Oracles:
         self._ready_since: float | None = None
         self._reloaded_at: dict[str, float] = {}
         self._lost = 0
-        self._links = Links(schedule, brokers, self.broken)
+        self.links = Links(schedule, brokers, self.broken)
         self._moved: dict[str, tuple[tuple[int, int], float]] = {}
         self._narrowed = {step.what["durable"] for step in schedule.steps if step.kind == "durable narrowed"}
 
@@ -135,6 +135,7 @@ class Oracles:
         """Check an event: the ledgers add up at that moment, and nothing exceeds its bound."""
         self.codes[event.code] += 1
         self.held_back.reported(process.number, event)
+        self.links.observe(process.number, event)
         if isinstance(event, MessageGivenUp | MessageDeadLettered | DeadLetterNotStored):
             if isinstance(event, MessageGivenUp | MessageDeadLettered):
                 self._check_fault(process, event)
@@ -216,7 +217,7 @@ class Oracles:
             if number < self._counted.get(series, 0):
                 self.broken("scrape", f"{series[0]}{series[1:]} went back to {number}")
             self._counted[series] = number
-        self._links.check(process.live)
+        self.links.check(process.number, process.live)
         if self._is_told:
             self._check_readiness(process)
         self._trace.add(str(process.live.ledger()))

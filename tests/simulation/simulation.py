@@ -258,6 +258,7 @@ class Simulation:
         for name in self.brokers:
             self.be_as_usual(name)
         self.trace.add("healed")
+        self.oracles.links.healed()
         missing: list[str] = []
         backed_off = self.oracles.is_backed_off
         patience = LIVELY_WITHIN + (BACKED_OFF_FOR if backed_off else min(self.oracles.retried_for, BACKED_OFF_FOR))
