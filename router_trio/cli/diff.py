@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router_trio.cli.command_line import DONE, Parser, UsageError, configuration, did_you_mean, number
+from router_trio.cli.command_line import DONE, Parser, UsageError, configuration, number
 from router_trio.cli.configuration import STDIN, load, load_with_handlers
 from router_trio.cli.output import show
 
@@ -80,8 +80,10 @@ def _try(old: Settings, new: Settings, name: str, last: int) -> int:
     # The configuration that is in force logs in.
     settings, route = (old, before) if before is not None else (new, after)
     if route is None:
+        from router_trio.settings.problems import suggestion
+
         known = [one.name for one in (*old.routes, *new.routes)]
-        raise UsageError(f"neither configuration has a route {name!r}{did_you_mean(name, known)}")
+        raise UsageError(f"neither configuration has a route {name!r}; {suggestion(name, known)}")
     if before is not None and after is not None and _source(before) != _source(after):
         reads = [f"{connection}:{stream}" for connection, stream in (_source(before), _source(after))]
         raise UsageError(f"route {name} reads {reads[0]} in OLD and {reads[1]} in NEW, so no messages are read by both")

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, did_you_mean, number
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, configuration, number
 from router_trio.cli.configuration import load
 from router_trio.cli.output import show, show_json, to_stderr
 from router_trio.errors import SubjectError
@@ -100,7 +100,9 @@ def _former_name(text: str, routes: Sequence[str], subject: str) -> tuple[str, s
             return route, text[len(route) + 1 :]
     named, equals, _ = text.partition("=")
     if equals:
-        raise UsageError(f"--as {text}: no route {named!r} from a stream reads {subject}{did_you_mean(named, routes)}")
+        from router_trio.settings.problems import suggestion
+
+        raise UsageError(f"--as {text}: no route {named!r} from a stream reads {subject}; {suggestion(named, routes)}")
     if len(routes) != 1:
         known = f"{', '.join(routes)} read {subject}; give --as ROUTE={text}"
         raise UsageError(f"--as {text}: " + (known if routes else f"no route from a stream reads {subject}"))

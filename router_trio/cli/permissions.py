@@ -76,8 +76,9 @@ def permissions(
     settings = load(*configs)
     known = settings.connections
     if connection is not None and connection not in known:
-        hint = did_you_mean(connection, known) or f"; the connections are {', '.join(known)}"
-        raise UsageError(f"there is no connection {connection!r}{hint}")
+        from router_trio.settings.problems import suggestion
+
+        raise UsageError(f"there is no connection {connection!r}; {suggestion(connection, known)}")
     for number, name in enumerate(known if connection is None else (connection,)):
         show(*([""] if number else []), *lines(settings, name, format, wanted, after_first_start=after_first_start))
     return DONE

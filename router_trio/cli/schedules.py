@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, did_you_mean, number, one_of
+from router_trio.cli.command_line import DONE, FAILED, Parser, UsageError, number, one_of
 from router_trio.cli.output import show, to_stderr
 from router_trio.cli.stored_routes import add_route
 
@@ -148,7 +148,9 @@ def _places(settings: Settings, name: str) -> list[_Place]:
                 names = retries.names
                 places.append(_Place(plan.connection, retries.stream, names.schedules, (), names, plan.stream))
             return places
-    raise UsageError(f"there is no route {name!r}{did_you_mean(name, [route.name for route in settings.routes])}")
+    from router_trio.settings.problems import no_route
+
+    raise UsageError(no_route(name, [route.name for route in settings.routes]))
 
 
 async def _job(

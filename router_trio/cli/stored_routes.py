@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from router_trio.cli.command_line import Parser, UsageError, configuration, did_you_mean, number
+from router_trio.cli.command_line import Parser, UsageError, configuration, number
 from router_trio.errors import ExpressionError
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ def stored_route(settings: Settings, name: str, why_not: str, *, any_partitions:
             if route.source.partitions is not None and not any_partitions:
                 raise UsageError(f"route {name} has partitions, each with a position of its own: {NOT_WITH_PARTITIONS}")
             return route
-    known = [route.name for route in settings.routes]
-    raise UsageError(f"there is no route {name!r}{did_you_mean(name, known)}")
+    from router_trio.settings.problems import no_route
+
+    raise UsageError(no_route(name, [route.name for route in settings.routes]))
 
 
 def condition_of(where: str | None) -> Expression | None:

@@ -10,8 +10,10 @@ import trio
 from router_trio.client.receipt import Receipt
 from router_trio.client.registry import Registry
 from router_trio.connection.supervisor import Connection
+from router_trio.errors.quotes import excerpt
 from router_trio.protocol.headers import HeadersLike
 from router_trio.settings import Settings
+from router_trio.settings.problems import no_route, suggestion
 from router_trio.settings.reload.state import ConfigState
 from router_trio.states import RouteState
 from router_trio.telemetry.http.status import status
@@ -127,7 +129,8 @@ class Live:
         settings, wanted = self.config.settings, wanted or EVERYTHING
         found = next((one for one in settings.routes if one.name == route and one.source.kind.is_stored), None)
         if found is None:
-            raise ValueError(f"no route {route!r} reads a stream")
+            known = [one.name for one in settings.routes if one.source.kind.is_stored]
+            raise ValueError(f"no route {excerpt(route)!r} reads a stream; {suggestion(route, known)}")
         async with open_links(settings, "audit", connections_of(found)) as links:
             if repair:
                 confirm = accept if more_than_routed else refuse
@@ -156,8 +159,9 @@ class Live:
         names = connections_for(settings, subject)
         if not names:
             raise ValueError("no route reads a stream, so no message is stored")
-        for name in {*(former_names or ())} - {route.name for route in settings.routes}:
-            raise ValueError(f"there is no route {name!r}")
+        known = {route.name: None for route in settings.routes}
+        for name in {*(former_names or ())} - known.keys():
+            raise ValueError(no_route(name, known))
         async with open_links(settings, "find", names, unreachable) as links:
             return await Finder(settings, links, unreachable, former_names).find(subject, sequence)
 

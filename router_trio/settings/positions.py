@@ -10,7 +10,7 @@ from pydantic import Field
 
 from router_trio.errors import Problem
 from router_trio.settings.patterns import check_name
-from router_trio.settings.problems import suggestion
+from router_trio.settings.problems import no_route
 from router_trio.settings.sections import Section
 from router_trio.settings.units import DurationForm
 
@@ -58,7 +58,7 @@ def check_positions(positions: Sequence[PositionSettings], routes: Sequence[Rout
         yield from check_name(f"{path}.bucket", one.bucket, _NOT_IN_BUCKETS)
         route = by_name.get(one.route)
         if route is None:
-            yield Problem(f"{path}.route", f"there is no route {one.route!r}; {suggestion(one.route, by_name)}")
+            yield Problem(f"{path}.route", no_route(one.route, by_name))
         elif not route.source.kind.is_stored:
             yield Problem(f"{path}.route", f"route {one.route} reads a subject, which has no consumers; name another")
         elif route.source.partitions is not None:

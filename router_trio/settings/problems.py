@@ -123,13 +123,24 @@ def key_path(location: Iterable[str | int]) -> str:
     return path
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'x'?` for the nearest known word, else the list of all known words."""
-    words = list(known)
+MOST_NAMED = 10
+"""Number of names that a message lists, if none of them is similar to a name that is unknown."""
+
+
+def suggestion(word: str, known: Iterable[str], most: int = MOST_NAMED) -> str:
+    """Return `did you mean 'x'?` for the nearest known word, else a list of the first `most` known words."""
+    words = list(dict.fromkeys(known))
     near = nearest(word, words)
     if near is not None:
-        return f"did you mean {near!r}?"
-    return f"there is: {', '.join(map(repr, words))}" if words else "there is none"
+        return f"did you mean {excerpt(near)!r}?"
+    listed = ", ".join(repr(excerpt(one)) for one in words[:most])
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return f"there is: {listed}{more}" if words else "there is none"
+
+
+def no_route(name: str, known: Iterable[str]) -> str:
+    """Return what to answer where a route is given by a name that none has. `known` are the names of the routes."""
+    return f"there is no route {excerpt(name)!r}; {suggestion(name, known)}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -174,8 +185,13 @@ def unknown_key(key: str, at: Sequence[str | int], model: type[BaseModel], known
     if key in _REMOVED:
         return _REMOVED[key]
     cure = _UNKNOWN_IN.get(section.__name__, "").format(key=excerpt(key))
-    cure = cure or _elsewhere(key, at, model) or suggestion(key, known or keys_of(section))
+    cure = cure or _elsewhere(key, at, model) or _suggested_key(key, known or keys_of(section))
     return f"unknown key; {cure}"
+
+
+def _suggested_key(key: str, known: Iterable[str]) -> str:
+    keys = list(known)
+    return suggestion(key, keys, most=len(keys))
 
 
 def _elsewhere(key: str, at: Sequence[str | int], model: type[BaseModel]) -> str | None:

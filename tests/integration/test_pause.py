@@ -239,7 +239,7 @@ async def test_a_route_that_can_not_be_paused_is_refused_with_the_reason(
         code, _, errors = await here.command(command, *for_a_while, route="core")
         assert (code, "can't pause a subscription" in errors) == (2, True), errors
         code, _, errors = await here.command(command, *for_a_while, route="cop")
-        assert (code, "did you mean copy?" in errors) == (2, True), errors
+        assert (code, "did you mean 'copy'?" in errors) == (2, True), errors
         code, _, errors = await here.command(command, *for_a_while)
         assert (code, "stream 'SOURCE' has no consumer 'router'" in errors) == (1, True), errors
         await here.streams.create_consumer("SOURCE", "router")

@@ -209,7 +209,7 @@ async def test_a_replay_while_the_router_runs_leaves_its_ledger_alone(tmp_path: 
     [
         ("copy", [], "needs --from"),
         ("core", ["--from", "1"], "keeps no messages to replay"),
-        ("cop", ["--from", "1"], "did you mean copy?"),
+        ("cop", ["--from", "1"], "did you mean 'copy'?"),
         ("copy", ["--from", "x"], "neither a sequence nor a time"),
         ("copy", ["--from", "9", "--to", "3"], "--to 3 is before --from 9"),
         ("copy", ["--from", "2026-11-02", "--to", "2026-11-01"], "--to 2026-11-01T00:00:00Z is before --from"),

@@ -33,7 +33,7 @@ from router_trio.routing.handlers.runtime import HandlerRuntime
 from router_trio.routing.rehearsal import Rehearsal
 from router_trio.routing.route_plans import Handler
 from router_trio.settings import RouteSettings, Settings
-from router_trio.settings.problems import suggestion
+from router_trio.settings.problems import no_route
 
 MOST_REPORTED = 20
 """Largest number of dead letters whose problems are printed; further ones are only counted."""
@@ -80,8 +80,7 @@ def _route(settings: Settings, name: str) -> int:
                 Problem(f"{path}.jetstream", "is false, so these dead letters are not stored in a stream")
             )
         return index
-    known = [route.name for route in settings.routes]
-    raise UsageError(f"there is no route {excerpt(name)!r}; {suggestion(name, known)}")
+    raise UsageError(no_route(name, [route.name for route in settings.routes]))
 
 
 class _Job:

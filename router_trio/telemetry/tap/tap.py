@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from router_trio.errors import EvaluationError, ExpressionError
 from router_trio.errors.quotes import excerpt
 from router_trio.protocol import ack_reply, framing, headers
-from router_trio.settings.problems import nearest
+from router_trio.settings.problems import no_route
 from router_trio.states import ROUTE_FATES, RouteState
 from router_trio.telemetry.logs.redact import shown_header, shown_text
 from router_trio.telemetry.pieces import Pieces
@@ -132,9 +132,7 @@ def find_route(request: TapRequest, routes: Mapping[str, RouteState]) -> RouteSt
         raise TapRefused(400, f"there is no fate {excerpt(request.fate)!r}; the fates are {', '.join(ROUTE_FATES)}")
     found = routes.get(request.route)
     if found is None:
-        near = nearest(request.route, routes)
-        hint = "" if near is None else f"; did you mean {excerpt(near)!r}?"
-        raise TapRefused(404, f"there is no route {excerpt(request.route)!r}{hint}")
+        raise TapRefused(404, no_route(request.route, routes))
     return found
 
 

@@ -505,7 +505,7 @@ def test_a_shell_runs_what_it_prints_for_nsc(config: str, capsys: pytest.Capture
 
 def test_wrong_arguments_are_refused(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["permissions", config, "--connection", "mian"]) == WRONG_USAGE
-    assert "there is no connection 'mian'; did you mean main?" in capsys.readouterr().err
+    assert "there is no connection 'mian'; did you mean 'main'?" in capsys.readouterr().err
     assert main(["permissions", config, "--format", "jwt"]) == WRONG_USAGE
     assert "'jwt' is not one of server, nsc" in capsys.readouterr().err
     Path(config).write_text("nonsense = 1")
