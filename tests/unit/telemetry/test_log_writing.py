@@ -117,10 +117,9 @@ async def test_a_stalled_output_drops_lines_and_never_blocks() -> None:
     async with writer.writing():
         writer.put("first")
         assert await trio.to_thread.run_sync(entered.wait, 10)
-        started = time.perf_counter()
         for number in range(1000):
             writer.put(f"line {number}")
-        assert time.perf_counter() - started < 0.5
+        assert not written, "the output is still stalled, and no line has waited for it"
         assert writer.dropped == 990
         released.set()
     assert b"".join(written).splitlines() == [b"first", *(b"line %d" % number for number in range(10))]
@@ -129,10 +128,12 @@ async def test_a_stalled_output_drops_lines_and_never_blocks() -> None:
 
 async def test_leaving_takes_bounded_time_if_the_output_stays_stalled() -> None:
     released, entered = threading.Event(), threading.Event()
+    written: list[bytes] = []
 
     def stalled(data: bytes) -> None:
         entered.set()
         released.wait(30)
+        written.append(data)
 
     writer = LineWriter(stalled)
     started = time.perf_counter()
@@ -141,7 +142,8 @@ async def test_leaving_takes_bounded_time_if_the_output_stays_stalled() -> None:
             writer.put("in the write")
             assert await trio.to_thread.run_sync(entered.wait, 10)
             writer.put("behind it")
-        assert 0.9 < time.perf_counter() - started < 3
+        assert time.perf_counter() - started > 0.9, "the output has had its time"
+        assert not written, "the output is still stalled, and the writer has not waited for it"
         assert writer.dropped == 2
     finally:
         released.set()

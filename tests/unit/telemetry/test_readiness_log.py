@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,9 @@ from router_trio.telemetry.http.status import unready_parts
 from router_trio.telemetry.logs.console import console_line
 from router_trio.telemetry.metrics.metric import Metric
 from router_trio.telemetry.metrics.table import TABLE
-from router_trio.telemetry.readiness_log import Readiness, watch_readiness
+from router_trio.telemetry.readiness_log import AT_ONCE, Readiness, Reasons, watch_readiness
+from tests.performance.instructions import instructions
+from tests.support.compiled import looks_inside
 from tests.support.eventually import eventually
 from tests.support.measured import needs_full_speed
 from tests.support.telemetry_views import View, make_view
@@ -26,6 +28,7 @@ from tests.support.world import World, core, to, two_brokers, world
 
 CORE = core("in.>", to("heard.>", "edge"), name="core", connection="main")
 OTHER = core("other.>", to("elsewhere.>"), name="other", connection="main")
+COUNTS = (500, 5000)
 CODES = ("ROUTER_NOT_READY", "ROUTER_READY")
 
 
@@ -105,25 +108,39 @@ def test_no_secret_is_in_a_reason() -> None:
     assert "hunter2" not in str(event.reasons) + event.sentence()
 
 
-@needs_full_speed
 async def test_checking_thousands_of_routes_does_not_block_other_tasks() -> None:
     view = many_routes(5000)
-    longest = 0.0
+    checked = 0
+    at_once: list[int] = []
 
-    async def measure() -> None:
-        nonlocal longest
-        while True:
-            began_at = time.thread_time()
+    def parts() -> Reasons:
+        nonlocal checked
+        for part in unready_parts(view, trio.current_time):
+            checked += 1
+            yield part
+
+    async def have_turns() -> None:
+        while not view.events:
+            before = checked
             await trio.lowlevel.checkpoint()
-            longest = max(longest, time.thread_time() - began_at)
+            at_once.append(checked - before)
+        nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_readiness, lambda: unready_parts(view, trio.current_time), view.events.append)
-        nursery.start_soon(measure)
-        await trio.sleep(2.5)
-        nursery.cancel_scope.cancel()
+        nursery.start_soon(watch_readiness, parts, view.events.append)
+        nursery.start_soon(have_turns)
     assert [event.code for event in view.events] == ["ROUTER_READY"]
-    assert longest < 0.01
+    assert max(at_once) <= 2 * AT_ONCE, "Trio runs two tasks in any order, so both turns of one may be in a row"
+    assert checked > 5000
+
+
+@looks_inside
+@needs_full_speed
+async def test_a_turn_of_the_check_costs_no_more_with_more_routes() -> None:
+    """Counted, since times are others beside other work."""
+    few, many = (instructions(partial(list, unready_parts(many_routes(count), trio.current_time))) for count in COUNTS)
+    assert many / COUNTS[1] <= few / COUNTS[0]
+    assert AT_ONCE * few / COUNTS[0] < 10_000
 
 
 def many_routes(count: int) -> View:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import timeit
 from collections.abc import Sequence
 from math import inf
 
@@ -20,6 +19,9 @@ from router_trio.routing.tracing import NoTracing, Tracing
 from router_trio.telemetry.traces.spans import MAX_QUEUED
 from router_trio.telemetry.traces.traceparent import parse, write
 from router_trio.telemetry.traces.tracer import BURST_SECONDS, Traces, traces_wanted
+from tests.performance.instructions import instructions
+from tests.support.compiled import looks_inside
+from tests.support.measured import needs_full_speed
 from tests.unit.telemetry.traces import SPAN, TRACE, Recorded, begin, carrying, received, recording
 
 # --- sampling ---
@@ -203,12 +205,14 @@ async def test_no_batch_is_sampled_outside_of_running() -> None:
     assert recorded.traces.begin("eu", "orders.*", received()) is None
 
 
+@looks_inside
+@needs_full_speed
 async def test_a_batch_without_headers_costs_less_than_its_messages_one_by_one() -> None:
     batch = [received()] * 256
     async with recording(ratio=1e-18) as recorded:
         traces = recorded.traces
-        batched = min(timeit.repeat(lambda: traces.sampled(batch), number=20, repeat=7))
-        singly = min(timeit.repeat(lambda: [traces.sampled((raw,)) for raw in batch], number=20, repeat=7))
+        batched = instructions(lambda: traces.sampled(batch))
+        singly = instructions(lambda: [traces.sampled((raw,)) for raw in batch])
     assert batched < singly / 3
 
 
