@@ -284,6 +284,11 @@ class SubjectOrder(Generic[D]):
             sequence for line in lines for sequence, one in line.awaited.items() if sequence <= last and one.due < inf
         )
 
+    def due_times(self) -> dict[int, float]:
+        """Return when each awaited message that was returned to the stream is redelivered, by sequence."""
+        lines = self.lines.values()
+        return {sequence: one.due for line in lines for sequence, one in line.awaited.items() if one.due < inf}
+
     def late(self, now: float) -> list[int]:
         """Return the sequences that are late, and may never be redelivered; the oldest of each subject first."""
         if not self.awaited:

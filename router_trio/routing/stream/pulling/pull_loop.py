@@ -31,6 +31,7 @@ from router_trio.routing.stream.consumer.undelivered import Redeliveries, wait_f
 from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.checks import ConsumerChecks
+from router_trio.routing.stream.pulling.elsewhere import Elsewhere
 from router_trio.routing.stream.pulling.payloads import Payloads
 from router_trio.states import PAUSED, RUNNING, STARTING
 
@@ -179,9 +180,7 @@ class PullLoop:
         self._asking_about_late = False
         self._nothing_to_report: trio.Event | None = None
         """While `_report_progress` waits for something to report; set by `report_progress`."""
-        self._late_since: dict[int, float] = {}
-        self._nothing_due_at = 0.0
-        """When a request was last answered by a new message, or by none in its time: nothing was to be redelivered."""
+        self._elsewhere: Elsewhere = Elsewhere(PULL_EXPIRES)
         self._lookup_error: str | None = None
         self._filters: Filters | None = None
         self._receives = False
@@ -249,8 +248,10 @@ class PullLoop:
         if self._nothing_to_report is not None:
             self.report_progress()
         self._comes_again = again
-        if not again:
-            self._nothing_due_at = self._heard_at
+        if again:
+            self._elsewhere.redelivered((one.sequence for one in deliveries if one.deliveries > 1), self._heard_at)
+        else:
+            self._elsewhere.none_due_before = self._heard_at
         if self._checks.stopped is not None:
             self._checks.received()
 
@@ -286,7 +287,7 @@ class PullLoop:
         code, description = headers.status(block)
         reading = self._credit.read_status(code, description, unfilled, unfilled_bytes)
         if code == 408 and self._checks.stopped is None:
-            self._nothing_due_at = self._heard_at
+            self._elsewhere.none_due_before = self._heard_at
             self._credit.nothing_due()
         if reading.verdict is Verdict.GO_ON:
             return True
@@ -443,7 +444,7 @@ class PullLoop:
                 self._checks.check_now()
             if gone := [one for one in gone if one not in at_the_limit]:
                 self._awaiting.never_come(gone)
-            self._wait_for_no_others([one for one in late if one not in gone])
+            self._wait_for_no_others(within)
         order.wait_longer(trio.current_time(), within)
         self._asking_about_late = False
         self._look_again.set()
@@ -455,16 +456,15 @@ class PullLoop:
             self._lifted(state.lifted)
         return gone if self._delivery_limit.may_have_reached_it(state) else ()
 
-    def _wait_for_no_others(self, late: Sequence[int]) -> None:
+    def _wait_for_no_others(self, within: float) -> None:
         """Stop waiting for messages that are long overdue if deliveries went elsewhere: another process has them.
 
         They may also have been delivered to a dead link that the server considers alive, but not for that long. Nothing
-        is learned about them while nothing is requested, or others are redelivered.
+        is learned about them while nothing is requested.
         """
-        now, before = trio.current_time(), self._late_since
-        elsewhere = [one for one in late if before.get(one, now) + PULL_EXPIRES <= self._nothing_due_at]
-        seen = self._pending.others.seen(now)
-        self._late_since = {one: before.get(one, now) for one in late if seen or one in before}
+        now, pending = trio.current_time(), self._pending
+        late_at = {sequence: due + within for sequence, due in pending.order.due_times().items()}
+        elsewhere = self._elsewhere.among(late_at, now, others=pending.others.seen(now))
         if elsewhere:
             self._awaiting.elsewhere(elsewhere)
 

@@ -457,3 +457,32 @@ async def test_a_refused_message_acked_by_hand_holds_up_its_subject_for_a_bounde
         await eventually(lambda: len(arrived(w, "b")) == 6, 120)
         assert arrived(w, "b") == numbers(6, first=1)
         assert not arrived(w, "a")
+
+
+async def test_a_refused_message_acked_by_hand_holds_up_its_subject_for_a_bounded_time_though_others_fail_each_time(
+    autojump_clock: MockClock,
+) -> None:
+    """The server always has a failed message to redeliver, and each request ends with one."""
+
+    async def work(message: Message) -> Message:
+        if message.subject == "in.z":
+            raise ValueError("each time")
+        return message
+
+    source = {"stream": "IN", "durable": "router", "filter": "in.*", "ack_wait": "5s", "max_in_flight": 4}
+    retry = {"initial": "100ms", "max": "2s"}
+    handler = handled(work, to=to("out.{{wildcard(1)}}", jetstream=True), retry=retry, **source)
+    async with world(handlers=[handler], brokers=one_broker()) as w:
+        fill(w.broker, 2, subjects="z")
+        await eventually(lambda: w.route.failed["handler_error"] > 4, 10)
+        w.broker.deny_publish("out.a")
+        fill(w.broker, 1, subjects="a")
+        await eventually(lambda: w.route.failed["permission_denied"] == 1)
+        consumer = w.broker._server.consumers["IN", "router"]
+        consumer.again([1], trio.current_time() + 1000.0)
+        w.broker.trouble.redeliver_by_hand("IN", "router", 1)
+        consumer.ack(3)
+        w.broker.allow_publish("out.a")
+        fill(w.broker, 2, first=1, subjects="a")
+        await eventually(lambda: len(arrived(w, "a")) == 2, 120)
+        assert arrived(w, "a") == numbers(2, first=1)
