@@ -196,6 +196,19 @@ class SeenMembers:
 
 
 @dataclass(frozen=True, slots=True)
+class LeadState:
+    """The lead of a standby consumer.
+
+    It is `unled` if it has messages, undelivered or unacked, and no client has its lead. So is one that does not exist:
+    the process that should lead it would have created it. `paused` describes until when it is paused, so that no
+    client can get its lead, and it does not count as unled; None if it is not paused.
+    """
+
+    unled: bool
+    paused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Announced:
     """The announcement of a member: the name of its router, its host, and the partitions that it leads."""
 
@@ -547,12 +560,8 @@ class Link(Protocol):
         """
         ...
 
-    async def is_unled(self, stream: str, durable: str) -> bool:
-        """Return True if a standby consumer has messages, undelivered or unacked, and no client has its lead.
-
-        Also if there is no such consumer: the process that should lead it would have created it. False while it is
-        paused. Raises as `find_streams`. Can be cancelled.
-        """
+    async def lead_state(self, stream: str, durable: str) -> LeadState:
+        """Look up whether a standby consumer has a leader. Raises as `find_streams`. Can be cancelled."""
         ...
 
     def ack(self, replies: Sequence[bytes]) -> Sequence[tuple[bytes, LinkError]]:

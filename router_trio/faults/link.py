@@ -22,6 +22,7 @@ from router_trio.link import (
     CoreSubscription,
     Deliver,
     Group,
+    LeadState,
     Learn,
     Link,
     LinkListener,
@@ -211,9 +212,9 @@ class FaultyLink:
         """Return the members of a group. Gets no faults."""
         return await self._link.members(group)
 
-    async def is_unled(self, stream: str, durable: str) -> bool:
-        """Look up whether a consumer has no leader. Gets no faults."""
-        return await self._link.is_unled(stream, durable)
+    async def lead_state(self, stream: str, durable: str) -> LeadState:
+        """Look up whether a consumer has a leader. Gets no faults."""
+        return await self._link.lead_state(stream, durable)
 
     async def count_subjects(self, stream: str, pattern: str) -> int:
         """Count subjects of a stream. Gets no faults."""

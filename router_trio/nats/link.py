@@ -19,6 +19,7 @@ from router_trio.link import (
     ConsumerSpec,
     Deliver,
     Group,
+    LeadState,
     Learn,
     LinkListener,
     Newest,
@@ -291,10 +292,10 @@ class NatsLink:
             return pin
         raise AssertionError("unreachable: the block returns or raises")
 
-    async def is_unled(self, stream: str, durable: str) -> bool:
-        from router_trio.nats.jetstream.standby import is_unled
+    async def lead_state(self, stream: str, durable: str) -> LeadState:
+        from router_trio.nats.jetstream.standby import lead_state
 
-        return await is_unled(self._lookups, stream, durable)
+        return await lead_state(self._lookups, stream, durable)
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         return await self._lookups.find_streams(subject)

@@ -14,7 +14,7 @@ from math import inf
 from typing import Any
 
 from router_trio.errors import SourceError, reasons
-from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState, Progress, StoredAt
+from router_trio.link import LEAD_ENDS_AFTER, ConsumerSpec, ConsumerState, LeadState, Progress, StoredAt
 from router_trio.protocol import ack_reply
 from router_trio.protocol.advisories import MAX_DELIVERIES
 from router_trio.protocol.framing import RawMessage, delivered_size
@@ -237,10 +237,12 @@ class Consumer:
             self._again.rotate(-1)  # its next redelivery goes behind all others
         return held
 
-    def is_unled(self, now: float) -> bool:
-        """Return True if it has messages, no client has the lead, and it is not paused."""
+    def lead_state(self, now: float) -> LeadState:
+        """Return whether it has a leader, or is paused."""
         state = self.state_at(now)
-        return max(self._lead_until, self.paused_until) <= now and bool(state.undelivered or state.unacked)
+        if state.paused is not None:
+            return LeadState(unled=False, paused=state.paused)
+        return LeadState(unled=self._lead_until <= now and bool(state.undelivered or state.unacked))
 
     def drop_pin(self, pin: str | None, now: float) -> None:
         """Release the lead if this pin has it."""

@@ -21,6 +21,7 @@ from router_trio.link import (
     Deliver,
     DeliverShared,
     Group,
+    LeadState,
     Learn,
     LinkListener,
     Newest,
@@ -249,8 +250,8 @@ class FakeLink:
                 with contextlib.suppress(SourceError):
                     learn(consumer.stream_created, await self.check_consumer(spec, None, oldest=True))
 
-    async def is_unled(self, stream: str, durable: str) -> bool:
-        return await self.look_up(lambda now: self._network.server.is_unled(stream, durable, now))
+    async def lead_state(self, stream: str, durable: str) -> LeadState:
+        return await self.look_up(lambda now: self._network.server.lead_state(stream, durable, now))
 
     async def find_streams(self, subject: str) -> Sequence[str]:
         return await self.look_up(lambda _: self._network.server.streams_of(subject))

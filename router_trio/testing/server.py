@@ -17,6 +17,7 @@ from router_trio.link import (
     ConsumerSpec,
     ConsumerState,
     CopiedUpTo,
+    LeadState,
     Newest,
     PartitionedSpec,
     PartitionedStream,
@@ -299,16 +300,16 @@ class Server:
         if consumer is not None:
             consumer.drop_pin(spec.pin, now)
 
-    def is_unled(self, stream: str, durable: str, now: float) -> bool | SourceError:
-        """Return what `link.Link.is_unled` does, or the error."""
+    def lead_state(self, stream: str, durable: str, now: float) -> LeadState | SourceError:
+        """Return what `link.Link.lead_state` does, or the error."""
         if (denied := self.may_not_ask(f"$JS.API.CONSUMER.INFO.{stream}.{durable}")) is not None:
             return denied
         consumer = self.consumers.get((stream, durable))
         if consumer is None:
-            return True
+            return LeadState(unled=True)
         if not consumer.has_leader(now):
             return SourceError(f"the durable {durable!r} has no leader, which alone answers", reason=reasons.TIMEOUT)
-        return consumer.is_unled(now)
+        return consumer.lead_state(now)
 
     def check_consumer(
         self, spec: ConsumerSpec, opened: Consumer | None, now: float, *, oldest: bool = False

@@ -290,7 +290,7 @@ async def test_a_consumer_is_unled_while_it_has_messages_and_no_client_has_its_l
     await peer.add_stream("ORDERS", ["orders.>"])
 
     async def is_unled() -> bool:
-        return await link.is_unled(STANDBY.stream, STANDBY.durable)
+        return (await link.lead_state(STANDBY.stream, STANDBY.durable)).unled
 
     async with link_of(peer) as link:
         assert await is_unled(), "there is no such consumer"
@@ -299,8 +299,12 @@ async def test_a_consumer_is_unled_while_it_has_messages_and_no_client_has_its_l
         await peer.publish("orders.new", b"1")
         assert await is_unled()
         await peer.pause_consumer(STANDBY.stream, STANDBY.durable, 60.0)
-        assert not await is_unled(), "it is paused"
+        paused = await link.lead_state(STANDBY.stream, STANDBY.durable)
+        assert not paused.unled, "it has no leader because it is paused"
+        assert paused.paused is not None
+        assert "paused on the server" in paused.paused
         await peer.pause_consumer(STANDBY.stream, STANDBY.durable, 0.0)
+        assert (await link.lead_state(STANDBY.stream, STANDBY.durable)).paused is None
         consumer.close()
         pin = await link.take_the_lead(STANDBY, ignore)
         assert not await is_unled()
@@ -341,5 +345,5 @@ async def test_a_lead_that_may_not_be_looked_up_is_not_known(peer: Peer) -> None
     await peer.deny_publish(f"$JS.API.CONSUMER.INFO.{STANDBY.stream}.{STANDBY.durable}")
     async with link_of(peer) as link:
         with pytest.raises(SourceError) as caught:
-            await link.is_unled(STANDBY.stream, STANDBY.durable)
+            await link.lead_state(STANDBY.stream, STANDBY.durable)
         assert caught.value.reason == "permission_denied"

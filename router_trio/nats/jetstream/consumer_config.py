@@ -133,10 +133,15 @@ def paused(info: ConsumerInfo) -> str:
     return f"{text}, not by `router-trio pause`; resume it"
 
 
+def pause_of(stream: str, durable: str, info: ConsumerInfo) -> str | None:
+    """Describe until when a durable is paused; None if it is not."""
+    return f"the durable {durable!r} of stream {stream!r} {paused(info)}" if info.paused else None
+
+
 def state_of(spec: ConsumerSpec, info: ConsumerInfo) -> ConsumerState:
     """Return the state of a durable, from the server's answer."""
     return ConsumerState(
-        paused=f"the durable {spec.durable!r} of stream {spec.stream!r} {paused(info)}" if info.paused else None,
+        paused=pause_of(spec.stream, spec.durable, info),
         cut_off=None if info.group.trouble is None else cut_off("durable", spec.durable, info.group.trouble),
         unacked=info.num_ack_pending,
         max_ack_pending=info.config.max_ack_pending,

@@ -24,10 +24,10 @@ import trio
 
 from router_trio.errors import LinkError, SourceError, codes, reasons
 from router_trio.errors.quotes import excerpt
-from router_trio.link import IDLE_HEARTBEAT, STATE_FOR, ConsumerSpec, ConsumerState, StoredAt
+from router_trio.link import IDLE_HEARTBEAT, STATE_FOR, ConsumerSpec, ConsumerState, LeadState, StoredAt
 from router_trio.nats.info import ServerInfo
 from router_trio.nats.jetstream.api import NOT_FOUND, Api, ApiError, ConsumerInfo, consumer_info
-from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, WRONG_PIN, compare, state_of
+from router_trio.nats.jetstream.consumer_config import LEAD_GROUP, WRONG_PIN, compare, pause_of, state_of
 from router_trio.nats.jetstream.consumers import FoundConsumer, Subscribe
 from router_trio.nats.jetstream.oldest import OldestMessage
 from router_trio.nats.jetstream.streams import Lookups, lookup_error
@@ -88,15 +88,17 @@ def check_version(info: ServerInfo) -> None:
         raise SourceError(f"{detail}; upgrade it, or remove standby", reason=reasons.SERVER_TOO_OLD)
 
 
-async def is_unled(lookups: Lookups, stream: str, durable: str) -> bool:
-    """Return what `link.Link.is_unled` does. Raises `SourceError` and `LinkError`."""
+async def lead_state(lookups: Lookups, stream: str, durable: str) -> LeadState:
+    """Return what `link.Link.lead_state` does. Raises `SourceError` and `LinkError`."""
     try:
         info = await lookups.ask(f"CONSUMER.INFO.{stream}.{durable}", b"", consumer_info)
     except ApiError as error:
         if error.error_code == codes.CONSUMER_NOT_FOUND:
-            return True
+            return LeadState(unled=True)
         raise lookup_error(error) from error
-    return not (info.pinned_at or info.paused) and bool(info.num_pending or info.num_ack_pending)
+    if info.paused:
+        return LeadState(unled=False, paused=pause_of(stream, durable, info))
+    return LeadState(unled=not info.pinned_at and bool(info.num_pending or info.num_ack_pending))
 
 
 async def wait_for_pin(

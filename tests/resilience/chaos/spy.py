@@ -225,7 +225,7 @@ class _Eyes:
         self.count_subjects = link.count_subjects
         self.count_schedules = link.count_schedules
         self.members = link.members
-        self.is_unled = link.is_unled
+        self.lead_state = link.lead_state
 
     @property
     def server(self) -> str:

@@ -339,12 +339,13 @@ class PartitionedSource(KeptSource[PartsKeeper]):
             if number is not None:
                 await self._look_for_leader(number, link, stream, names[number])
             self._report_unled()
+            self._show()
             await trio.sleep(self._unled.pause(len(others), len(membership.members)))
 
     async def _look_for_leader(self, number: int, link: Link, stream: str, durable: str) -> None:
         membership = self._membership
         try:
-            is_unled = await link.is_unled(stream, durable)
+            state = await link.lead_state(stream, durable)
         except SourceError as error:
             self._unled.not_known(number)
             if error.reason == reasons.PERMISSION_DENIED:
@@ -353,7 +354,10 @@ class PartitionedSource(KeptSource[PartsKeeper]):
         now = trio.current_time()
         if number not in membership.of_others:
             return
-        if not is_unled:
+        if state.paused is not None:
+            self._unled.is_paused(number, state.paused, now)
+            return
+        if not state.unled:
             if self._unled.led(number, now):
                 self._go_by(membership.led_elsewhere(number, now))
             return
@@ -496,7 +500,10 @@ class PartitionedSource(KeptSource[PartsKeeper]):
     # --- what pages show ---
 
     def _show(self) -> None:
-        """Enter the state of the route: it runs if it has joined, and each partition of its share runs."""
+        """Enter the state of the route: it runs if it has joined, and each partition of its share runs.
+
+        A partition whose durable is paused can't be led by any process: it counts whichever member owns it.
+        """
         if self._nursery is None:
             return
         trouble = next((text for _, text in self._failing.values() if text), None)
@@ -510,6 +517,10 @@ class PartitionedSource(KeptSource[PartsKeeper]):
                 if status.state in (FAILED, PAUSED) and self._membership.phase(number) is not ELSEWHERE:
                     self.state.enter(status.state, f"partition {number}: {status.reason or status.state}")
                     return
+            if self._unled.paused is not None:
+                number, until = self._unled.paused
+                self.state.enter(PAUSED, f"partition {number}: {until}")
+                return
             self.state.enter(RUNNING)
 
     @property

@@ -85,6 +85,10 @@ class Unled:
         """Partitions that have a leader or need none, with the time since when, as far as lookups have shown."""
         self._in_a_row: dict[int, tuple[int, float]] = {}
         """How often a partition was unled in a row, with the last time."""
+        self._paused: dict[int, str] = {}
+        """Partitions whose durables are paused, as far as lookups have shown, each with a text that says until when."""
+        self._paused_at = -inf
+        """When the first of these was looked up last."""
         self._turns: deque[int] = deque()
         """The partitions of others, in the order in which they are looked up."""
 
@@ -93,15 +97,28 @@ class Unled:
         """The partitions that are unled, in order."""
         return sorted(number for number, one in self._suspected.items() if one.stand_in_at < inf)
 
+    @property
+    def paused(self) -> tuple[int, str] | None:
+        """A partition whose durable is paused, with a text that says until when; None if there is none.
+
+        No process leads it, whichever member owns it, and none stands in: messages wait there until it is resumed.
+        """
+        return next(iter(self._paused.items()), None)
+
     def next_look(self, of_others: Set[int], now: float) -> int | None:
         """Return the partition to look up now, of those of others; None if there are none. Forget all else."""
         for number in self._suspected.keys() - of_others:
             del self._suspected[number]
         for number in self._led_since.keys() - of_others:
             del self._led_since[number]
+        for number in self._paused.keys() - of_others:
+            del self._paused[number]
         for number, one in self._suspected.items():
             if now >= one.look_at:
                 return number
+        if self._paused and now >= self._paused_at + LOOK_AGAIN_AFTER:
+            self._paused_at = now
+            return next(iter(self._paused))
         # Those that this process has just given up come first.
         new = sorted(of_others - set(self._turns))
         self._random.shuffle(new)
@@ -123,7 +140,21 @@ class Unled:
     def led(self, number: int, now: float) -> bool:
         """Record that a partition has a leader, or needs none. Return True if that is certainly another process."""
         self._suspected.pop(number, None)
+        self._not_paused(number)
         return now > self._led_since.setdefault(number, now) + NOT_OWN_AFTER
+
+    def is_paused(self, number: int, until: str, now: float) -> None:
+        """Record that the durable of a partition is paused, with a text that says until when."""
+        if not self._paused:
+            self._paused_at = now
+        self._suspected.pop(number, None)
+        self._led_since.pop(number, None)
+        self._paused[number] = until
+
+    def _not_paused(self, number: int) -> None:
+        """Record that a partition is not paused. If it was, the others probably are no longer, and are looked up."""
+        if number in self._paused:
+            self._paused.clear()
 
     def not_known(self, number: int) -> None:
         """Record that a lookup has failed, which proves nothing."""
@@ -136,6 +167,7 @@ class Unled:
         Returns None if it is not time for that.
         """
         self._led_since.pop(number, None)
+        self._not_paused(number)
         one = self._suspected.get(number)
         if one is None:
             one = self._suspected[number] = _Suspicion(now, now)
@@ -156,3 +188,4 @@ class Unled:
         """Forget what lookups have shown: their link is lost."""
         self._suspected.clear()
         self._led_since.clear()
+        self._paused.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from router_trio import Message
 from router_trio.errors import ConfigurationError
 from router_trio.events import Level
 from router_trio.link import Announced, Group
-from router_trio.states import Partitions, RouteState
+from router_trio.states import PAUSED, RUNNING, Partitions, RouteState
 from router_trio.telemetry.http.status import readiness
 from router_trio.testing import FakeBroker
 from tests.support.eventually import eventually
@@ -362,6 +362,64 @@ async def test_without_the_permission_to_look_leads_up_no_process_stands_in(auto
         await trio.sleep(60)
         assert not one.watch.of("ROUTE_PARTITIONS_UNLED")
         assert not routed(broker, 200)()
+
+
+def pause(broker: FakeBroker, seconds: float, numbers: Iterable[int] = range(PARTITIONS)) -> None:
+    for number in numbers:
+        broker.trouble.pause_consumer("ORDERS-router", f"router-{number}", seconds)
+
+
+def ready(w: World) -> bool:
+    return readiness(w.live, trio.current_time())[0] == 200
+
+
+@pytest.mark.parametrize("members", ["forged", "other processes"])
+async def test_a_process_without_a_share_is_not_ready_while_the_partitions_are_paused(
+    members: str, autojump_clock: MockClock
+) -> None:
+    broker = group_broker()
+    async with processes(broker, 1):
+        publish(broker, 100)
+        await eventually(routed(broker, 100))
+    if members == "forged":
+        await announce(broker, *(f"{number:016x}" for number in range(40 * PARTITIONS)))
+    pause(broker, 600)
+    publish(broker, 100, first=100)
+    async with processes(broker, 1 if members == "forged" else PARTITIONS + 1) as worlds:
+        for _ in range(80):
+            await trio.sleep(0.1)
+            assert not any(w.route.state == RUNNING for w in worlds)
+        without = [w for w in worlds if not any(owner == shown(w.route).member for owner in shown(w.route).owners)]
+        assert without
+        for _ in range(20):
+            await trio.sleep(6)
+            assert [(w.route.state, "is paused" in str(w.route.reason)) for w in worlds] == [(PAUSED, True)] * len(
+                worlds
+            )
+        assert routed(broker, 100)()
+        pause(broker, 0)
+        await eventually(lambda: all(w.route.state == RUNNING for w in worlds), 8)
+        await eventually(routed(broker, 200), 30)
+        await eventually(lambda: all(ready(w) for w in worlds))
+
+
+async def test_a_partition_that_stays_paused_when_others_are_resumed_is_reported_by_each_process(
+    autojump_clock: MockClock,
+) -> None:
+    broker = group_broker()
+    async with processes(broker, 2) as both:
+        publish(broker, 100)
+        await eventually(routed(broker, 100))
+        pause(broker, 600)
+        await eventually(lambda: all(w.route.state == PAUSED for w in both), 8)
+        pause(broker, 0, range(PARTITIONS - 1))
+        await trio.sleep(20)
+        for w in both:
+            assert w.route.state == PAUSED
+            assert str(w.route.reason).startswith(f"partition {PARTITIONS - 1}: ")
+        assert not any(w.watch.of("ROUTE_PARTITIONS_UNLED") for w in both)
+        pause(broker, 0)
+        await eventually(lambda: all(ready(w) for w in both), 8)
 
 
 async def test_max_in_flight_is_that_of_all_partitions(autojump_clock: MockClock) -> None:

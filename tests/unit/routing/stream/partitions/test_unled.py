@@ -132,6 +132,51 @@ def test_a_partition_that_is_not_of_others_any_more_is_forgotten() -> None:
     assert unled.pause(0, 1) == LOOK_EVERY
 
 
+def test_one_paused_partition_is_looked_up_often_and_the_others_in_turn() -> None:
+    unled = Unled(Random(1))
+    others = frozenset(range(20))
+    for number in (7, 3, 5):
+        unled.is_paused(number, "until noon", 0.0)
+    assert unled.paused == (7, "until noon")
+    looked = [unled.next_look(others, float(now)) for now in range(1, 31)]
+    assert looked.count(7) >= 30 / LOOK_AGAIN_AFTER
+    assert {*others} == {*looked}
+    assert unled.paused == (7, "until noon")
+
+
+@pytest.mark.parametrize("resumed", ["led", "unled"])
+def test_a_partition_that_is_resumed_shows_that_others_may_be(resumed: str) -> None:
+    unled = Unled(Random(1))
+    for number in (7, 3):
+        unled.is_paused(number, "until noon", 0.0)
+    unled.led(2, 1.0)
+    unled.not_known(7)
+    assert unled.paused is not None, "neither another partition nor a failed lookup shows anything"
+    if resumed == "led":
+        unled.led(7, 3.0)
+    else:
+        unled.not_led(7, 3.0)
+    assert unled.paused is None
+
+
+def test_a_paused_partition_is_not_unled_and_shows_no_leader() -> None:
+    unled = Unled(Random(1))
+    unled.led(3, 0.0)
+    unled.not_led(4, 0.0)
+    unled.is_paused(3, "until noon", 5.0)
+    unled.is_paused(4, "until noon", 5.0)
+    unled.next_look(frozenset({3, 4}), 6.0)
+    assert unled.not_led(4, UNLED_FOR) is None
+    assert unled.partitions == []
+    assert not unled.led(3, 6.0 + NOT_OWN_AFTER), "it counts from the end of the pause"
+    unled.is_paused(3, "until noon", 20.0)
+    unled.next_look(frozenset({4}), 21.0)
+    assert unled.paused is None, "it is of this process now"
+    unled.is_paused(4, "until noon", 22.0)
+    unled.forget()
+    assert unled.paused is None
+
+
 @pytest.mark.parametrize("members", [2, 10, 100, 1000, 4096])
 @pytest.mark.parametrize("partitions", [1, 16, 256, 1024])
 def test_lookups_are_bounded_and_each_partition_is_looked_up_in_time(partitions: int, members: int) -> None:
