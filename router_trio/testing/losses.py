@@ -31,7 +31,8 @@ class Losses:
     """Loses or delays the next actions of a kind. `poll` runs delayed actions."""
 
     def __init__(self) -> None:
-        self._left: dict[str, int] = {}
+        self.left: dict[str, int] = {}
+        """How many actions of each kind are still to be delayed or lost."""
         self._late: dict[str, float] = {}
         self._waiting: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
@@ -42,20 +43,20 @@ class Losses:
         """Delay the next `times` actions by `late` seconds, or lose them. Raises `ValueError` for an unknown kind."""
         if kind not in (*KINDS, ADVISORY):
             raise ValueError(f"unknown kind {kind!r}; the kinds are {', '.join((*KINDS, ADVISORY))}")
-        self._left[kind] = times
+        self.left[kind] = times
         self._late[kind] = late
 
     def clear(self) -> None:
         """Lose and delay nothing more; actions that are already delayed stay delayed."""
-        self._left.clear()
+        self.left.clear()
 
     def apply(self, kind: str, now: float, action: Callable[[], object]) -> None:
         """Run `action` now, later or never."""
-        left = self._left.get(kind, 0)
+        left = self.left.get(kind, 0)
         if not left:
             action()
             return
-        self._left[kind] = left - 1
+        self.left[kind] = left - 1
         self.schedule(now + self._late[kind], action)
 
     def schedule(self, due: float, action: Callable[[], object]) -> None:

@@ -89,6 +89,7 @@ class World(Watch):
         self._stored: set[int] = set()
         self._in_sink: list[Copy] = []
         self._holds_until = -inf
+        self._losses_left: dict[str, int] = {}
         self.paused_since: float = inf
         """When the durables of all partitions were paused; infinite if they are not."""
 
@@ -321,6 +322,7 @@ class World(Watch):
                     if process.live is not None:
                         self._check_ledgers(process)
             self._check_pause()
+            self._note_losses()
             missing = self._missing()
             busy = frozenset(one.partition for one in self.history.published if one.number in missing)
             self.history.looks.append(Look(trio.current_time(), led, busy, moved=bool(self._moves), apart=apart))
@@ -337,6 +339,14 @@ class World(Watch):
         waits = acts and routes and trio.current_time() - began > PAUSE_SEEN_WITHIN and self._missing()
         if waits and all(route.state == RUNNING for route in routes):
             self.broken("paused", f"all durables are paused, and each of {len(routes)} processes is ready")
+
+    def _note_losses(self) -> None:
+        """Record what was lost or delayed since the last look: its consequences begin then, and not with the step."""
+        left = dict(self.broker._server.losses.left)
+        for kind, before in self._losses_left.items():
+            if left.get(kind, 0) < before and kind in steps.NOTICED_WITHIN:
+                self.changed(f"{kind} lost or late", steps.NOTICED_WITHIN[kind])
+        self._losses_left = left
 
     async def _keep_time(self) -> None:
         """Let the server do what is due even if no process has a link that wakes up."""

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from router_trio.routing.dead_letters import DeadLetters
 
 ANNOUNCE_EVERY = 1.5
-"""Seconds between two announcements: three may be lost before a process counts as gone."""
+"""Seconds between two announcements: two in a row may be lost before a process counts as gone."""
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the members."""
@@ -256,16 +256,20 @@ class PartitionedSource(KeptSource[PartsKeeper]):
     # --- members ---
 
     async def _announce(self, members: Members) -> None:
-        """Announce this process until the source is closed."""
-        while not self.closed:
-            try:
-                pace = self._membership.pace
-                await members.announce(Announced(self._router, gethostname(), self._has_lead), MEMBER_GONE_AFTER * pace)
-            except SourceError as error:
-                self._request_failed(ANNOUNCE, error)
-            else:
-                self._request_succeeded(ANNOUNCE)
-            await trio.sleep(ANNOUNCE_EVERY * self._membership.pace)
+        """Announce this process until the source is closed. No announcement waits for the answer to the one before."""
+        async with trio.open_nursery() as nursery:
+            while not self.closed:
+                nursery.start_soon(self._announce_once, members)
+                await trio.sleep(ANNOUNCE_EVERY * self._membership.pace)
+
+    async def _announce_once(self, members: Members) -> None:
+        announced = Announced(self._router, gethostname(), self._has_lead)
+        try:
+            await members.announce(announced, MEMBER_GONE_AFTER * self._membership.pace)
+        except SourceError as error:
+            self._request_failed(ANNOUNCE, error)
+        else:
+            self._request_succeeded(ANNOUNCE)
 
     async def _follow(self, members: Members, tried: Latch) -> None:
         """Look at the members, and go by them, until the source is closed or has failed."""

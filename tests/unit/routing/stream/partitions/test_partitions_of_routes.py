@@ -364,6 +364,20 @@ async def test_without_the_permission_to_look_leads_up_no_process_stands_in(auto
         assert not routed(broker, 200)()
 
 
+@pytest.mark.parametrize("lost", [4, 6], ids=["two of each", "three of each"])
+async def test_two_announcements_in_a_row_may_be_lost(lost: int, autojump_clock: MockClock) -> None:
+    """The answer that does not come is waited for, and the next announcement is not late for that."""
+    broker = group_broker()
+    async with processes(broker, 2) as both:
+        await eventually(lambda: all(len(shown(w.route).led) == PARTITIONS // 2 for w in both), 10)
+        before = [w.watch.count("ROUTE_MEMBERS_CHANGED") for w in both]
+        broker.trouble.lose("announce", lost)
+        await trio.sleep(12)
+        changed = [w.watch.count("ROUTE_MEMBERS_CHANGED") for w in both] != before
+        assert changed == (lost > 4)
+        assert all(len(shown(w.route).led) == PARTITIONS // 2 for w in both)
+
+
 def pause(broker: FakeBroker, seconds: float, numbers: Iterable[int] = range(PARTITIONS)) -> None:
     for number in numbers:
         broker.trouble.pause_consumer("ORDERS-router", f"router-{number}", seconds)
