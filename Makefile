@@ -179,8 +179,11 @@ coverage: $(READY)  ## How much of the code the tests run; fails below the bound
 SEEDS ?= 1000
 FIRST ?= 0
 
-simulate: $(READY)  ## The whole router under SEEDS=1000 drawn schedules of faults, from FIRST=0 on
-	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
+KINDS ?= routes partitions delays buckets two-way-buckets
+simulate: $(KINDS:%=simulate-%)  ## Whole routers under SEEDS=1000 drawn schedules of faults, from FIRST=0 on; KINDS=routes for some
+
+simulate-%: $(READY)
+	$(BIN)/python -m tests.simulation --kind $* --seeds $(SEEDS) --first $(FIRST)
 
 drill: $(READY)  ## Ten incidents as the person on call sees them: alerts, commands of the runbooks, causes
 	$(BIN)/python -m tests.drill $(INCIDENTS)

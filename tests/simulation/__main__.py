@@ -6,13 +6,15 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import Pool
 from os import cpu_count
 from typing import Any
 
+from tests.simulation import buckets, delays
 from tests.simulation.faults import FAULTS, NOT_YET
 from tests.simulation.marks import Marks, Place, report
 from tests.simulation.partitions import run as of_partitions
@@ -52,21 +54,38 @@ def main() -> int:
     return _replay(given.seed, kind, given.trace, not given.no_shrink)
 
 
+HISTORIES: Mapping[str, Callable[[int], Outcome[Any]]] = {
+    "delays": delays.simulate,
+    "buckets": partial(buckets.simulate, both=False),
+    "two-way-buckets": partial(buckets.simulate, both=True),
+}
+"""Kinds that draw each step when they come to it: without a schedule, there is nothing to shrink, and nothing to count
+of what was drawn.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The kind of world: one router with several routes, or several routers that share the partitions of one."""
+    """The kind of world: one router with several routes, or several routers that share the partitions of one.
+
+    Or one of `HISTORIES`.
+    """
 
     name: str
     also: frozenset[str] = frozenset()
 
     def simulate(self, seed: int, schedule: Any = None, *, keep: bool = False) -> Outcome[Any]:
         """Execute a seed, or a schedule of that seed."""
+        if self.name in HISTORIES:
+            return HISTORIES[self.name](seed)
         if self.name == "partitions":
             return of_partitions.simulate(seed, schedule, keep=keep)
         return simulate(seed, schedule, also=self.also, keep=keep)
 
     def shrink(self, outcome: Outcome[Any], notify: Callable[[str], None]) -> Outcome[Any]:
-        """Return an outcome of the same kind with a smaller schedule."""
+        """Return an outcome of the same kind with a smaller schedule, if it has one."""
+        if self.name in HISTORIES:
+            return outcome
         return (of_partitions.shrink if self.name == "partitions" else shrink)(outcome, notify)
 
     def command(self, seed: int) -> str:
@@ -75,7 +94,7 @@ class Kind:
         return command(seed, self.also) + kind
 
 
-KINDS = {name: Kind(name) for name in ("routes", "partitions")}
+KINDS = {name: Kind(name) for name in ("routes", "partitions", *HISTORIES)}
 
 
 def command(seed: int, also: frozenset[str] = frozenset()) -> str:
@@ -121,6 +140,7 @@ class _Piece:
 
 
 def _run_many(seeds: range, kind: Kind, twice: bool) -> int:
+    print(f"{kind.name}: seeds {seeds[0]} to {seeds[-1]}", flush=True)
     began = time.perf_counter()
     marks = Marks()
     drawn: Counter[str] = Counter()
@@ -137,6 +157,8 @@ def _run_many(seeds: range, kind: Kind, twice: bool) -> int:
             print(f"seed {seed}: BROKEN {detail[0]}: {detail[1][:400]}\n  {kind.command(seed)}", flush=True)
     took = time.perf_counter() - began
     print(f"{len(seeds)} seeds, {broken} broken, {len(seeds) / took:.1f} a second; {seconds / 3600:.1f} virtual hours")
+    if kind.name in HISTORIES:
+        return 1 if broken else 0
     faults = [*FAULTS, *(name for name in OF_PARTITIONS if name not in FAULTS)]
     print("seeds with each fault:", ", ".join(f"{name} {drawn[name]}" for name in faults if drawn[name]))
     print("events:", ", ".join(f"{code} {count}" for code, count in sorted(codes.items())))
@@ -147,7 +169,12 @@ def _run_many(seeds: range, kind: Kind, twice: bool) -> int:
 def _outcomes(seeds: range, kind: Kind, twice: bool, marks: Marks) -> Iterator[tuple[Outcome[Any], bool]]:
     each = max(MARKED, len(seeds) // MOST_MARKED)
     pieces = [
-        _Piece(seeds[start : start + AT_A_TIME], kind, twice, start % (AT_A_TIME * each) == 0)
+        _Piece(
+            seeds[start : start + AT_A_TIME],
+            kind,
+            twice,
+            kind.name not in HISTORIES and start % (AT_A_TIME * each) == 0,
+        )
         for start in range(0, len(seeds), AT_A_TIME)
     ]
     with Pool(cpu_count()) as pool:

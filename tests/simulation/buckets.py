@@ -1,13 +1,11 @@
 """Drawn histories of two KV buckets: puts, deletes and purges, lost links, killed routers, and clocks that differ.
 
-After quiet both buckets have the same newest value of each key, or none. `python -m tests.simulation.buckets SEED` runs
-one history and prints its steps.
+After quiet both buckets have the same newest value of each key, or none.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -16,11 +14,10 @@ import trio.testing
 
 from router_trio import Live, Router, Settings
 from router_trio.connection.platform import Platform
-from router_trio.errors import RouterError
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
 from tests.simulation.machines import Machines
-from tests.support.scheduling import deterministic
+from tests.simulation.run import Outcome, Story, run_history
 
 KEYS = ("a", "b.c", "b.d")
 STEPS = 40
@@ -177,23 +174,7 @@ class History:
             return False  # no durable yet
 
 
-def failures(seeds: Sequence[int], *, both: bool) -> Iterator[tuple[int, History, BaseException]]:
-    """Run the histories of these seeds, and yield each that fails."""
-    for seed in seeds:
-        history = History(seed, both=both)
-        try:
-            with deterministic(f"buckets {seed} {both}"):
-                trio.run(history.run, clock=trio.testing.MockClock(autojump_threshold=0))
-        except (AssertionError, RouterError, BaseExceptionGroup) as error:
-            yield seed, history, error
-
-
-if __name__ == "__main__":
-    first, count, way = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "both"
-    broken = 0
-    for seed, history, error in failures(range(first, first + count), both=way):
-        broken += 1
-        print(seed, repr(error))
-        if count == 1:
-            print("\n".join(history.steps))
-    print(f"{count} histories, {broken} failed")
+def simulate(seed: int, *, both: bool) -> Outcome[Story]:
+    """Execute the history of a seed."""
+    history = History(seed, both=both)
+    return run_history(seed, history.run, history.steps, f"buckets {seed} {both}")

@@ -1,15 +1,13 @@
 """Drawn histories of delayed copies and scheduled retries: lost links and answers, elections, killed routers.
 
 No copy and no attempt is early, none is lost, none is there twice, and each schedule was published or still waits.
-`python -m tests.simulation.delays FIRST COUNT` runs histories, and prints the steps of a single one.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +20,6 @@ import trio.testing
 from router_trio import Live, Message, Retry, Router, Settings
 from router_trio.connection.platform import Platform
 from router_trio.connection.waiting_schedules import COUNT_EVERY
-from router_trio.errors import RouterError
 from router_trio.events import Event, RouteScheduleLost
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.testing import FakeBroker
@@ -30,7 +27,7 @@ from router_trio.testing.frames import Publish
 from router_trio.testing.streams import EPOCH, Stream
 from tests.simulation import sums
 from tests.simulation.machines import Machines
-from tests.support.scheduling import deterministic
+from tests.simulation.run import Outcome, Story, run_history
 
 if TYPE_CHECKING:
     from router_trio.router.options import RetryOptions
@@ -387,23 +384,9 @@ def _is_patient(one: Sent, stored: Sequence[float]) -> bool:
     return True
 
 
-def failures(seeds: Sequence[int]) -> Iterator[tuple[int, History, BaseException]]:
-    """Run the histories of these seeds, and yield each that fails."""
-    for seed in seeds:
-        history = History(seed)
-        try:
-            with deterministic(f"delays {seed}"):
-                trio.run(history.run, clock=trio.testing.MockClock(autojump_threshold=0))
-        except (AssertionError, RouterError, BaseExceptionGroup) as error:
-            yield seed, history, error
-
-
-if __name__ == "__main__":
-    first, count = int(sys.argv[1]), int(sys.argv[2])
-    broken = 0
-    for seed, history, error in failures(range(first, first + count)):
-        broken += 1
-        print(seed, repr(error))
-        if count == 1:
-            print("\n".join([*map(str, history.plans), *history.steps]))
-    print(f"{count} histories, {broken} failed")
+def simulate(seed: int) -> Outcome[Story]:
+    """Execute the history of a seed."""
+    history = History(seed)
+    outcome = run_history(seed, history.run, history.steps, f"delays {seed}")
+    outcome.schedule.lines[:0] = map(str, history.plans)
+    return outcome

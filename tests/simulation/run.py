@@ -6,7 +6,8 @@ import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from types import FrameType
 from typing import Generic, Protocol, TypeVar
 
@@ -14,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.simulation.draw import draw
-from tests.simulation.schedule import Schedule
+from tests.simulation.schedule import Schedule, Step
 from tests.simulation.simulation import Simulation
 from tests.simulation.trace import Trace
 from tests.support.scheduling import deterministic
@@ -67,10 +68,11 @@ def executed(
     judged: Judged,
     trace: Trace,
     instruments: Sequence[trio.abc.Instrument] = (),
+    order: str | None = None,
 ) -> Outcome[S]:
-    """Execute `run` in a Trio run of its own, and return its outcome."""
+    """Execute `run` in a Trio run of its own, and return its outcome. `order` draws the order of its tasks."""
     clock = MockClock(autojump_threshold=0)
-    with deterministic(f"scheduler {seed}"), _bounded(judged.wrong):
+    with deterministic(order or f"scheduler {seed}"), _bounded(judged.wrong):
         try:
             trio.run(run, clock=clock, instruments=instruments)
         except Exception as error:
@@ -83,6 +85,34 @@ def executed(
         codes=dict(judged.codes),
         virtual_seconds=clock.current_time(),
     )
+
+
+@dataclass(slots=True)
+class Story:
+    """The steps of a history, which draws each when it comes to it, in place of a schedule."""
+
+    seed: int
+    lines: list[str]
+    steps: tuple[Step, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([f"seed {self.seed}:", *self.lines])
+
+
+@dataclass(slots=True)
+class _Fault:
+    """The judgement of a history, which ends with an error if a promise is broken."""
+
+    wrong: list[tuple[str, str]] = field(default_factory=list)
+    codes: Counter[str] = field(default_factory=Counter)
+
+
+def run_history(seed: int, run: Callable[[], Awaitable[None]], steps: Sequence[str], order: str) -> Outcome[Story]:
+    """Execute a history, which adds its `steps`, and return its outcome."""
+    trace = Trace(keep=True)
+    outcome = executed(seed, Story(seed, []), run, _Fault(), trace, order=order)
+    outcome.schedule.lines += steps
+    return replace(outcome, digest=blake2b("\n".join(steps).encode(), digest_size=16).hexdigest())
 
 
 def _describe(error: BaseException) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.buckets import failures
+from tests.simulation.__main__ import KINDS, story
 
 SEEDS = 8
 NIGHTLY = 1_000
 
 
 def assert_equal_in_the_end(seeds: range, *, both: bool) -> None:
-    for seed, history, error in failures(seeds, both=both):
-        steps = "\n".join(history.steps)
-        raise AssertionError(f"seed {seed}:\n{steps}") from error
+    kind = KINDS["two-way-buckets" if both else "buckets"]
+    for seed in seeds:
+        outcome = kind.simulate(seed)
+        assert not outcome.wrong, f"{kind.command(seed)}\n{story(outcome)}"
 
 
 @pytest.mark.timeout(120)

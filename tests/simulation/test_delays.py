@@ -12,16 +12,17 @@ from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.retries import origin
 from router_trio.routing.stream.retries.schedules import Report, RetrySchedules
 from router_trio.states import DestinationState
-from tests.simulation.delays import failures
+from tests.simulation.__main__ import KINDS, story
+from tests.simulation.delays import simulate
 
 SEEDS = 20
 NIGHTLY = 2_000
 
 
 def assert_kept(seeds: range) -> None:
-    for seed, history, error in failures(seeds):
-        steps = "\n".join([*map(str, history.plans), *history.steps])
-        raise AssertionError(f"python -m tests.simulation.delays {seed} 1\n{steps}") from error
+    for seed in seeds:
+        outcome = simulate(seed)
+        assert not outcome.wrong, f"{KINDS['delays'].command(seed)}\n{story(outcome)}"
 
 
 @pytest.mark.timeout(120)
@@ -72,5 +73,4 @@ def test_a_faulty_router_is_found(
     found: str, break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_it(monkeypatch)
-    errors = (repr(error) for _, _, error in failures(range(SEEDS)))
-    assert any(found in error for error in errors)
+    assert any(found in detail for seed in range(SEEDS) for _, detail in simulate(seed).wrong)

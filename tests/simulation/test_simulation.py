@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.simulation.__main__ import command, story
+from tests.simulation.__main__ import KINDS, command, story
 from tests.simulation.draw import draw
 from tests.simulation.faults import FAULTS, NOT_YET
 from tests.simulation.handlers import ASYNC, MAKE
@@ -64,6 +66,15 @@ def test_every_fault_and_handler_is_drawn_by_some_seed() -> None:
     assert faults == FAULTS.keys() - NOT_YET.keys()
     assert {plan.handler for schedule in drawn for plan in schedule.routes} >= MAKE.keys() - NOT_YET.keys()
     assert {plan.handler for schedule in drawn for plan in schedule.routes if plan.loop == "asyncio"} == {*ASYNC}
+
+
+def test_many_seeds_of_each_kind_are_run_by_one_target_and_named(capfd: pytest.CaptureFixture[str]) -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    found = re.search(r"^KINDS \?= (.*)$", makefile, re.MULTILINE)
+    assert found is not None
+    assert found[1].split() == [*KINDS], "a kind that the nightly run does not draw"
+    subprocess.run([sys.executable, "-m", "tests.simulation", "--kind", "buckets", "--seeds", "2", "--first", "7"])
+    assert capfd.readouterr().out.startswith("buckets: seeds 7 to 8\n2 seeds, 0 broken, ")
 
 
 @pytest.mark.nightly
