@@ -329,16 +329,21 @@ class World(Watch):
             self.trace.add(f"led: {led}")
 
     def _check_pause(self) -> None:
-        """Check that some process is not ready while messages wait that are paused: the one whose partitions have them.
+        """Check that no process is ready while messages wait that are paused, whichever partitions it leads, if any.
 
         One that starts or reconnects during a pause has to look first.
         """
-        began = max([self.paused_since, *(one.linked_at for one in self._living)])
-        routes = [route for one in self._living if one.live is not None for route in one.live.routes]
-        acts = len(routes) == len(self._living) and not any(one.is_suspended for one in self._living)
-        waits = acts and routes and trio.current_time() - began > PAUSE_SEEN_WITHIN and self._missing()
-        if waits and all(route.state == RUNNING for route in routes):
-            self.broken("paused", f"all durables are paused, and each of {len(routes)} processes is ready")
+        now = trio.current_time()
+        if now - self.paused_since <= PAUSE_SEEN_WITHIN or not self._missing():
+            return
+        noticed = now - PAUSE_SEEN_WITHIN - 2 * self.schedule.liveness
+        hindered = {one.process for one in self.history.spells if one.ended > noticed}
+        for process in self._living:
+            sees = process.number not in hindered and None not in hindered and not process.is_suspended
+            if process.live is None or not sees or now - process.linked_at <= PAUSE_SEEN_WITHIN:
+                continue
+            if any(route.state == RUNNING for route in process.live.routes):
+                self.broken("paused", f"all durables are paused, and process {process.number} is ready")
 
     def _note_losses(self) -> None:
         """Record what was lost or delayed since the last look: its consequences begin then, and not with the step."""
