@@ -51,6 +51,7 @@ class StreamCursor:
         "_unsettled",
         "failures",
         "found_by_message",
+        "missed_to",
         "stream_created",
         "streams_before",
     )
@@ -61,6 +62,8 @@ class StreamCursor:
         """True if a message showed that the stream was replaced: `stream_created` may be that of the one before."""
         self.streams_before: int = 0
         """The number of earlier incarnations of the stream that were replaced."""
+        self.missed_to: int = 0
+        """The number of the last delivery that was not received here: of those behind it, none is missing."""
         self.failures: FailedMessages = FailedMessages()
         # The times of messages, by sequence.
         self._unsettled: dict[int, bytes] = {}
@@ -103,7 +106,7 @@ class StreamCursor:
 
     def renumber(self) -> None:
         """Expect the first delivery of a consumer that counts from 1 again."""
-        self._next_delivery = 1
+        self._next_delivery, self.missed_to = 1, 0
 
     def lacks(self, deliveries: int) -> bool:
         """Return True if the last of the consumer's `deliveries` were not received here."""
@@ -298,6 +301,7 @@ class StreamCursor:
     def _count(self, deliveries: int, now: float, within: float) -> bool:
         """Return True if all `deliveries` so far were received here, or the consumer is new."""
         complete = deliveries in (0, self._next_delivery - 1)
+        self.missed_to = min(self.missed_to, deliveries) if complete else deliveries
         if not complete:
             self._doubt, self._doubt_until = self.start, max(self._doubt_until, now + within)
             self._suspect(deliveries)

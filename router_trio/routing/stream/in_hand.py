@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from math import inf
 from typing import Protocol
 
 from router_trio.outbox.operation import Operation
@@ -65,8 +64,6 @@ class StreamInHand(InHand[StreamDelivery]):
         """The number of messages in `count` by earlier generations of the route, which sent them."""
         self.owner: HandOwner
         """The generation of the route that has these messages now: see `go_by`."""
-        self.redelivered_at: float = -inf
-        """The time when a message was last received that had been delivered before."""
         self.reset: tuple[int, int] | None = None
         """The sequences that a reset consumer would have delivered next, and continues with; None if not reset."""
 
@@ -216,8 +213,6 @@ class StreamInHand(InHand[StreamDelivery]):
         if delivery.number <= cursor.deliveries and cursor.was_renumbered(delivery.number - 1):
             self.consumer_was_reset(sequence)
         others, now = self.others, delivery.received_at
-        if delivery.deliveries > 1:
-            self.redelivered_at = now
         missing = cursor.missing_before(delivery.number)
         if missing:
             others.missed(missing, now)

@@ -353,7 +353,7 @@ class StreamSource(KeptSource[StreamKeeper]):
         if consumer.went_back is not None or consumer.stream_created != hand.cursor.stream_created:
             hand.stream_replaced(consumer.stream_created)
             self._reset_sequences()
-        self._delivery_limit.opened(consumer.progress)
+        self._delivery_limit.opened(consumer)
         # A durable that replaces it must not start at the beginning of the stream.
         hand.cursor.begin_behind(consumer.progress.passed)
         if not consumer.progress.deliveries:
@@ -411,6 +411,7 @@ class StreamSource(KeptSource[StreamKeeper]):
     def _report_lifted(self, limits: Sequence[str]) -> None:
         """Log limits that the link has removed from the durable."""
         spec = self._spec
+        self._delivery_limit.lifted(limits)
         self._emit(
             ConsumerLimitsRemoved(
                 at=trio.current_time(),

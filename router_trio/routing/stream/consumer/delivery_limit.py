@@ -5,15 +5,15 @@ the limit of a durable when it opens it. So messages reach it before that, while
 may not change it, when no process has them in hand at their last delivery.
 
 `num_redelivered` of the durable still counts each of them. So more redelivered messages than unacked ones prove that
-there are some, even if no advisory was received. While the limit is a single delivery, the server counts none of them.
-Which messages these are is found in three ways:
+there are some, even if no advisory was received: see `conclude`. While the limit is a single delivery, the server
+counts none of them. Which messages these are is found in three ways:
 
 - A work queue deletes what is acked. What it still has up to the ack floor was never acked.
 - This process awaits the message, and the server has nothing unacked that is not in hand here.
 - In a stream that keeps acked messages, terminating a message reduces that number only if it is one of them. This is
   tried with messages behind the ack floor, with those that were delivered before this process opened the durable, and
-  with those that advisories have named: only while everything unacked is in hand here and none of it was redelivered,
-  so that nothing else reduces the number. A message is terminated before its dead letter is stored, so the number of
+  with those that advisories have named: only while everything unacked is in hand here and was delivered once, so that
+  nothing else reduces the number. A message is terminated before its dead letter is stored, so the number of
   messages is logged first: if the process ends in between, that line and the stream are all that is left.
 
 The other messages are logged: `router-trio audit` compares the stream with the copies. Messages are looked for after a
@@ -23,16 +23,18 @@ second check, since acks may have been on their way at the first.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
 from router_trio.errors import SourceError, reasons
-from router_trio.link import ConsumerState, Progress, PullConsumer
+from router_trio.link import ConsumerState, PullConsumer
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.stream.cursor import StreamCursor
+from router_trio.routing.stream.delivery import StreamDelivery
 
 MOST_AT_A_TIME: Final = 64
 """Maximum number of messages that are fetched or tried after one check."""
@@ -48,6 +50,48 @@ APART: Final = 2.0
 
 MOST_NAMED: Final = 256
 """Maximum number of messages that advisories have named and that were not tried yet. Others are only counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts of a durable at the server, and of what this process had in hand before and after it asked for them.
+
+    `redelivered` and `unacked` are the server's counts. `in_hand` counts messages that were delivered here and not
+    answered, and `once` those of them that are known to have been delivered once. `alone`: no other process uses the
+    durable. `limited`: it has a limit of deliveries, or had one.
+    """
+
+    redelivered: int
+    unacked: int
+    in_hand: int = 0
+    once: int = 0
+    alone: bool = True
+    limited: bool = False
+
+
+class Conclusion(NamedTuple):
+    """The conclusion from `Counts`: at least `given_up` messages have reached the limit.
+
+    `all_here`: everything unacked is in hand here. `exact`: nothing but the messages at the limit can be redelivered,
+    so `given_up` is their number.
+    """
+
+    given_up: int
+    all_here: bool
+    exact: bool
+
+
+def conclude(counts: Counts) -> Conclusion:
+    """Return what the counts prove. Pure.
+
+    A redelivered message is either at the limit or unacked. Which of the unacked ones were redelivered is known only of
+    those in hand, and counts only where a limit is known: messages without a limit are never given up.
+    """
+    consistent = counts.alone and counts.in_hand <= counts.unacked  # otherwise another client has settled some of them
+    all_here = consistent and counts.in_hand == counts.unacked
+    may_come_again = counts.unacked - (counts.once if consistent and counts.limited else 0)
+    given_up = max(0, counts.redelivered - may_come_again)
+    return Conclusion(given_up, all_here, counts.limited and all_here and not may_come_again)
 
 
 def never_acked(state: ConsumerState) -> range:
@@ -85,13 +129,21 @@ class DeliveryLimit:
         self._before = 0
         self._reported = 0
         self._not_before = -inf
+        self._limited = False
+        """True if the durable has a limit, or had one."""
 
-    def opened(self, progress: Progress) -> None:
-        """Note which messages may have reached the limit before the durable was opened."""
-        cursor = self._cursor()
+    def opened(self, consumer: PullConsumer) -> None:
+        """Note whether the durable has a limit, and which messages may have reached it before this."""
+        cursor, progress = self._cursor(), consumer.progress
+        was_limited = self._limited and progress.deliveries > 0  # else it is a new one
+        self._limited = was_limited or consumer.limits.max_deliver > 0
         if self._tried_in is not cursor:
             self._tried_in, self._tried_to, self._delivered_before = cursor, progress.floor, 0
         self._delivered_before = max(self._delivered_before, progress.delivered)
+
+    def lifted(self, limits: Sequence[str]) -> None:
+        """Note that limits were removed from the durable: see `PullConsumer.lifted`."""
+        self._limited |= any(limit.startswith("max_deliver") for limit in limits)
 
     def named(self, sequence: int) -> None:
         """Try a message, since an advisory names it."""
@@ -102,22 +154,29 @@ class DeliveryLimit:
         """Return True if messages that are not redelivered may have reached the limit. `state` is that of now."""
         return bool(state.given_up or state.lifted or self._before)
 
-    def may_exist(self, state: ConsumerState) -> bool:
-        """Return True if there may be messages at the limit, and their dead letters can be stored."""
-        return state.redelivered > 0 and self._may_take()
+    def may_become_letters(self, state: ConsumerState) -> bool:
+        """Return True if messages have reached the limit, and their dead letters can be stored."""
+        return state.given_up > 0 and self._may_take()
 
     async def look(
-        self, consumer: PullConsumer, state: ConsumerState, awaited: Collection[int], *, exact: bool
+        self,
+        consumer: PullConsumer,
+        state: ConsumerState,
+        held: Sequence[StreamDelivery],
+        in_hand: Collection[int],
+        *,
+        alone: bool,
     ) -> None:
         """Look for messages that reached the limit, if a check of the durable shows that there are some.
 
-        `awaited`: messages that were delivered here, are not settled, and are neither in hand nor unacked at the
-        server. `exact`: everything unacked is in hand here, and none of it was redelivered. Raises `LinkError` if the
-        link dies. Blocks for some seconds at most.
+        `held` were in hand before that check and still are, `in_hand` are the sequences of all that are now. `alone`:
+        see `Counts`. Raises `LinkError` if the link dies. Blocks for some seconds at most.
         """
         if state.cut_off is not None:
             return  # the server may report an old state
-        given_up = state.redelivered if exact else state.given_up
+        self._limited |= state.given_up > 0
+        given_up, all_here, exact = conclude(self._count(state, held, alone=alone))
+        awaited = self._cursor().unsettled_without(in_hand) if all_here and state.redelivered else ()
         before, self._before = self._before, given_up
         proven = min(before, given_up)
         if not state.redelivered:
@@ -133,6 +192,15 @@ class DeliveryLimit:
                     self._not_before = trio.current_time() + DENIED_FOR
         if proven and not taken:
             self._log(proven, state)
+
+    def _count(self, state: ConsumerState, held: Sequence[StreamDelivery], *, alone: bool) -> Counts:
+        cursor = self._cursor()
+        dead = cursor.failures.given_up  # the server may not have them any more
+        here = [one for one in held if one.sequence not in dead] if state.redelivered else []
+        once = 0
+        if self._limited and not cursor.lacks(state.deliveries):
+            once = sum(one.number > cursor.missed_to and one.deliveries == 1 for one in here)
+        return Counts(state.redelivered, state.unacked, len(here), once, alone, self._limited)
 
     async def _take_all(
         self, consumer: PullConsumer, state: ConsumerState, awaited: Collection[int], proven: int, *, exact: bool

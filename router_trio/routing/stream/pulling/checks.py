@@ -17,7 +17,6 @@ from router_trio.errors import SourceError, reasons
 from router_trio.link import STATE_FOR, ConsumerState, PullConsumer
 from router_trio.routing.stream.consumer.delivery_limit import DeliveryLimit
 from router_trio.routing.stream.consumer.standstill import Look, Unmoved, standstill, unexplained
-from router_trio.routing.stream.delivery import StreamDelivery
 from router_trio.routing.stream.in_hand import StreamInHand
 from router_trio.routing.stream.pulling.payloads import Payloads
 
@@ -30,9 +29,6 @@ CHECKS_A_SECOND = 10
 A check takes almost a millisecond of the processor. What only a check shows is noticed that much later: that a consumer
 was paused or edited, or delivers nothing new. A deletion and a silent consumer are noticed without it.
 """
-
-ACKED_WITHIN = 2.0
-"""Seconds until the server has processed the ack of a message."""
 
 SHARED_CHECK_EVERY = 1.0
 """Seconds between two checks of a durable that other processes use as well.
@@ -200,7 +196,7 @@ class ConsumerChecks:
                     if deliveries <= cursor.deliveries and deliveries and 2 * state.deliveries <= deliveries:
                         self._pending.consumer_was_reset(state.passed + 1)
                     cursor.learn(state.passed, state.delivered, state.deliveries)
-                    if self.shared or not (state.given_up and self._delivery_limit.may_exist(state)):
+                    if self.shared or not self._delivery_limit.may_become_letters(state):
                         self._await_none_up_to(state.passed)
                         cursor.forget_up_to(state.passed, self._pending.open)
                     if state.cut_off is None:  # else the server may report an old state
@@ -210,7 +206,9 @@ class ConsumerChecks:
                     if self.shared or cursor.lacks(state.deliveries):
                         pause = self._shared_pause
                 self._compare(state)
-                await self._look_for_given_up(consumer, state, held)
+                in_hand = self._pending.open
+                held = [one for one in held if in_hand.get(one.sequence) is one]
+                await self._delivery_limit.look(consumer, state, held, in_hand, alone=not self.shared)
                 again = self._payloads.confirm(doubtful)
                 if again:
                     if not await consumer.again(again):
@@ -232,20 +230,6 @@ class ConsumerChecks:
         if settled:
             self._never_come(settled)
             self._changed()
-
-    async def _look_for_given_up(
-        self, consumer: PullConsumer, state: ConsumerState, held: Sequence[StreamDelivery]
-    ) -> None:
-        """Look for messages at a limit of deliveries. `held` were in hand before the check that returned `state`."""
-        pending, limit = self._pending, self._delivery_limit
-        in_hand = pending.open
-        # Other processes may have messages that are awaited here, or unacked.
-        only_here = not self.shared and state.unacked <= sum(in_hand.get(one.sequence) is one for one in held)
-        exact = only_here and trio.current_time() >= pending.redelivered_at + ACKED_WITHIN
-        if exact and limit.may_exist(state):
-            exact = all(one.deliveries == 1 for one in in_hand.values())
-        awaited = pending.cursor.unsettled_without(in_hand) if only_here and limit.may_exist(state) else ()
-        await limit.look(consumer, state, awaited, exact=exact)
 
     async def _until_needed(self, *, may_ask: bool) -> None:
         """Wait until a check is requested, or is the only way to learn something.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,14 +13,43 @@ from trio.testing import MockClock
 from router_trio.link import ConsumerSpec, ConsumerState, Limits
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.stream.consumer.delivery_limit import never_acked
+from router_trio.routing.stream.consumer.delivery_limit import Conclusion, Counts, conclude, never_acked
 from router_trio.testing import FakeBroker
 from router_trio.testing.subscriptions import FakePullConsumer
 from tests.support.eventually import eventually
-from tests.support.world import another_link, fill, handled, one_broker, stream, to, world
+from tests.support.world import another_link, fill, handled, one_broker, stream, to, two_brokers, world
 from tests.unit.routing.stream.test_reported_causes import advise
 
 ROUTE = stream("IN", "out.x", dead_letter={"subject": "dead.x"})
+COUNTS = (
+    # Of `redelivered` and `unacked` messages at the server, `in_hand` are here, and `once` of them were delivered once.
+    # alone, limited | redelivered, unacked, in_hand, once | given_up, all_here, exact
+    #
+    # A durable that never had a limit: only what is not even unacked is given up.
+    ((True, False), (0, 0, 0, 0), (0, True, False)),
+    ((True, False), (1, 1, 1, 0), (0, True, False)),  # a message in hand is tried again
+    ((True, False), (1, 5, 5, 4), (0, True, False)),  # among others
+    ((True, False), (1, 5, 5, 5), (0, True, False)),  # which was delivered once, as far as this process knows
+    ((True, False), (1, 1, 0, 0), (0, False, False)),  # a message waits for its next attempt
+    ((True, False), (3, 1, 1, 0), (2, True, False)),  # the server gave up two: it had a limit
+    # It has a limit, or had one: what is in hand and was delivered once is not among the redelivered.
+    ((True, True), (0, 0, 0, 0), (0, True, True)),
+    ((True, True), (3, 0, 0, 0), (3, True, True)),
+    ((True, True), (3, 5, 5, 5), (3, True, True)),
+    ((True, True), (3, 5, 5, 3), (1, True, False)),  # two in hand may be among the three
+    ((True, True), (2, 5, 5, 3), (0, True, False)),
+    ((True, True), (1, 1, 1, 0), (0, True, False)),
+    ((True, True), (3, 7, 5, 5), (1, False, False)),  # two were received or answered meanwhile, or are awaited
+    ((True, True), (1, 7, 5, 5), (0, False, False)),
+    ((True, True), (3, 4, 5, 5), (0, False, False)),  # another client has settled one that is in hand
+    # Other processes have messages as well, which may have been delivered more than once.
+    ((False, True), (3, 5, 5, 5), (0, False, False)),
+    ((False, True), (6, 5, 5, 5), (1, False, False)),
+    ((False, False), (6, 5, 5, 5), (1, False, False)),
+    ((False, False), (5, 5, 5, 5), (0, False, False)),
+)
+"""Counts of a durable, and the conclusion from them: `alone` and `limited`, the counts, the conclusion."""
+
 LIMITED = ConsumerSpec("IN", "router", (), ack_wait=1.0, max_deliver=2, max_ack_pending=1000)
 
 
@@ -40,6 +70,18 @@ async def use_up(broker: FakeBroker, *acked: int) -> None:
             for raw in received:
                 if raw[1] and int(raw[1].split(b".")[5]) in acked:
                     link.ack([raw[1]])
+        await link.fence()
+
+
+async def add_limited(broker: FakeBroker) -> None:
+    """Create the durable with a limit, which the router removes, and have its first message acked."""
+    fill(broker, 1)
+    async with another_link(broker) as link:
+        received: list[RawMessage] = []
+        consumer = await link.open_consumer(replace(LIMITED, ack_wait=30.0), received.extend)
+        consumer.pull(1, 2.0)
+        await eventually(lambda: bool(received))
+        link.ack([received[0][1]])
         await link.fence()
 
 
@@ -65,6 +107,26 @@ def test_where_everything_that_a_work_queue_has_was_never_acked() -> None:
     assert never_acked(state(passed=4, unacked=1)) == range(1, 5)
     assert state(redelivered=3, unacked=1).given_up == 2
     assert state(redelivered=1, unacked=3).given_up == 0
+
+
+@pytest.mark.parametrize(("known", "counts", "concluded"), COUNTS)
+def test_each_row_of_counts_has_its_conclusion(
+    known: tuple[bool, bool], counts: tuple[int, int, int, int], concluded: tuple[int, bool, bool]
+) -> None:
+    alone, limited = known
+    assert conclude(Counts(*counts, alone=alone, limited=limited)) == Conclusion(*concluded)
+
+
+def test_more_is_concluded_only_where_a_limit_is_known_and_never_more_than_was_redelivered() -> None:
+    few = range(4)
+    for redelivered, unacked, in_hand, once in product(few, few, few, few):
+        for alone in (False, True):
+            without = conclude(Counts(redelivered, unacked, in_hand, min(once, in_hand), alone, limited=False))
+            limited = conclude(Counts(redelivered, unacked, in_hand, min(once, in_hand), alone, limited=True))
+            assert without.given_up == max(0, redelivered - unacked) <= limited.given_up <= redelivered
+            assert not without.exact
+            assert limited.exact <= limited.all_here
+            assert not limited.exact or limited.given_up == redelivered
 
 
 async def test_the_only_message_at_the_limit_becomes_a_dead_letter(autojump_clock: MockClock) -> None:
@@ -300,3 +362,107 @@ async def test_nothing_is_tried_while_a_redelivered_message_is_in_hand(
         release.set()
         await eventually(lambda: w.route.dead_lettered == 3, 60)
         assert w.route_ledger() == (5, 0, {"dead_lettered": 3, "routed": 1, "returned": 1})
+
+
+async def second_attempt_lasts(message: Message) -> Message:
+    """Fail at the first delivery, and take long at the second."""
+    if message.deliveries % 2:
+        raise ValueError("not yet")
+    await trio.sleep(11)
+    return message.replace(subject="out.x")
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("letters", [{}, {"dead_letter": {"subject": "dead.x"}}])
+async def test_a_message_that_is_tried_again_is_not_taken_for_one_at_the_limit(
+    autojump_clock: MockClock, letters: dict[str, Any], limited: bool
+) -> None:
+    brokers = broker_with_dead()
+    if limited:
+        await add_limited(brokers["main"])
+    retry = {"initial": "1s", "max": "1s"}
+    route = {"stream": "IN", "durable": "router", "retry": retry, "concurrency": 4, **letters}
+    handler = handled(second_attempt_lasts, to=to("out.x", jetstream=True), **route)
+    async with world(handlers=[handler], brokers=brokers) as w:
+        fill(w.broker, 2, subjects="ab")
+        await eventually(lambda: w.route.settled["routed"] == 4, 120)
+        assert w.route.failed["handler_error"] == 4
+        assert bool(w.watch.of("ROUTE_CONSUMER_LIMITS_REMOVED")) is limited
+        assert not w.watch.of("ROUTE_DELIVERY_LIMIT_REACHED")
+
+
+async def test_messages_that_wait_for_a_destination_at_their_second_delivery_are_not_at_the_limit(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = two_brokers()
+    async with world([stream("IN", to("out.x", "edge", jetstream=True), connection="main")], brokers=brokers) as w:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish_for, w.broker, 30)
+            await trio.sleep(5)
+            brokers["edge"].deny_publish("out.>")
+            await trio.sleep(0.15)
+            brokers["edge"].allow_publish("out.>")
+            brokers["edge"].trouble.lose("puback", 1_000_000)  # what is sent again is in hand until the server is away
+            await trio.sleep(2)
+            await w.lose("edge")
+            brokers["edge"].trouble.lose("puback", 0)
+            assert w.broker._server.consumers["IN", "router"].state_at(trio.current_time()).redelivered
+            await trio.sleep(10)
+            await w.find("edge")
+        await eventually(lambda: w.route.settled["routed"] == 3_000, 60)
+        assert not w.watch.of("ROUTE_DELIVERY_LIMIT_REACHED")
+
+
+async def publish_for(broker: FakeBroker, seconds: int) -> None:
+    """Publish 100 messages a second."""
+    for tenth in range(10 * seconds):
+        fill(broker, 10, first=10 * tenth)
+        await trio.sleep(0.1)
+
+
+async def test_a_redelivery_that_was_lost_with_a_link_is_not_taken_for_a_message_at_the_limit(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = one_broker()
+    await add_limited(brokers["main"])
+    release = trio.Event()
+
+    async def wait(message: Message) -> Message:
+        await release.wait()
+        return message.replace(subject="out.x")
+
+    handler = handled(wait, to=to("out.x", jetstream=True), stream="IN", durable="router")
+    async with world(handlers=[handler], brokers=brokers) as w:
+        fill(w.broker, 3)
+        await eventually(lambda: w.route.in_hand == 3)
+        assert w.watch.of("ROUTE_CONSUMER_LIMITS_REMOVED")
+        w.broker.trouble.redeliver_by_hand("IN", "router", 1)
+        await w.lose()
+        await w.find()
+        await trio.sleep(20)
+        fill(w.broker, 1, first=3)
+        await trio.sleep(20)
+        release.set()
+        await eventually(lambda: w.route.settled["routed"] == 4, 60)
+        assert not w.watch.of("ROUTE_DELIVERY_LIMIT_REACHED")
+
+
+async def test_messages_in_hand_that_were_delivered_once_do_not_hide_those_at_the_limit(
+    autojump_clock: MockClock,
+) -> None:
+    brokers = one_broker()
+    fill(brokers["main"], 3)
+    await use_up(brokers["main"])
+    release = trio.Event()
+
+    async def wait(message: Message) -> Message:
+        await release.wait()
+        return message.replace(subject="out.x")
+
+    handler = handled(wait, to=to("out.x", jetstream=True), stream="IN", durable="router")
+    async with world(handlers=[handler], brokers=brokers) as w:
+        fill(w.broker, 8, first=3)
+        event = await w.watch.until("ROUTE_DELIVERY_LIMIT_REACHED", within=60)
+        assert (event.count, w.route.in_hand) == (3, 8)
+        release.set()
+        await eventually(lambda: w.route.settled["routed"] == 8)
