@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from sys import intern
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -263,10 +264,10 @@ class Run:
         self._builder.forget_connection(connection)
 
     def run_generation(self, generation: ConnectionGeneration | RouteGeneration) -> None:
-        """Run one more generation."""
+        """Run one more generation, in the context of the program."""
         assert self._nursery is not None
         name = intern(f"{type(generation).__module__}.{type(generation).__qualname__}.run")
-        self._nursery.start_soon(generation.run, name=name)
+        self.runtime.context.run(partial(self._nursery.start_soon, generation.run, name=name))
 
     def remember_connection(self, connection: Connection) -> None:
         """Keep the counts of a removed connection."""

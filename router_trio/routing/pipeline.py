@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -415,12 +416,12 @@ class Routing:
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
         if self._hidden:
             message = message.replace(subject=message.subject[self._hidden :])
-        scopes = scopes_of_task()
+        scopes, context = scopes_of_task(), copy_context()
         try:
-            answer = begin(handler, message)
+            answer = begin(handler, message, context)
             if isinstance(answer, Blocked):
-                return self._finish(answer, message, delivery, scopes)
-            answers = answers_of(answer)
+                return self._finish(answer, message, delivery, scopes, context)
+            answers = context.run(answers_of, answer)
         except BaseException as error:
             if left_open(scopes):
                 return self.scope_left_open(scopes, error, delivery)
@@ -433,13 +434,15 @@ class Routing:
         delivery.done()
         return None
 
-    async def _finish(self, blocked: Blocked, message: Message, delivery: Delivery, scopes: Any) -> None:
+    async def _finish(
+        self, blocked: Blocked, message: Message, delivery: Delivery, scopes: Any, context: Context
+    ) -> None:
         """Wait for the handler, and send its answers."""
         state = self.state
         state.handler_begins(trio.current_time())
         try:
             try:
-                answers = await finished(blocked, scopes)
+                answers = await finished(blocked, scopes, context)
             finally:
                 state.handler_returns(trio.current_time())
                 self.turn.begin()

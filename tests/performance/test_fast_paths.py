@@ -7,6 +7,7 @@ that a test here fails, delete the fast path. The comment at the fast path names
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from time import thread_time_ns
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from router_trio.outbox.operation import Operation
 from router_trio.routing.content.routing import ContentRouting
 from router_trio.routing.core.handler_batch import HandlerBatch
 from router_trio.routing.delivery import Delivery
-from router_trio.routing.handlers.calls import HandlerCalls, begin
+from router_trio.routing.handlers.calls import OVER, HandlerCalls, begin
 from router_trio.routing.handlers.messages import as_messages
 from router_trio.routing.stream.cursor import StreamCursor
 from router_trio.routing.stream.deliveries import Deliveries
@@ -246,7 +247,8 @@ async def test_answers_with_only_a_new_payload() -> None:
 
     def one_by_one() -> None:
         for one, message in messages:
-            slow._answered(begin(shout, message), message, slow._delivery(one))
+            context = copy_context()
+            slow._answered(begin(shout, message, context), message, slow._delivery(one), context)
 
     assert saved(lambda: fast.handle_each(HandlerCalls(shout, messages)), one_by_one) >= 195  # 244
 
@@ -260,12 +262,13 @@ async def test_calls_one_after_another() -> None:
         return message
 
     def one_after_another() -> None:
-        for _ in HandlerCalls(echo, messages).steps:
+        steps = HandlerCalls(echo, messages).steps
+        while copy_context().run(next, steps, OVER) is not OVER:
             pass
 
     def one_by_one() -> None:
         for _, message in messages:
-            begin(echo, message)
+            begin(echo, message, copy_context())
 
     times: dict[Callable[[], None], list[int]] = {one_after_another: [], one_by_one: []}
     for _ in range(50):

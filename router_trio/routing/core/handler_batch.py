@@ -8,6 +8,7 @@ like a single message, after the answers collected before it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from contextvars import Context, copy_context
 from typing import Any
 
 import trio
@@ -19,7 +20,7 @@ from router_trio.outbox.operation import FrameOwners, Owner
 from router_trio.protocol import framing, headers
 from router_trio.routing.delivery import BatchDelivery, Delivery
 from router_trio.routing.handlers.answers import answers_of
-from router_trio.routing.handlers.calls import Blocked, Handler, HandlerCalls, Pair, begin, finished
+from router_trio.routing.handlers.calls import OVER, Blocked, Handler, HandlerCalls, Pair, begin, finished
 from router_trio.routing.handlers.errors import raise_if_signal
 from router_trio.routing.handlers.messages import as_message
 from router_trio.routing.handlers.scopes import scopes_of_task
@@ -57,15 +58,19 @@ class HandlerBatch:
         """
         only = self._only
         keep = self._frames[0].append
-        call = calls.call
+        call, steps = calls.call, calls.steps
         clock, until = self._turn.clock, self._turn.until
         task, scopes, empty = self._task, self._scopes, headers.EMPTY
         self.between_calls = False
-        for step in calls.steps:
+        while True:
+            context = copy_context()
+            step = context.run(next, steps, OVER)
             if step is not call:
+                if step is OVER:
+                    return None
                 self.offer_kept()
                 raw, message = call[0]
-                return self._blocked(calls.blocked(step), message, self._delivery(raw))
+                return self._blocked(calls.blocked(step, context), message, self._delivery(raw), context)
             (raw, message), answer, error = call
             if error is not None:
                 call[2] = None
@@ -96,11 +101,10 @@ class HandlerBatch:
                     return self._let_turn()
                 except RouterError:
                     pass  # refused: counted below, as for a single message
-            if (left_open := self._answered(answer, message, self._delivery(raw))) is not None:
+            if (left_open := self._answered(answer, message, self._delivery(raw), context)) is not None:
                 return left_open
             if clock() >= until:
                 return self._let_turn()
-        return None
 
     def let_turn(self) -> Awaitable[None] | None:
         """Return what to await before the next message, if the turn is over."""
@@ -118,15 +122,15 @@ class HandlerBatch:
         self.routing.begin_trace(delivery)
         if not self._takes(delivery):
             return None
-        message = as_message(raw, self.routing.plan.connection)
+        message, context = as_message(raw, self.routing.plan.connection), copy_context()
         try:
-            answer = begin(self._handler, message)
+            answer = begin(self._handler, message, context)
         except BaseException as error:
             return self._failed_at_once(error, delivery)
         if isinstance(answer, Blocked):
             self.offer_kept()
-            return self._blocked(answer, message, delivery)
-        return self._answered(answer, message, delivery)
+            return self._blocked(answer, message, delivery, context)
+        return self._answered(answer, message, delivery, context)
 
     def wants(self, pair: Pair) -> bool:
         """Return True if the route accepts a message, else settle it. Called just before the handler is."""
@@ -142,11 +146,11 @@ class HandlerBatch:
     def _delivery(self, raw: framing.RawMessage) -> Delivery:
         return Delivery(self.routing.state, raw, self._received_at)
 
-    async def _blocked(self, blocked: Awaitable[Any], message: Message, delivery: Delivery) -> None:
+    async def _blocked(self, blocked: Awaitable[Any], message: Message, delivery: Delivery, context: Context) -> None:
         state = self.routing.state
         state.handler_begins(trio.current_time())
         try:
-            answers = await finished(blocked, self._scopes)
+            answers = await finished(blocked, self._scopes, context)
         except BaseException as error:
             await self.routing.handler_raised(error, delivery)
             delivery.done()
@@ -156,10 +160,10 @@ class HandlerBatch:
             state.handler_returns(trio.current_time())
             self._turn.begin()
 
-    def _answered(self, answer: Any, message: Message, delivery: Delivery) -> Awaitable[None] | None:
+    def _answered(self, answer: Any, message: Message, delivery: Delivery, context: Context) -> Awaitable[None] | None:
         """Process what a handler returned without blocking. Return what to await if it left a scope open."""
         try:
-            answers = answers_of(answer)
+            answers = context.run(answers_of, answer)
         except BaseException as error:
             return self._failed_at_once(error, delivery)
         if self._task._cancel_status is not self._scopes:

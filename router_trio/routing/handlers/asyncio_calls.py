@@ -36,6 +36,8 @@ class AsyncioCalls:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._token = trio.lowlevel.current_trio_token()
+        self._context = copy_context()
+        """The context in which the loop is asked to begin calls: several begin together, each in its own."""
         self._to_begin: deque[_Call] = deque()
         self._over: deque[_Call] = deque()
         # A flag is set by the side that appends to a queue, after that, and reset by the other side before it looks
@@ -70,7 +72,7 @@ class AsyncioCalls:
         """Let the loop begin the calls. Raises `RuntimeError` if it is closed, at each call."""
         self._begins_soon = True
         try:
-            self.loop.call_soon_threadsafe(self._begin_on_loop)
+            self.loop.call_soon_threadsafe(self._begin_on_loop, context=self._context)
         except RuntimeError:
             self._begins_soon = False
             raise

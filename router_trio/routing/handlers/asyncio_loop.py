@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -37,6 +38,8 @@ class AsyncioLoop:
         self._is_shared = is_shared
         self._left: list[str] = []
         self._nursery: trio.Nursery | None = None
+        self._context: Context = copy_context()
+        """The context in which the loop is opened, and not that of the call which is the first to need it."""
         self._watching: Watching = nullcontext
         self._opening: _Opening | None = None
         self._ends = trio.Event()
@@ -74,7 +77,7 @@ class AsyncioLoop:
             assert self._nursery is not None, "handlers are called while `lasting` is entered"
             if self._opening is None:
                 self._opening = _Opening()
-                self._nursery.start_soon(self._keep_open, self._opening)
+                self._context.run(self._nursery.start_soon, self._keep_open, self._opening)
             opening = self._opening
             await opening.over.wait()
             if opening.error is not None:

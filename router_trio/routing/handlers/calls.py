@@ -3,12 +3,17 @@
 A handler may be `def` or `async def`, and may return a message, several, or None. It may raise anything, even if it is
 not an `Exception`: that fails its message and nothing else. Only a signal that the process received, and the
 cancellation of the calling task, pass through (see `errors.raise_if_ours`).
+
+Each call has a context of its own: context variables that a handler sets are seen by no other call, nor by the router.
+The task that calls it may handle a thousand messages in one turn, so the context of the task is left as it is, and each
+step of a call is run in the context of the call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from inspect import iscoroutinefunction
 from types import CoroutineType, coroutine
@@ -16,6 +21,7 @@ from typing import Any
 
 import outcome
 import trio
+from trio.lowlevel import current_task
 
 from router_trio.message import Message
 from router_trio.protocol.framing import RawMessage
@@ -40,34 +46,39 @@ def is_async(handler: Callable[..., Any]) -> bool:
 
 
 class Blocked:
-    """An async handler that has started and is about to block. Await it once for its answer.
+    """An async handler that has started in `context`, and is about to block. Await it once for its answer.
 
     `answered`: the value that `steps` yields when there is an answer, if it continues after that.
     """
 
-    __slots__ = ("_answered", "_steps", "_wish")
+    __slots__ = ("_answered", "_context", "_steps", "_wish")
 
-    def __init__(self, steps: Any, wish: Any, answered: object = _NOTHING) -> None:
+    def __init__(self, steps: Any, wish: Any, context: Context, answered: object = _NOTHING) -> None:
         self._steps = steps
         self._wish = wish
+        self._context = context
         self._answered = answered
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        # The semantics of `yield from` after the first step (PEP 380).
-        steps, wish = self._steps, self._wish
+        # The semantics of `yield from` after the first step (PEP 380), but each step is run in the call's context.
+        steps, wish, run = self._steps, self._wish, self._context.run
+        task = current_task()
+        own = task.context
         swallowed = 0
         while True:
             try:
                 try:
                     answer = yield wish
                 except BaseException as error:
-                    wish = steps.throw(error)
+                    wish = run(steps.throw, error) if task.context is own else steps.throw(error)
                 else:
-                    wish = steps.send(answer)
+                    # While a thread of the handler has `trio.from_thread.run` call something in this task, Trio gives
+                    # the task the context of that thread.
+                    wish = run(steps.send, answer) if task.context is own else steps.send(answer)
                     # Trio sends the outcome of a wait, which the waiting code unwraps.
                     swallowed = swallowed + 1 if type(answer) is outcome.Error else 0
                     if swallowed > MOST_CANCELLATIONS:
-                        _drop(steps)
+                        run(_drop, steps)
                         raise answer.error
             except StopIteration as done:
                 return done.value
@@ -75,29 +86,36 @@ class Blocked:
                 return wish
 
 
-def begin(handler: Handler, message: Message) -> Any:
-    """Call the handler. Return its answer, for `answers_of`, or `Blocked` if it is async and about to block.
+def begin(handler: Handler, message: Message, context: Context) -> Any:
+    """Call the handler in a context. Return its answer, or `Blocked` if it is async and about to block.
 
-    Most async handlers never block, so a message costs no task switch and no await. The caller counts what the handler
-    raises.
+    Call `answers_of` for the answer in the same context: it may be a generator. Most async handlers never block, so a
+    message costs no task switch and no await. The caller counts what the handler raises.
     """
+    return context.run(_begin, handler, message, context)
+
+
+def _begin(handler: Handler, message: Message, context: Context) -> Any:
     answer = handler(message)
     if type(answer) is CoroutineType:
         try:  # without `__await__`, which would take a quarter of the time of this call
-            return Blocked(answer, answer.send(None))
+            return Blocked(answer, answer.send(None), context)
         except StopIteration as done:
             return done.value
     if not hasattr(answer, "__await__"):
         return answer
     steps = answer.__await__()
     try:
-        return Blocked(steps, next(steps))
+        return Blocked(steps, next(steps), context)
     except StopIteration as done:
         return done.value
 
 
 Pair = tuple[RawMessage, Message]
 """A raw message, and the message for the handler."""
+
+OVER = object()
+"""Stands for the step after the last one. A handler may yield None."""
 
 
 class HandlerCalls:
@@ -115,14 +133,18 @@ class HandlerCalls:
         self.call: list[Any] = [None, None, None]
         """The message (a `Pair`), the answer of the handler, and its error, which the reader has to set to None."""
         self.steps: Iterator[object] = _call_each(handler, messages, self.call)
-        """Each step calls the handler for the next message and yields `call`, or something else if it blocks."""
+        """Each step calls the handler for the next message and yields `call`, or something else if it blocks.
 
-    async def blocked(self, wish: object) -> Any:
+        A step is run in the context for that call: `context.run(next, steps, OVER)`.
+        """
+
+    async def blocked(self, wish: object, context: Context) -> Any:
         """Return the answer of the call that is about to block, for which the latest step yielded `wish`.
 
-        Must be awaited before the next step. Blocks as long as the handler does, and raises what it raises.
+        `context` is that of the step. Must be awaited before the next step. Blocks as long as the handler does, and
+        raises what it raises.
         """
-        await Blocked(self.steps, wish, self.call)
+        await Blocked(self.steps, wish, context, self.call)
         _, answer, error = self.call
         if error is not None:
             self.call[2] = None
@@ -154,15 +176,15 @@ def _drop(steps: Any) -> None:
         steps.close()
 
 
-async def finished(blocked: Awaitable[Any], scopes: Any) -> list[Message]:
-    """Return the answers of a handler that has started. Blocks as long as it does, and raises what it raises.
+async def finished(blocked: Awaitable[Any], scopes: Any, context: Context) -> list[Message]:
+    """Return the answers of a handler that has started in a context. Blocks as long as it does, and raises its errors.
 
     `scopes` are those in which it was called: see `scopes_of_task`. Raises `trio.Cancelled` if the calling task is
     cancelled, even if the handler swallowed that and answered: the message was given up, and its answer must not be
     sent. Raises `ScopeLeftOpenError` if the handler left a scope open, which is closed.
     """
     try:
-        answers = answers_of(await blocked)
+        answers = context.run(answers_of, await blocked)
     except BaseException as error:
         if left_open(scopes):
             left = await close_left_open(scopes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextvars import Context, copy_context
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ class Lifespan:
         self._is_leaving = False
         self.value: Any = None
         """The value that it has yielded, which handlers get as their second parameter."""
+        self.context: Context | None = None
+        """The context in which it has yielded, with the variables that it has set; None until then."""
         self.failed: trio.Event = trio.Event()
         """Set when it has raised, or has ended while the router runs."""
         self.error: LifespanError | None = None
@@ -135,7 +138,7 @@ class Lifespan:
 
     async def _hold_on_trio(self) -> None:
         async with self._manager() as value:
-            self._enter(value)
+            self._enter(value, copy_context())
             await self._ends.wait()
 
     async def _hold_on_loop(self, token: trio.lowlevel.TrioToken) -> None:
@@ -143,11 +146,11 @@ class Lifespan:
 
         self._ends_on_loop = asyncio.Event()
         async with self._manager() as value:
-            token.run_sync_soon(self._enter, value)
+            token.run_sync_soon(self._enter, value, copy_context())
             await self._ends_on_loop.wait()
 
-    def _enter(self, value: Any) -> None:
-        self.value, self._is_entered = value, True
+    def _enter(self, value: Any, context: Context) -> None:
+        self.value, self.context, self._is_entered = value, context, True
         self._tried.set()
 
     def _failure(self, raised: BaseException | None) -> LifespanError | None:

@@ -166,9 +166,9 @@ async def test_calls_that_begin_together_cross_together() -> None:
         crossing = loop.call_soon_threadsafe
         crossing(busy.wait)
 
-        def counted(*arguments: Any) -> Any:
+        def counted(*arguments: Any, **context: Any) -> Any:
             crossings["begin"] += 1
-            return crossing(*arguments)
+            return crossing(*arguments, **context)
 
         patched: Any = loop
         patched.call_soon_threadsafe = counted

@@ -7,6 +7,7 @@ Each fast path names the test that holds it equal to its twin; more tests are in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any, cast
 
 import pytest
@@ -212,8 +213,9 @@ def test_a_changed_payload_is_sent_like_any_other_answer(handler: Handler, messa
 
 
 def answered(handled: HandlerBatch, handler: Handler, state: RouteState, one: RawMessage) -> None:
-    message = as_message(one, "main")
-    handled._answered(begin(handler, message), message, Delivery(state, one, trio.current_time()))
+    message, context = as_message(one, "main"), copy_context()
+    answer = begin(handler, message, context)
+    handled._answered(answer, message, Delivery(state, one, trio.current_time()), context)
 
 
 # --- the frame of a changed payload ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
+from contextvars import copy_context
 from functools import partial
 from types import coroutine
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from router_trio.message import Message
 from router_trio.protocol import headers
 from router_trio.protocol.framing import RawMessage
-from router_trio.routing.handlers.calls import Blocked, Handler, HandlerCalls, begin
+from router_trio.routing.handlers.calls import OVER, Blocked, Handler, HandlerCalls, begin
 
 MESSAGES = [Message(f"in.{number}", b"%d" % number, headers.EMPTY) for number in range(4)]
 
@@ -113,7 +114,7 @@ def driven(blocked: Awaitable[Any]) -> tuple[list[object], Any]:
 def alone(handler: Handler, message: Message) -> object:
     wishes: list[object] = []
     try:
-        answer = begin(handler, message)
+        answer = begin(handler, message, copy_context())
         if isinstance(answer, Blocked):
             wishes, answer = driven(answer)
     except BaseException as error:
@@ -125,13 +126,13 @@ def together(handler: Handler) -> list[object]:
     raws: list[RawMessage] = [(b"in.%d" % number, b"", 0, 0, b"0\r\n\r\n") for number in range(len(MESSAGES))]
     calls = HandlerCalls(handler, zip(raws, MESSAGES, strict=True))
     found: list[object] = []
-    for step in calls.steps:
+    while (step := (context := copy_context()).run(next, calls.steps, OVER)) is not OVER:
         wishes: list[object] = []
         (received, message), answer, error = calls.call
         assert (received, message) == (raws[len(found)], MESSAGES[len(found)])
         if step is not calls.call:
             try:
-                wishes, answer = driven(calls.blocked(step))
+                wishes, answer = driven(calls.blocked(step, context))
             except BaseException as raised:
                 error = raised
         found.append((wishes, answer) if error is None else (type(error), str(error)))
@@ -140,7 +141,7 @@ def together(handler: Handler) -> list[object]:
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_each_call_of_a_batch_behaves_like_a_call_for_a_message_alone(handler: Handler) -> None:
+async def test_each_call_of_a_batch_behaves_like_a_call_for_a_message_alone(handler: Handler) -> None:
     found = together(handler)
     assert len(found) == len(MESSAGES)
     for one, message in zip(found, MESSAGES, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextvars import copy_context
 from functools import wraps
 from itertools import count, repeat
 from pathlib import Path
@@ -36,9 +37,9 @@ OTHER = Message("in.y", b"other")
 
 async def invoke(handler: Handler, message: Message) -> list[Message]:
     """Call a handler as `Routing` does."""
-    scopes = scopes_of_task()
-    answer = begin(handler, message)
-    return await finished(answer, scopes) if isinstance(answer, Blocked) else answers_of(answer)
+    scopes, context = scopes_of_task(), copy_context()
+    answer = begin(handler, message, context)
+    return await finished(answer, scopes, context) if isinstance(answer, Blocked) else answers_of(answer)
 
 
 def generator(message: Message) -> Iterator[Message]:
@@ -84,8 +85,8 @@ async def test_a_handler_that_does_not_block_answers_at_once_and_one_that_blocks
     async def at_once(message: Message) -> Message:
         return message
 
-    assert begin(at_once, MESSAGE) is MESSAGE
-    blocked = begin(asynchronous, MESSAGE)
+    assert begin(at_once, MESSAGE, copy_context()) is MESSAGE
+    blocked = begin(asynchronous, MESSAGE, copy_context())
     assert isinstance(blocked, Blocked)
     assert await blocked is MESSAGE
 
@@ -102,7 +103,7 @@ async def test_a_blocked_handler_can_be_cancelled_where_it_waits() -> None:
         return message
 
     with trio.CancelScope() as scope:
-        blocked = begin(sleeper, MESSAGE)
+        blocked = begin(sleeper, MESSAGE, copy_context())
         assert isinstance(blocked, Blocked)
         scope.cancel()
         await blocked

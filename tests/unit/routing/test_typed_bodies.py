@@ -7,6 +7,7 @@ import json
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
@@ -107,9 +108,9 @@ def taken(handler: Callable[..., Any], payload: Any) -> list[Message]:
     """Call a handler as the router does."""
 
     async def call() -> list[Message]:
-        scopes = scopes_of_task()
-        answer = begin(typed(handler), message(payload))
-        return await finished(answer, scopes) if isinstance(answer, Blocked) else answers_of(answer)
+        scopes, context = scopes_of_task(), copy_context()
+        answer = begin(typed(handler), message(payload), context)
+        return await finished(answer, scopes, context) if isinstance(answer, Blocked) else answers_of(answer)
 
     return trio.run(call)
 
