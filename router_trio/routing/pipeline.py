@@ -416,7 +416,7 @@ class Routing:
         message = as_message(delivery.raw, self.plan.connection, **delivery.origin())
         if self._hidden:
             message = message.replace(subject=message.subject[self._hidden :])
-        scopes, context = scopes_of_task(), copy_context()
+        scopes, context = scopes_of_task(), self.context_of_call(delivery)
         try:
             answer = begin(handler, message, context)
             if isinstance(answer, Blocked):
@@ -433,6 +433,16 @@ class Routing:
             self.answered(answers, message, delivery)
         delivery.done()
         return None
+
+    def context_of_call(self, delivery: Delivery) -> Context:
+        """Return the context for a call of the handler: a copy of this one, with the span of the message if it has one.
+
+        What the program and its lifespan have set is there, since the tasks of routes run in copies of their context.
+        """
+        context, attach = copy_context(), self.tracing.attach
+        if attach is not None:
+            context.run(attach, delivery.raw, delivery.trace)
+        return context
 
     async def _finish(
         self, blocked: Blocked, message: Message, delivery: Delivery, scopes: Any, context: Context

@@ -21,9 +21,16 @@ from router_trio.states import Exemplar
 Attributes = tuple[tuple[str, str], ...]
 """Attributes of a span, by name. Hashable, since sets of attributes are compared."""
 
+SpanIds = tuple[int, int, int]
+"""The trace id, the span id and the flags of a span."""
+
 
 class MessageTrace(Protocol):
     """The spans of one sampled message: a CONSUMER span `process ROUTE` and a PRODUCER span for each destination."""
+
+    @property
+    def process(self) -> SpanIds | None:
+        """The ids of the span `process ROUTE`; None for a message that only a tap follows."""
 
     def send(self, destination: str, connection: str, size: int) -> bytes | None:
         """Begin a span `send DESTINATION` (a template). Returns the `traceparent` value for the outgoing message.
@@ -51,6 +58,10 @@ class MessageTrace(Protocol):
         """Record the fate of the message, and why it failed. Not called after an attempt that is repeated."""
 
 
+Attach = Callable[[RawMessage, MessageTrace | None], None]
+"""Makes the span of a message, or that of its sender, the parent of the spans that are begun in this context."""
+
+
 class Tracing(Protocol):
     """Decides which messages are sampled, and creates their spans."""
 
@@ -59,6 +70,10 @@ class Tracing(Protocol):
 
     active: bool
     """True if messages may be sampled now; read once a batch."""
+
+    @property
+    def attach(self) -> Attach | None:
+        """Return what to call in the context of each call of a handler; None while no handler can begin spans."""
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
         """Return the indexes of the sampled messages of a batch, in order.
@@ -97,6 +112,7 @@ class NoTracing:
 
     possible = False
     active = False
+    attach: Attach | None = None
 
     def sampled(self, batch: Sequence[RawMessage]) -> Sequence[int]:
         """Return no message."""
@@ -182,6 +198,11 @@ class RouteTracing:
         """Follow no more messages, since the route has ended."""
         self._divert = _stay
         self.follow_by(None)
+
+    @property
+    def attach(self) -> Attach | None:
+        """Return what to call in the context of each call of the handler, as `Tracing.attach` does."""
+        return self._spans.attach
 
     @property
     def followed(self) -> bool:

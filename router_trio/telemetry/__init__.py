@@ -19,13 +19,14 @@ import trio
 
 from router_trio.connection.platform import REAL_PLATFORM, Platform
 from router_trio.events import Emit, Event, Level
-from router_trio.routing.tracing import NoTracing, Tracing
+from router_trio.routing.tracing import Tracing
 from router_trio.telemetry.http.blocked import HandedOver, ProbesWhileBlocked
 from router_trio.telemetry.http.listeners import address_of, open_listeners
 from router_trio.telemetry.http.status import route_ready, unready_parts
 from router_trio.telemetry.logs.recent import Recent
 from router_trio.telemetry.logs.writer import write_to_stderr
 from router_trio.telemetry.tap.taps import Taps
+from router_trio.telemetry.traces.current import NoSpans
 from router_trio.telemetry.traces.tracer import Traces, traces_wanted
 from router_trio.telemetry.view import ConnectionView, RouterView
 
@@ -107,7 +108,7 @@ class Telemetry:
     @property
     def tracing(self) -> Tracing:
         """The tracer for the messages of routes. It makes spans only inside of `serve`, and only with an endpoint."""
-        return self._traces if self._traces is not None else NoTracing()
+        return self._traces if self._traces is not None else NoSpans()
 
     @property
     def http_address(self) -> tuple[str, int] | None:

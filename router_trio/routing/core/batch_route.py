@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
 from functools import partial
-from operator import length_hint
+from operator import itemgetter, length_hint
 
 import trio
 
@@ -24,8 +24,16 @@ from router_trio.routing.handlers.calls import Handler, HandlerCalls, Pair
 from router_trio.routing.handlers.messages import as_messages
 from router_trio.routing.pipeline import Routing
 from router_trio.routing.route import Route
+from router_trio.routing.tracing import Attach
 
 _NO_BATCH = Batch(0.0, [])
+_header_size = itemgetter(2)
+
+
+def _attached(attach: Attach, pair: Pair) -> Pair:
+    """Return the message that the handler gets next, in the context of that call, with its sender's span in it."""
+    attach(pair[0], None)
+    return pair
 
 
 class BatchRoute(Route):
@@ -120,6 +128,7 @@ class BatchRoute(Route):
 
     async def _call_for_each(self, handler: Handler, handled: HandlerBatch, batch: list[framing.RawMessage]) -> None:
         tracing = self.routing.tracing
+        attach = tracing.attach
         start, end = 0, len(batch)
         for index in (*(tracing.sampled(batch) if tracing.active else ()), end):
             raws = batch[start:index]
@@ -127,6 +136,8 @@ class BatchRoute(Route):
             messages: Iterator[Pair] = zip(left, as_messages(raws, self.routing.plan.connection), strict=True)
             if not self.routing.as_it_comes:
                 messages = filter(handled.wants, messages)
+            if attach is not None and any(map(_header_size, raws)):
+                messages = map(partial(_attached, attach), messages)
             calls = HandlerCalls(handler, messages)
             while (blocked := handled.handle_each(calls)) is not None:
                 if await self._taken_back(blocked, not handled.between_calls, length_hint(left) + end - index):

@@ -122,7 +122,7 @@ class HandlerBatch:
         self.routing.begin_trace(delivery)
         if not self._takes(delivery):
             return None
-        message, context = as_message(raw, self.routing.plan.connection), copy_context()
+        message, context = as_message(raw, self.routing.plan.connection), self.routing.context_of_call(delivery)
         try:
             answer = begin(self._handler, message, context)
         except BaseException as error:

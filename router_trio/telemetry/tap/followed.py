@@ -14,7 +14,7 @@ from typing import Protocol
 from router_trio.message import Fate
 from router_trio.protocol.framing import RawMessage
 from router_trio.routing.policy.retry import Failure
-from router_trio.routing.tracing import MessageTrace
+from router_trio.routing.tracing import MessageTrace, SpanIds
 from router_trio.states import Exemplar
 
 MAX_PER_SECOND = 1000
@@ -54,6 +54,10 @@ class FollowedMessage:
         self._span = span
         self._settled = settled
         self._began = time.perf_counter()
+
+    @property
+    def process(self) -> SpanIds | None:
+        return None if self._span is None else self._span.process
 
     def send(self, destination: str, connection: str, size: int) -> bytes | None:
         return None if self._span is None else self._span.send(destination, connection, size)

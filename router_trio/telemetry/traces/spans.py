@@ -3,7 +3,8 @@
 Names and attributes follow OpenTelemetry's semantic conventions for messaging,
 https://opentelemetry.io/docs/specs/semconv/messaging/. NATS attributes that they do not define are named
 `messaging.nats.*`. Names contain the template of a subject, never a raw subject. Contexts are passed explicitly, never
-through context variables, so a span can't become the child of an unrelated span of its task.
+through context variables, so a span can't become the child of an unrelated span of its task. Calls of handlers have
+the span of their message as OpenTelemetry's current one: see `current`.
 
 If every message is traced, spans are most of the cost of a message. So a span consists of plain fields: those that it
 shares with all spans of its route, which are created once, and its own. It is encoded from these fields (see `otlp`),
@@ -146,6 +147,11 @@ class SpansOfMessage:
         self._process = process
         self._sends: list[tuple[str, MessageSpan]] = []
         self._failure: tuple[str, str] | None = None
+
+    @property
+    def process(self) -> TraceParent:
+        """The ids of the span `process ROUTE`."""
+        return self._process.context
 
     def send(self, destination: str, connection: str, size: int) -> bytes:
         """Start `send DESTINATION`. Return the `traceparent` that makes the receiver's span a child of it."""

@@ -28,13 +28,14 @@ from router_trio.events import ConnectionEvent, ConnectionLost, Event
 from router_trio.protocol.framing import RawMessage, header_block, published
 from router_trio.protocol.headers import END
 from router_trio.protocol.metadata import package_version
+from router_trio.telemetry.traces.current import attach_if_imported
 from router_trio.telemetry.traces.spans import MAX_QUEUED, MessageSpan, MessageSpans
 from router_trio.telemetry.traces.traceparent import TraceParent, is_unsampled, lookup, parse
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from router_trio.routing.tracing import Attributes, MessageTrace
+    from router_trio.routing.tracing import Attach, Attributes, MessageTrace
     from router_trio.telemetry.traces.export import Pipeline
     from router_trio.telemetry.traces.outage import Outages
 
@@ -115,6 +116,11 @@ class Traces:
         """Set once spans are exported, or can't be. Spans that end earlier wait."""
         self.active: bool = False
         """True while spans are made: inside of `running`, unless the exporter can't be created."""
+
+    @property
+    def attach(self) -> Attach | None:
+        """Return what `attach_if_imported` returns."""
+        return attach_if_imported()
 
     @property
     def dropped(self) -> int:

@@ -16,7 +16,7 @@ from router_trio import Message, telemetry
 from router_trio.message import FENCED
 from router_trio.protocol.framing import RawMessage
 from router_trio.protocol.headers import Headers, encode
-from router_trio.routing.tracing import MessageTrace, NoTracing, RouteTracing
+from router_trio.routing.tracing import Attach, MessageTrace, NoTracing, RouteTracing
 from router_trio.settings import TelemetrySettings
 from router_trio.settings.reload.difference import difference
 from router_trio.telemetry.tap.followed import MAX_PER_SECOND, FollowedMessage
@@ -421,6 +421,7 @@ class Spans:
 
     possible = True
     active = True
+    attach: Attach | None = None
 
     def __init__(self) -> None:
         self.begun: list[RawMessage] = []
