@@ -90,7 +90,8 @@ class Consumer:
         self._earliest = inf
         self._sequence = 0
         self._answers: Counter[bytes] = Counter()
-        self._lifted: Sequence[str] = ()
+        self.lifted: Sequence[str] = ()
+        """The limits that were removed when it was opened: see `take_lifted`."""
 
     @property
     def stream_created(self) -> str:
@@ -365,14 +366,9 @@ class Consumer:
         self._behind_floor.clear()
         self._earliest, self._sequence = inf, 0
 
-    def lift(self, max_deliver: int) -> None:
-        """Change the limit of deliveries as a router does, and record the previous one for `take_lifted`."""
-        self._lifted = [f"max_deliver = {self.spec.max_deliver}"]
-        self.spec = replace(self.spec, max_deliver=max_deliver)
-
     def take_lifted(self) -> Sequence[str]:
-        """Return the limits that `lift` has changed since the last call."""
-        lifted, self._lifted = self._lifted, ()
+        """Return the limits that were removed when it was opened, since the last call."""
+        lifted, self.lifted = self.lifted, ()
         return lifted
 
     def edit(self, now: float, **changes: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -279,8 +279,7 @@ class Server:
         mismatch = _mismatch(spec, consumer)
         if mismatch is not None:
             return mismatch
-        if 0 < consumer.spec.max_deliver != spec.max_deliver and not consumer.is_fixed:
-            consumer.lift(spec.max_deliver)
+        consumer.lifted = _lifted(spec, consumer) or consumer.lifted
         return consumer
 
     def pin_for(self, spec: ConsumerSpec, now: float) -> str | SourceError | None:
@@ -334,7 +333,8 @@ class Server:
         if refused is not None:
             return refused
         may_look = oldest and self.may_not_ask(f"$JS.API.STREAM.MSG.GET.{spec.stream}") is None
-        return replace(consumer.state_at(now), oldest=consumer.oldest if may_look else None)
+        first, lifted = consumer.oldest if may_look else None, _lifted(spec, consumer)
+        return replace(consumer.state_at(now), oldest=first, lifted=lifted)
 
     def streams_of(self, subject: str) -> list[str] | SourceError:
         """Return the names of the streams that take subjects of this pattern, or the error."""
@@ -593,6 +593,15 @@ def _has_partitions(stream: Stream) -> bool:
         return True
     found = read_transforms([transform]) if transform else None
     return found is not None and all(covers(found.patterns[0], one) for one in stream.subjects)
+
+
+def _lifted(spec: ConsumerSpec, consumer: Consumer) -> Sequence[str]:
+    """Remove the limit of deliveries of a durable as a router does. Return it as it was; nothing if there was none."""
+    before = consumer.spec.max_deliver
+    if consumer.is_fixed or not 0 < before != spec.max_deliver:
+        return ()
+    consumer.spec = replace(consumer.spec, max_deliver=spec.max_deliver)
+    return (f"max_deliver = {before}",)
 
 
 def _mismatch(spec: ConsumerSpec, consumer: Consumer) -> SourceError | None:

@@ -230,6 +230,10 @@ class Arrivals:
         """Return True if a dead letter of a message is stored."""
         return (plan.name, number) in self._dead
 
+    def has_dead(self, plan: Plan) -> bool:
+        """Return True if a dead letter of some message of a route is stored."""
+        return any(route == plan.name for route, _ in self._dead)
+
     def _copy(self, publish: Publish) -> tuple[Copy, str] | None:
         words = text(publish.subject).split(".")
         if words[0] not in ("out", "got") or len(words) != 4:

@@ -14,8 +14,10 @@ import trio.testing
 
 from router_trio import Live, Router, Settings
 from router_trio.connection.platform import Platform
+from router_trio.events import BucketConflict, Event
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import EPOCH
+from tests.simulation import claims
 from tests.simulation.machines import Machines
 from tests.simulation.run import Outcome, Story, run_history
 
@@ -44,6 +46,8 @@ class History:
         self.brokers = {"here": FakeBroker(), "there": FakeBroker(epoch=EPOCH + skew)}
         self.live: Live | None = None
         self.conflicts = 0
+        self.false: list[str] = []
+        """False conflicts so far: see `claims`."""
 
         window = self.random.choice([1.0, 120.0])
         self.brokers["there"].add_stream("EARLIER", ["earlier"])  # so that no stream was created when one of `here` was
@@ -75,7 +79,9 @@ class History:
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
             platform = Platform(random=Random(self.random.random()), watch_loop=False)
-            router = Router(self._settings(), connect=machines.connect, platform=platform, log=False)
+            router = Router(
+                self._settings(), connect=machines.connect, platform=platform, log=False, observers=[self._observe]
+            )
             async with router.open() as self.live:
                 task_status.started()
                 await trio.sleep_forever()
@@ -88,6 +94,11 @@ class History:
             if self.live is not None:
                 self.conflicts += sum(route.conflicts for route in self.live.routes)
             nursery.cancel_scope.cancel()
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, BucketConflict):
+            sources = {f"from-{name}": (name, f"KV_{bucket}", "copy") for name, bucket in self._names.items()}
+            self.false += claims.wrong(event, claims.World(self.brokers.__getitem__, sources))
 
     # --- the steps ---
 
@@ -103,6 +114,7 @@ class History:
             await trio.sleep(self.random.choice([0, 1, 150]))
         for broker in self.brokers.values():
             broker.up()
+        assert not self.false, self.false[:3]
         async with self._running():
             began = trio.current_time()
             while self.newest("here") != self.newest("there") or not self._is_quiet():

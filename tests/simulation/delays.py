@@ -20,14 +20,15 @@ import trio.testing
 from router_trio import Live, Message, Retry, Router, Settings
 from router_trio.connection.platform import Platform
 from router_trio.connection.waiting_schedules import COUNT_EVERY
-from router_trio.events import Event, RouteScheduleLost
+from router_trio.events import Event
 from router_trio.protocol.stream_config import StreamConfig
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import Publish
 from router_trio.testing.streams import EPOCH, Stream
-from tests.simulation import sums
+from tests.simulation import claims, sums
 from tests.simulation.machines import Machines
 from tests.simulation.run import Outcome, Story, run_history
+from tests.simulation.schedule import Step
 
 if TYPE_CHECKING:
     from router_trio.router.options import RetryOptions
@@ -108,8 +109,16 @@ class History:
         there = here if self.random.random() < 0.5 else FakeBroker()
         self.brokers = {"here": here, "there": there}
         self._processes = 0
-        self.lost: list[Event] = []
+        self.false: list[str] = []
+        """False events so far: see `claims`."""
         self.live: Live | None = None
+        self._elections: list[Step] = []
+        self._claims = claims.World(
+            self.brokers.__getitem__,
+            {plan.name: ("here", "IN", plan.name) for plan in self.plans if plan.stream},
+            self._elections,
+            is_ending=lambda: True,
+        )
         here._server.ensure_stream(StreamConfig("IN", ("in.>",)), 0.0)
         self.retries = self._stream(here, "RETRY", "retry.>")
         self.out = self._stream(there, "OUT", "out.>", "later.>")
@@ -197,8 +206,7 @@ class History:
         return handle
 
     def _observe(self, event: Event) -> None:
-        if isinstance(event, RouteScheduleLost):
-            self.lost.append(event)
+        self.false += claims.wrong(event, self._claims)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
@@ -235,7 +243,7 @@ class History:
         """Run all steps. Raises `AssertionError` if a promise is broken."""
         left = STEPS
         if self.random.random() < 0.5:
-            self.brokers["there"].trouble.elect("OUT", 8.0)
+            self._elect(self.brokers["there"], "OUT", 8.0)
         while left > 0:
             async with self._running():
                 for _ in range(left if self.calm else min(left, self.random.randint(5, STEPS))):
@@ -280,7 +288,7 @@ class History:
             broker.stall(random.choice((0.5, 4.0)))
         elif kind == "elect":
             stream = random.choice([*broker._server.streams])
-            broker.trouble.elect(stream, random.choice((0.5, 3.0, 8.0)))
+            self._elect(broker, stream, random.choice((0.5, 3.0, 8.0)))
         elif kind == "reload":
             if self.live is not None:
                 with trio.move_on_after(20):
@@ -288,6 +296,10 @@ class History:
         else:
             broker.trouble.lose(kind, random.randint(1, 5))
         await trio.sleep(random.choice([0, 0, 0.001, 0.1, 2.0, 5.0]))
+
+    def _elect(self, broker: FakeBroker, stream: str, seconds: float) -> None:
+        self._elections.append(Step(trio.current_time(), "election", seconds, {"stream": stream}))
+        broker.trouble.elect(stream, seconds)
 
     def _publish(self, plan: Plan) -> None:
         random, now = self.random, EPOCH + trio.current_time()
@@ -350,7 +362,7 @@ class History:
         for stream in (self.retries, self.out):
             count = stream.count_schedules()
             assert count.lost == 0, (stream.name, count)
-        assert self.lost == []
+        assert not self.false, self.false[:3]
         self._judge_pages()
 
     def _judge_pages(self) -> None:

@@ -13,12 +13,13 @@ from tests.simulation.content import decided
 from tests.simulation.cut_short import cut_short
 from tests.simulation.deleted import deleted
 from tests.simulation.failing import SHARE, failing, refusing, trouble
-from tests.simulation.faults import FAULTS, NOT_YET, OF_ADVISORIES, OF_DURABLES, OF_FORGERS, OF_PERMISSIONS
+from tests.simulation.faults import FAULTS, NOT_YET, OF_ADVISORIES, OF_DURABLES, OF_FORGERS, OF_LIMITS, OF_PERMISSIONS
 from tests.simulation.flow import flowing
 from tests.simulation.forger import forged
 from tests.simulation.handlers import ASYNC, MAKE
 from tests.simulation.keyed import SHARE as KEYED
 from tests.simulation.keyed import keyed
+from tests.simulation.limited import limited
 from tests.simulation.permissions import taken_away
 from tests.simulation.schedule import KEYS, Plan, Schedule, Step, Target
 from tests.simulation.series import series
@@ -55,7 +56,7 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     kinds = [
         kind
         for kind in FAULTS
-        if kind not in NOT_YET and kind not in (*OF_DURABLES, *OF_FORGERS, *OF_PERMISSIONS, *OF_ADVISORIES)
+        if kind not in NOT_YET and kind not in (*OF_DURABLES, *OF_FORGERS, *OF_PERMISSIONS, *OF_ADVISORIES, *OF_LIMITS)
     ]
     wanted = sorted(also & FAULTS.keys())
     faults = [*wanted, *random.sample(kinds, random.randint(0, MOST_FAULTS))]
@@ -93,17 +94,18 @@ def draw(seed: int, also: frozenset[str] = frozenset()) -> Schedule:
     denials = taken_away(names, routes, Random(f"permissions {seed}"), lambda dice: _when(dice, load), forgers)
     refusals = refusing(routes, Random(f"refusing {seed}"), lambda dice: _when(dice, load))
     advisories = advised(names, routes, HORIZON, Random(f"advisories {seed}"))
+    limits = limited(names, routes, HORIZON, Random(f"limited {seed}"))
     cuts = cut_short(routes, load, Random(f"cut short {seed}"))
     routes, sizes = unequal(routes, Random(f"unequal {seed}"))
     reloads = series(routes, load, Random(f"series {seed}"))
-    steps = [*load, *more, *denials, *advisories, *refusals, *cuts, *reloads, *sizes]
+    steps = [*load, *more, *denials, *advisories, *limits, *refusals, *cuts, *reloads, *sizes]
     for kind in faults:
         for _ in range(random.randint(1, 3)):
             step = FAULTS[kind].draw(random, names, routes)
             if step is not None:
                 steps.append(Step(_when(random, load), kind, step.seconds, step.what))
     delays = Random(f"delays {seed}")
-    added = (*ends, *forgeries, *denials, *advisories, *refusals, *cuts, *reloads, *sizes)
+    added = (*ends, *forgeries, *denials, *advisories, *limits, *refusals, *cuts, *reloads, *sizes)
     return Schedule(
         seed=seed,
         brokers=brokers,

@@ -50,6 +50,10 @@ OF_ADVISORIES = (FORGED_ADVISORIES, LOST_ADVISORIES, LATE_ADVISORIES)
 """Kinds drawn apart from the others: see `advisories`."""
 
 
+OF_LIMITS = ("durable limited",)
+"""Kinds drawn apart from the others: see `limited`."""
+
+
 class Scene(Protocol):
     """The world on which a fault acts."""
 
@@ -306,6 +310,10 @@ FAULTS: dict[str, Fault] = {
     ),
     "durable narrowed": Fault(
         _at_durable(0.0, max_ack_pending=(1, 3)),
+        _at(lambda broker, durable, **changes: broker.trouble.edit_consumer("IN", durable, **changes)),
+    ),
+    "durable limited": Fault(
+        _at_durable(0.0, max_deliver=(1000,)),
         _at(lambda broker, durable, **changes: broker.trouble.edit_consumer("IN", durable, **changes)),
     ),
     "headers only": Fault(

@@ -11,13 +11,11 @@ import trio
 
 from router_trio import Live
 from router_trio.client.receipt import Receipt
-from router_trio.errors import reasons
 from router_trio.events import (
     DeadLetterNotStored,
     Event,
     MessageDeadLettered,
     MessageGivenUp,
-    PublishWithAckFailed,
     RouteReady,
     RouterReloaded,
     StreamWentBack,
@@ -30,11 +28,11 @@ from router_trio.telemetry.metrics.table import TABLE
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import Stored
 from router_trio.testing.watch import Watch
-from tests.simulation import readyz, sums
+from tests.simulation import claims, readyz, sums
 from tests.simulation.arrivals import Arrivals
 from tests.simulation.broker_watch import BrokerWatch
 from tests.simulation.content import Sent, places
-from tests.simulation.failing import OF_DESTINATIONS, owes_dead_letter, retried_for
+from tests.simulation.failing import owes_dead_letter, retried_for
 from tests.simulation.faults import CRAWLS, GOES_BACK, UNTOLD
 from tests.simulation.flow import Returned
 from tests.simulation.given_up import GivenUp
@@ -108,6 +106,7 @@ class Oracles:
         self._answered = Answered(schedule, self.broken)
         self._returned = Returned(schedule, self.broken)
         self._given_up: set[tuple[str, int]] = set()
+        self._worlds: dict[int, claims.World] = {}
         self._receipts: list[tuple[Process, str, int, bool, Receipt]] = []
         self._counted: dict[tuple[str, ...], float] = {}
         self._counted_of: Live | None = None
@@ -136,16 +135,12 @@ class Oracles:
         self.codes[event.code] += 1
         self.held_back.reported(process.number, event)
         self.links.observe(process.number, event)
+        self._broken("claim", claims.wrong(event, self._world_of(process)))
         if isinstance(event, MessageGivenUp | MessageDeadLettered | DeadLetterNotStored):
-            if isinstance(event, MessageGivenUp | MessageDeadLettered):
-                self._check_fault(process, event)
             if event.sequence is not None:
                 self._event_of_one(process, event, event.sequence)
         elif isinstance(event, StreamWentBack):
             self._arrivals.rolled_back(event.route, trio.current_time())
-        elif isinstance(event, PublishWithAckFailed):
-            if event.reason == reasons.WRONG_EXPECTATION:
-                self.broken("forged", f"a publish to {event.subject} failed, which expects nothing of its stream")
         elif isinstance(event, RouteReady):
             self._arrivals.route_ready(event.route, self._unacked(event.route), event.at)
         elif isinstance(event, RouterReloaded):
@@ -154,29 +149,45 @@ class Oracles:
             self._reloaded_at.update(dict.fromkeys(names, event.at))
         self._check_ledgers(process, f"at {event.code}")
 
-    def _check_fault(self, process: Process, event: MessageGivenUp | MessageDeadLettered) -> None:
-        """Check that no message is given up for the fault of a destination, unless its route names the reason.
-
-        A message of a subject that waits in memory when its process ends has no further attempt.
-        """
-        plan = next(plan for plan in self._schedule.routes if plan.name == event.route)
-        if not plan.stream and process.ending.is_set():
-            return
-        if event.reason in OF_DESTINATIONS and event.reason not in plan.retry.get("not", ()):
-            self.broken("given up", f"{plan.name} gave up a message for the fault of a destination: {event}")
-
     def _event_of_one(
         self, process: Process, event: MessageGivenUp | MessageDeadLettered | DeadLetterNotStored, sequence: int
     ) -> None:
         """Record an event about the stream message with this sequence."""
         plan = next(plan for plan in self._schedule.routes if plan.name == event.route)
-        if not isinstance(event, DeadLetterNotStored) and event.reason == reasons.SHUTDOWN:
-            self.broken("given up", f"{plan.name} gave up sequence {sequence} because a connection ended")
         if isinstance(event, MessageGivenUp):
             self._given_up.add((plan.name, sequence))
         number = self._number_in(plan, sequence)
         if number is not None:
             self._of_given_up.reported(process.number, event, number)
+
+    def _world_of(self, process: Process) -> claims.World:
+        """Return the books against which the claims of a process are held."""
+        if process.number not in self._worlds:
+            schedule = self._schedule
+            self._worlds[process.number] = claims.World(
+                lambda connection: self._brokers[connection[0]],
+                {plan.name: (plan.broker, "IN", plan.name) for plan in schedule.routes if plan.stream},
+                schedule.steps,
+                {plan.name: plan for plan in schedule.routes},
+                schedule.connections,
+                process.ending.is_set,
+                self._has_letter,
+                self._rollbacks,
+            )
+        return self._worlds[process.number]
+
+    def _has_letter(self, route: str, sequence: int | None) -> bool:
+        """Return True if a dead letter of a message is stored: if it has no sequence, or the stream has lost it, of
+        some message of its route.
+        """
+        plan = next(plan for plan in self._schedule.routes if plan.name == route)
+        number = None if sequence is None else self._number_in(plan, sequence)
+        return self._arrivals.has_dead(plan) if number is None else self._arrivals.is_dead(plan, number)
+
+    def _rollbacks(self, broker: str) -> int:
+        """Return how often the streams of a broker were rolled back so far."""
+        now, steps = trio.current_time(), self._schedule.steps
+        return sum(step.kind in GOES_BACK and step.what["broker"] == broker and step.at <= now for step in steps)
 
     def _unacked(self, route: str) -> list[int]:
         """Return the numbers of the messages that the durable of a route has delivered, and that are not acked."""

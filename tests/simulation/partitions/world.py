@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from math import inf
 from random import Random
 from typing import Any
@@ -19,12 +20,12 @@ from router_trio.subjects.partitions import Partitioning
 from router_trio.testing import FakeBroker
 from router_trio.testing.streams import Stored, Stream
 from router_trio.testing.watch import Watch
-from tests.simulation import sums
+from tests.simulation import claims, sums
 from tests.simulation.handlers import number_of
 from tests.simulation.partitions import steps
 from tests.simulation.partitions.history import Change, Copy, History, Look, Published
 from tests.simulation.partitions.judges import JUDGES, LED_AGAIN
-from tests.simulation.partitions.process import DURABLE, FILTER, SINK, SOURCE, Process
+from tests.simulation.partitions.process import DURABLE, FILTER, ROUTE, SINK, SOURCE, Process
 from tests.simulation.partitions.schedule import Schedule
 from tests.simulation.schedule import Step
 from tests.simulation.trace import Trace
@@ -52,6 +53,17 @@ COPIED_AGAIN_WITHIN = 30.0
 """Seconds after a stream that is copied was rolled back in which its new messages are copied again."""
 
 LOOK_EVERY = 0.5
+
+UNLED_LEAST = 4.0
+"""Seconds without a leader after which a partition may be reported: processes wait for twice that."""
+
+CAUSES = {
+    "durables paused": "durable paused",
+    "restart": "election",
+    "sink without leader": "election",
+    "stream without leader": "election",
+}
+"""Kinds of steps by which a judge of `claims` explains an event, and their names there."""
 
 ON_THE_WAY = 5
 """How often something is on the way for a message: a request, the message, its copy, the PubAck, the ack."""
@@ -90,6 +102,18 @@ class World(Watch):
         self._in_sink: list[Copy] = []
         self._holds_until = -inf
         self._losses_left: dict[str, int] = {}
+        self._rollbacks = 0
+        self._unled_since: dict[int, float] = {}
+        self._unled_until: dict[int, float] = {}
+        """When partitions without a leader, for a while then, were last seen."""
+        self._claims = claims.World(
+            lambda _: self.broker,
+            {ROUTE: ("a", self.partitioned, DURABLE)},
+            [replace(one, kind=CAUSES[one.kind], what={}) for one in schedule.steps if one.kind in CAUSES],
+            rollbacks=lambda _: inf if self._rollbacks else 0,
+            unled=self._unled,
+            is_calm=self._is_calm,
+        )
         self.paused_since: float = inf
         """When the durables of all partitions were paused; infinite if they are not."""
 
@@ -261,6 +285,7 @@ class World(Watch):
             return
         self.broker.cut()
         self.broker.trouble.forget(name, count)
+        self._rollbacks += name != SINK
         self.changed(f"{name} has lost {count} messages")
         if name == SOURCE:
             self._holds_until = now + NOTICED_WITHIN
@@ -290,6 +315,8 @@ class World(Watch):
         """Check that ledgers add up at an event."""
         self.codes[event.code] += 1
         self.trace.add(f"process {process.number}: {event!r}")
+        for detail in claims.wrong(event, self._claims):
+            self.broken("claim", f"at {event.at:.3f} s, process {process.number}: {detail}")
         if process.live is not None:
             for detail in sums.ledgers(process.live):
                 self.broken("ledger", f"process {process.number} at {event.code}: {detail}")
@@ -323,10 +350,30 @@ class World(Watch):
                         self._check_ledgers(process)
             self._check_pause()
             self._note_losses()
+            self._see_leads(trio.current_time())
             missing = self._missing()
             busy = frozenset(one.partition for one in self.history.published if one.number in missing)
             self.history.looks.append(Look(trio.current_time(), led, busy, moved=bool(self._moves), apart=apart))
             self.trace.add(f"led: {led}")
+
+    def _see_leads(self, now: float) -> None:
+        """Note which partitions have messages and no leader, for a while."""
+        for number in range(self.schedule.partitions):
+            durable = self.broker._server.consumers.get((self.partitioned, f"{DURABLE}-{number}"))
+            if durable is None or not durable.lead_state(now).unled:
+                self._unled_since.pop(number, None)
+            elif now - self._unled_since.setdefault(number, now) >= UNLED_LEAST:
+                self._unled_until[number] = now
+
+    def _unled(self) -> int:
+        """Return how many partitions had no leader for a while, and not long ago."""
+        now = trio.current_time()
+        return sum(now - until <= claims.KNOWN_FOR for until in self._unled_until.values())
+
+    def _is_calm(self) -> bool:
+        """Return True if nothing has happened lately that changes leads."""
+        now = trio.current_time()
+        return not any(one.at <= now <= one.at + one.led_within for one in self.history.changes)
 
     def _check_pause(self) -> None:
         """Check that no process is ready while messages wait that are paused, whichever partitions it leads, if any.
