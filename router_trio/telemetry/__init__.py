@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import copy_context
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -163,7 +164,7 @@ class Telemetry:
                 self._failed(self._recent)
         for listener in self._listeners:
             try:
-                listener(event)
+                copy_context().run(listener, event)  # or calls of handlers, in this task, would see what it sets
             except Exception:
                 self._failed(listener)
 

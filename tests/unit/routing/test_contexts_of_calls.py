@@ -243,6 +243,21 @@ async def test_events_are_emitted_outside_of_the_context_of_a_call(
     assert {tenant for _, tenant in seen} == {NOBODY}
 
 
+async def test_a_call_sees_nothing_that_an_observer_has_set(autojump_clock: MockClock, customers: Customers) -> None:
+    def observe(event: Event) -> None:
+        TENANT.set(type(event).__name__)
+
+    broker = FakeBroker()
+    router = Router(settings("nats://fake:4222"), observers=[observe], log=False, connect=lambda *_: broker.connect)
+    router.route("in.*", to="out.x", name="batch")(customers.fails)
+    router.route("in.*", to="out.x", name="kept", retry={"attempts": 2, "initial": "10ms"})(customers.fails)
+    async with router.open():
+        for number in range(10):
+            broker.publish(f"in.{number}", b"")
+        await eventually(lambda: customers.calls == 30)
+    assert customers.wrong == []
+
+
 async def fails_later(message: Message) -> None:
     TENANT.set(message.subject)
     await trio.lowlevel.checkpoint()
