@@ -30,7 +30,6 @@ from router_trio.telemetry.tap.followed import RouteFollower
 from router_trio.telemetry.traces.current import NoSpans, attach_if_imported
 from tests.performance.instructions import Bench
 from tests.support.command import environment
-from tests.support.compiled import looks_inside
 from tests.support.eventually import eventually
 from tests.support.world import handled, to, world
 from tests.unit.telemetry.traces import SPAN, TRACE, Recorded, carrying, received, recording
@@ -123,7 +122,6 @@ def process_of(recorded: Recorded) -> ReadableSpan:
     return recorded.spans()["process r0"]
 
 
-@looks_inside
 @KINDS
 @WAYS
 @pytest.mark.parametrize("message", [received(), carrying(SAMPLED)], ids=["begins", "follows"])
@@ -144,7 +142,6 @@ async def test_the_span_of_a_sampled_message_is_current(kind: str, way: Callable
     assert shop.spans
 
 
-@looks_inside
 @KINDS
 @WAYS
 @pytest.mark.parametrize("spans", [False, True])
@@ -160,7 +157,6 @@ async def test_the_span_of_the_sender_of_a_message_that_is_not_sampled_is_curren
     assert shop.current == [nothing, REMOTE, nothing, nothing, REMOTE]
 
 
-@looks_inside
 async def test_a_sampled_message_beyond_the_rate_has_the_span_of_its_sender() -> None:
     shop = Shop()
     async with recording(max_per_second=1.0) as recorded:
