@@ -154,7 +154,8 @@ async def test_a_call_of_a_batch_sees_nothing_of_another_one(customers: Customer
 
 def cases(*kinds: tuple[str, dict[str, Any]]) -> list[Any]:
     few = [pytest.param(kind, route, FEW, id=f"{kind}-{FEW}") for kind, route in kinds]
-    many = [pytest.param(kind, route, MANY, id=f"{kind}-{MANY}", marks=pytest.mark.nightly) for kind, route in kinds]
+    nightly = [pytest.mark.nightly, pytest.mark.timeout(900)]
+    many = [pytest.param(kind, route, MANY, id=f"{kind}-{MANY}", marks=nightly) for kind, route in kinds]
     return [*few, *many]
 
 
