@@ -12,6 +12,9 @@ from tests.support.command import running
 
 pytestmark = pytest.mark.slow
 
+STARTS_WITHIN = 45.0
+"""Seconds until the first line of a program, beside much other work. None of these tests is about that."""
+
 BEGIN = """
 import asyncio, signal, sys, threading, time
 from router_trio import Router, Settings, aio
@@ -87,11 +90,15 @@ ended()
 async def printed(
     program: str, tmp_path: Path, *signals: str, wait: str = "await asyncio.sleep(60)", warnings: str = "error"
 ) -> list[str]:
-    """Run a program, send a SIGINT when it has printed each of `signals`, and return the lines of its output."""
+    """Run a program, send a SIGINT when it has printed each of `signals`, and return the lines of its output.
+
+    The time for its end counts from its first line: beside other work the imports before that take most of it.
+    """
     file = tmp_path / "program.py"
     file.write_text(program.replace("WAIT", wait))
     python = [sys.executable, "-W", f"{warnings}::RuntimeWarning", "-W", f"{warnings}::ResourceWarning"]
     async with running(file, cwd=tmp_path, python=python) as process:
+        await process.has_printed("\n", within=STARTS_WITHIN)
         for text in signals:
             await process.has_printed(text)
             process.send(signal.SIGINT)

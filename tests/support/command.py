@@ -133,9 +133,9 @@ class RunningCommand:
                         return line
                 await self._more_text()
 
-    async def has_printed(self, pattern: str) -> re.Match[str]:
+    async def has_printed(self, pattern: str, within: float = ENDS_WITHIN) -> re.Match[str]:
         """Wait for text on stdout. Raises `trio.TooSlowError`."""
-        with trio.fail_after(ENDS_WITHIN):
+        with trio.fail_after(within):
             while (found := re.search(pattern, self.output)) is None:
                 await self._more_text()
         return found
