@@ -12,9 +12,17 @@ import pytest
 import trio
 import trio.testing
 
-from router_trio.events import ConnectionLost, MessageFailed, PublishWithAckFailed, QueueFull
+from router_trio.events import (
+    AckFailed,
+    ConnectionLost,
+    DeliveryLimitReached,
+    MessageFailed,
+    PublishWithAckFailed,
+    QueueFull,
+)
 from router_trio.protocol import ack_reply
 from router_trio.protocol.framing import RawMessage
+from tests.resilience.chaos import claims
 from tests.resilience.chaos.evidence import Journal
 from tests.resilience.chaos.faults import FAULTS
 from tests.resilience.chaos.hands import Hands
@@ -34,6 +42,7 @@ from tests.resilience.chaos.verdict import (
     were_in_flight,
 )
 from tests.resilience.chaos.workers.run import run_seed as run_with_workers
+from tests.simulation.claims import JUDGES
 from tests.support.otlp_receiver import ReceivedSpan
 from tests.support.watch import Watch
 
@@ -282,3 +291,20 @@ def test_a_trace_is_complete_if_its_message_and_each_send_appear_once() -> None:
     assert "twice" in unfinished_traces([message, send, send])[0]
     assert "no span" in unfinished_traces([send])[0]
     assert "neither" in unfinished_traces([message])[0]
+
+
+def test_each_event_that_the_simulation_judges_has_its_causes() -> None:
+    assert claims.CAUSES.keys() == JUDGES.keys()
+    known = {*FAULTS, *VARIANTS, "stream", "core"}
+    assert all(causes <= known for causes in claims.CAUSES.values())
+
+
+def test_an_event_without_its_cause_breaks_a_run() -> None:
+    limit = DeliveryLimitReached(
+        at=1.0, route="route", stream="SOURCE", durable="router", count=1, from_sequence=1, to_sequence=9
+    )
+    denied = AckFailed(at=1.0, connection="a", reason="permission_denied")
+    schedule = replace(draw(0, "stream", 10), network=(), server=())
+    assert [detail.split()[0] for detail in claims.false(schedule, [limit, denied])] == [limit.code, denied.code]
+    assert list(claims.false(replace(schedule, variant="max-deliver"), [limit])) == []
+    assert list(claims.false(schedule, [AckFailed(at=1.0, connection="a", reason="not_connected")])) == []

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.resilience.chaos import keyed, memory
+from tests.resilience.chaos import claims, keyed, memory
 from tests.resilience.chaos.load import LARGE_EVERY, numbers
 from tests.resilience.chaos.scene import Scene, Surroundings
 from tests.resilience.chaos.schedule import Schedule
@@ -100,6 +100,7 @@ def judge(
         poisoned = scene.received - len(accepted)
         if poisoned < 0:
             broken.append(f"received {scene.received}, but the links gave {len(accepted)}")
+    broken += claims.false(scene.schedule, (event for watch in scene.runs for event in watch.events))
     broken += unfinished_traces(scene.collector.spans)
     in_order = set(memory.published_once(scene)) if mortal else set(accepted)
     keys = key_of(scene.schedule.seed) if scene.schedule.variant == "keys" else keyed.KEYS[0]
