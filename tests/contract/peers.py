@@ -78,7 +78,13 @@ class Peer(Protocol):
         """Delete a durable consumer."""
 
     async def edit_consumer(
-        self, stream: str, durable: str, *, ack_wait: float | None = None, headers_only: bool = False
+        self,
+        stream: str,
+        durable: str,
+        *,
+        ack_wait: float | None = None,
+        max_deliver: int | None = None,
+        headers_only: bool = False,
     ) -> None:
         """Change a durable consumer, as an administrator would."""
 
@@ -148,9 +154,16 @@ class FakePeer:
         self.broker.delete_consumer(stream, durable)
 
     async def edit_consumer(
-        self, stream: str, durable: str, *, ack_wait: float | None = None, headers_only: bool = False
+        self,
+        stream: str,
+        durable: str,
+        *,
+        ack_wait: float | None = None,
+        max_deliver: int | None = None,
+        headers_only: bool = False,
     ) -> None:
         changes = {} if ack_wait is None else {"ack_wait": ack_wait}
+        changes |= {} if max_deliver is None else {"max_deliver": max_deliver}
         self.broker.trouble.edit_consumer(stream, durable, headers_only=headers_only, **changes)
 
     async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:
@@ -246,9 +259,16 @@ class RealPeer:
         await self._jetstream.delete_consumer(stream, durable)
 
     async def edit_consumer(
-        self, stream: str, durable: str, *, ack_wait: float | None = None, headers_only: bool = False
+        self,
+        stream: str,
+        durable: str,
+        *,
+        ack_wait: float | None = None,
+        max_deliver: int | None = None,
+        headers_only: bool = False,
     ) -> None:
         changes: dict[str, Any] = {} if ack_wait is None else {"ack_wait": round(ack_wait * 1e9)}
+        changes |= {} if max_deliver is None else {"max_deliver": max_deliver}
         await self._jetstream.edit_consumer(stream, durable, headers_only=headers_only, **changes)
 
     async def pause_consumer(self, stream: str, durable: str, seconds: float) -> None:

@@ -258,6 +258,16 @@ async def test_the_limit_on_deliveries_of_a_durable_is_lifted(peer: Peer, clock:
         assert [delivered(raw) for raw in received.messages] == [1, 2, 3, 4, 5]
 
 
+async def test_a_limit_on_deliveries_that_is_set_later_is_lifted_by_the_next_check(peer: Peer, clock: object) -> None:
+    await peer.add_stream("ORDERS", ["orders.>"])
+    async with link_of(peer) as link:
+        consumer = await link.open_consumer(SPEC, Recorder())
+        await peer.edit_consumer("ORDERS", "router", max_deliver=3)
+        assert list((await consumer.check()).lifted) == ["max_deliver = 3"]
+        assert not (await consumer.check()).lifted
+        assert not consumer.lifted
+
+
 async def test_a_terminated_message_is_not_redelivered(peer: Peer, clock: object) -> None:
     await peer.add_stream("ORDERS", ["orders.>"])
     await peer.publish("orders.a")
