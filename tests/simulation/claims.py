@@ -276,7 +276,10 @@ def _acks_early(event: events.StreamAcksEarly, world: World) -> str | None:
 def _not_stored(event: events.DestinationNotStored, world: World) -> str | None:
     broker = event.connection[0]
     causes = REFUSES.get(event.reason)
-    if causes is None or world.began(event, broker, *causes, within=KNOWN_FOR):
+    # A lookup does not show whether a permission is missing: until a message arrives, the last refusal is all that is
+    # known, and a route that follows at a reload reports it once more.
+    within = None if event.reason == reasons.PERMISSION_DENIED else KNOWN_FOR
+    if causes is None or world.began(event, broker, *causes, within=within):
         return None
     return f"none of {', '.join(causes)} happens there, or has lately"
 
