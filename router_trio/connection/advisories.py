@@ -57,6 +57,9 @@ _EXPLAINS: Final[dict[str, tuple[str, ...]]] = {
 }
 """The kinds of advisories that explain trouble, by its reason. The first kind that was received is quoted."""
 
+_NOT_LOOKED_UP = (reasons.CONSUMER_SILENT, reasons.CONSUMER_LOST)
+"""Reasons of trouble that no lookup has shown."""
+
 Name = tuple[str, str]
 """A stream and one of its durables, `""` for the stream itself."""
 
@@ -185,7 +188,8 @@ class Advisories:
     def explain(self, reason: str, stream: str, durable: str = "") -> str:
         """Return the advisory that explains current trouble, as the end of a text; `""` if there is none.
 
-        A lost quorum is logged when it first explains trouble.
+        A lost quorum is logged when it first explains trouble that a lookup has shown. Silence alone has other causes,
+        and any client may have sent the advisory.
         """
         now = trio.current_time()
         for kind in _EXPLAINS.get(reason, ()):
@@ -194,7 +198,8 @@ class Advisories:
                 if found is None:
                     continue
                 if kind == QUORUM_LOST:
-                    self._log_lost_quorum(found)
+                    if reason not in _NOT_LOOKED_UP:
+                        self._log_lost_quorum(found)
                     return f"; the server reports that {found.advisory.text}"
                 if now <= found.at + EXPLAINS_FOR:
                     return f"; {now - found.at:.1f} s before, the server reported that {found.advisory.text}"

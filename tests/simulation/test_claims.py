@@ -13,6 +13,7 @@ from router_trio.protocol.stream_config import StreamConfig
 from router_trio.testing import FakeBroker
 from router_trio.testing.frames import Publish
 from tests.simulation.claims import CLAIM_NOTHING, JUDGES, World, never, wrong
+from tests.simulation.run import simulate
 from tests.simulation.schedule import Plan, Step, Target
 
 AT = 50.0
@@ -165,3 +166,9 @@ def test_a_rollback_of_a_stream_is_reported_once() -> None:
 def test_faults_of_long_ago_explain_nothing_that_lookups_show() -> None:
     event = events.DestinationNotStored(at=AT + 60, reason="stream_full", **NOT_STORED)
     assert list(wrong(event, world(steps=STEPS)))
+
+
+def test_a_forged_advisory_about_a_silent_consumer_is_logged_as_no_lost_quorum() -> None:
+    outcome = simulate(60_000_480)
+    assert any(step.kind == "advisories forged" for step in outcome.schedule.steps)
+    assert not outcome.wrong
