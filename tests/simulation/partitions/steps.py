@@ -97,7 +97,9 @@ def _network(act: Callable[[Process, dict[str, Any]], None], undo: Callable[[Pro
     def begin(world: World, process: Process, step: Step) -> Callable[[], None]:
         now = trio.current_time()
         act(process, step.what)
-        world.changed(f"{step.kind}: process {process.number}")
+        # One that hears nothing is still heard, and counts as a member until it gives up the link.
+        noticed_within = 2 * world.schedule.liveness if step.kind == "deaf" else 0.0
+        world.changed(f"{step.kind}: process {process.number}", noticed_within)
         world.history.spells.append(Spell(now, now + step.seconds + PIN_LOST_FOR, process.number))
 
         def end() -> None:
