@@ -17,6 +17,7 @@ Run = Callable[[], Awaitable[Iterable[Event]]]
 _FOLDER = re.compile(r"[^ (]*/(?=tests/unit/events/)")
 _DRAWN = re.compile(
     r"(?<=\.py:)\d+|(?<=127\.0\.0\.1:)\d+|(?<=pid )\d+|(?<=blocked for )[\d.]+|(?<=no process leads partition )\d+"
+    r"|(?<=of stream ORDERS, after )[\d.]+"
 )
 
 SITUATIONS: dict[str, Situation] = {}
@@ -50,7 +51,7 @@ class Situation:
 
 def _anywhere(text: str) -> str:
     """Return a text without what differs from one run to another: folders, lines, ports, processes, real seconds,
-    and which partition another member should lead.
+    which partition another member should lead, and how long a process waited for one.
     """
     return _DRAWN.sub("1", _FOLDER.sub("", text))
 
