@@ -33,6 +33,10 @@ def test_the_promises_hold(first: int) -> None:
     assert len(digests) == AT_A_TIME, "seeds differ"
 
 
+def test_a_route_that_waits_for_earlier_deliveries_before_it_makes_room_does_not_go_round() -> None:
+    assert not simulate(60003400).wrong
+
+
 @pytest.mark.timeout(120)
 def test_a_run_is_reproducible_in_this_process_and_in_others_with_another_hash_seed() -> None:
     program = f"from tests.simulation.run import simulate; print(*(simulate(seed).digest for seed in {TWICE}))"

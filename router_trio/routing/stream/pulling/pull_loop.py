@@ -592,7 +592,9 @@ class PullLoop:
         if not order.awaited or self._asking_about_late:
             return silent_at
         look = min(silent_at, order.next_look(now))
-        return min(look, self._makes_room_at) if self._is_full and order.count_due(now) else look
+        # Room is made for what is requested, and nothing is while earlier deliveries are awaited or can't be verified.
+        requests = self._not_before is None and not self._payloads.unverified
+        return min(look, self._makes_room_at) if requests and self._is_full and order.count_due(now) else look
 
     async def _report_progress(self, link: Link, consumer: PullConsumer) -> None:
         """Keep active and waiting messages from being redelivered, and keep the lead, if the route has one.
