@@ -203,7 +203,8 @@ def _dropped(event: events.PendingDropped, world: World) -> str | None:
 
 
 def _not_answered(event: events.AckFailed | events.NakFailed, world: World) -> str | None:
-    return None if event.reason == reasons.NOT_CONNECTED else _refused(event, world)
+    # A link may end while it is written to, before the connection counts as lost.
+    return None if event.reason in (reasons.NOT_CONNECTED, reasons.NETWORK) else _refused(event, world)
 
 
 def _refused(event: events.AckFailed | events.NakFailed | events.RefusalNotAttributed, world: World) -> str | None:
