@@ -157,13 +157,12 @@ async def test_an_error_in_clear_is_reported_and_nothing_is_sent(
 async def test_tls_that_is_optional_at_the_server(tmp_path: Path, certificates: Certificates, asked: bool) -> None:
     config = certificates.server_config() + "allow_non_tls: true\n"
     options: dict[str, Any] = {"tls_ca_file": certificates.ca} if asked else {}
-    async with (
-        nats_server(tmp_path, config=config, jetstream=False) as server,
-        link_to(ConnectionSettings(servers=[server.url], **options)) as link,
-    ):
-        assert link.info.tls_available
-        (client,) = (await server.monitor("/connz"))["connections"]
-        assert bool(client.get("tls_version")) is asked
+    async with nats_server(tmp_path, config=config, jetstream=False) as server:
+        await until_no_client(server)  # the client that checked whether it is ready
+        async with link_to(ConnectionSettings(servers=[server.url], **options)) as link:
+            assert link.info.tls_available
+            (client,) = (await server.monitor("/connz"))["connections"]
+            assert bool(client.get("tls_version")) is asked
 
 
 # --- lines between CONNECT and PONG ---
